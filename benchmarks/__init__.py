@@ -1,0 +1,1 @@
+"""Problems, comparison candidates and measurements; nothing here is shipped."""

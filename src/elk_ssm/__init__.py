@@ -1,0 +1,63 @@
+"""Nonlinear recurrences evaluated as Kalman inference, parallel in time, in JAX.
+
+Example:
+    >>> import jax.numpy as jnp
+    >>> import elk_ssm as elk
+    >>> def f(x, u):
+    ...     return jnp.tanh(0.5 * x + u)
+    >>> sol = elk.evaluate(f, jnp.zeros(3), jnp.ones((100, 3)))
+    >>> elk.Status(int(sol.status)).name
+    'converged'
+"""
+
+from elk_ssm.evaluate import evaluate, iterates, sequential
+from elk_ssm.linearize import linearize
+from elk_ssm.methods import deer, elk, jacobi, picard, quasi_deer, quasi_elk
+from elk_ssm.scan import scan
+from elk_ssm.solution import History, Solution, Status, raise_if_failed
+from elk_ssm.solve.gate import Gate
+from elk_ssm.solve.method import Method
+from elk_ssm.surrogate.linearization import (
+    DenseJacobian,
+    DiagonalJacobian,
+    IdentityJacobian,
+    Linearization,
+    StochasticDiagonal,
+    UserJacobian,
+    ZeroJacobian,
+)
+from elk_ssm.surrogate.noise import Constant, NoisePolicy
+from elk_ssm.surrogate.surrogate import Posterior, Surrogate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Constant",
+    "DenseJacobian",
+    "DiagonalJacobian",
+    "Gate",
+    "History",
+    "IdentityJacobian",
+    "Linearization",
+    "Method",
+    "NoisePolicy",
+    "Posterior",
+    "Solution",
+    "Status",
+    "StochasticDiagonal",
+    "Surrogate",
+    "UserJacobian",
+    "ZeroJacobian",
+    "deer",
+    "elk",
+    "evaluate",
+    "iterates",
+    "jacobi",
+    "linearize",
+    "picard",
+    "quasi_deer",
+    "quasi_elk",
+    "raise_if_failed",
+    "scan",
+    "sequential",
+]

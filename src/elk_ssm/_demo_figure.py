@@ -1,0 +1,138 @@
+"""The demo's figure: residuals of every method, and one solve seen as inference.
+
+The posterior after i iterations belongs to the surrogate linearised around iterate
+i - 1; its mean is iterate i. Its process variance is estimated from the residuals of
+iterate i - 1, so the band closes as the iteration converges.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import elk_ssm as elk
+from elk_ssm import plotting
+from elk_ssm._cells import Cell
+from elk_ssm._method_names import make_method
+from elk_ssm._recording import replacing
+
+BAND_METHOD = "quasi_elk"
+BAND_ITERATIONS = (1, 2, 4)
+WINDOW = 400  # Samples shown; all 12,000 would hide the band.
+RESIDUAL_TOP = 1e3
+
+
+class Bands(NamedTuple):
+    """Iterates of one state dimension inside the window, with their bands.
+
+    `iterations` has length n; `means` and `stds` have shape `(n, W)`, `reference` and
+    `time` shape `(W,)`.
+    """
+
+    iterations: tuple[int, ...]
+    time: np.ndarray
+    reference: np.ndarray
+    means: np.ndarray
+    stds: np.ndarray
+
+
+def write_figure(
+    path: Path, cell: Cell, inputs: jax.Array, solutions: dict[str, Any]
+) -> None:
+    """Write the figure, whole or not at all.
+
+    Args:
+        path: the `.png` file.
+        cell: a cell whose state is one array `(D,)`.
+        inputs: shape `(T, C)`.
+        solutions: by method, the solution for `cell`, with its history.
+    """
+    num_iters = int(solutions[BAND_METHOD].num_iters)
+    figure = draw_figure(solutions, posterior_bands(cell, inputs, num_iters))
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def draw_figure(solutions: dict[str, Any], bands: Bands) -> Any:
+    """Return the figure: residuals on the left, one panel per iterate on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+    _draw_residuals(left.subplots(), solutions)
+    panels = right.subplots(len(bands.iterations), 1, sharex=True, sharey=True)
+    for index, ax in enumerate(panels):
+        _draw_panel(ax, bands, index)
+    panels[-1].set_xlabel("sample of the recording")
+    right.suptitle("The posterior closes on the true trajectory", weight="bold")
+    handles, _ = panels[0].get_legend_handles_labels()
+    labels = ("posterior mean ± 2 std", "sequential evaluation")
+    right.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def posterior_bands(cell: Cell, inputs: jax.Array, num_iters: int) -> Bands:
+    """Return the posteriors of the first iterations, around the tallest spike."""
+    method = make_method(BAND_METHOD)
+    step, start = cell.step, cell.initial_state
+    guesses = elk.iterates(step, start, inputs, method=method, num_iters=num_iters)
+    reference = np.asarray(elk.sequential(step, start, inputs).states)
+    window = _window(np.asarray(inputs)[:, 0])
+    dim = int(reference[window].std(axis=0).argmax())
+    shown = (*(i for i in BAND_ITERATIONS if i < num_iters), num_iters)
+    posteriors = [_posterior(cell, guesses[i - 1], inputs, method) for i in shown]
+    means, stds = (np.stack(x)[:, window, dim] for x in zip(*posteriors))
+    time = np.arange(len(reference))[window]
+    return Bands(shown, time, reference[window, dim], means, stds)
+
+
+def _posterior(
+    cell: Cell, states: jax.Array, inputs: jax.Array, method: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and standard deviations, `(T, D)`, of the surrogate at `states`."""
+    surrogate = elk.linearize(
+        cell.step, states, inputs, initial_state=cell.initial_state, method=method
+    )
+    posterior = surrogate.filter()
+    return np.asarray(posterior.means), np.sqrt(posterior.covariances.diagonal)
+
+
+def _window(values: np.ndarray) -> slice:
+    """Return the part of the recording around its largest value."""
+    first = int(values.argmax()) - WINDOW // 2
+    first = max(0, min(first, values.size - WINDOW))
+    return slice(first, first + WINDOW)
+
+
+def _draw_residuals(ax: Any, solutions: dict[str, Any]) -> None:
+    histories, converged = {}, 0
+    for name, solution in solutions.items():
+        status = elk.Status(int(solution.status))
+        converged += status == elk.Status.converged
+        suffix = "" if status == elk.Status.converged else f": {status.name}"
+        histories[name + suffix] = solution.history
+    plotting.residuals(histories, ax)
+    ax.set_ylim(*_residual_limits(histories))
+    title = f"{converged} of {len(solutions)} methods reach one trajectory"
+    ax.set_title(title, weight="bold")
+
+
+def _residual_limits(histories: dict[str, Any]) -> tuple[float, float]:
+    """Let a method that diverges leave the picture, so that the others stay apart."""
+    values = np.concatenate([np.ravel(h.residual_norm) for h in histories.values()])
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = values.min(initial=1.0), values.max(initial=0.0)
+    return 0.3 * float(low), min(3 * float(high), RESIDUAL_TOP)
+
+
+def _draw_panel(ax: Any, bands: Bands, index: int) -> None:
+    mean, std = bands.means[index], bands.stds[index]
+    plotting.bands(
+        bands.time, bands.reference, mean, std, ax, labels=["posterior mean"]
+    )
+    count = bands.iterations[index]
+    title = f"after {count} iteration{'s' if count > 1 else ''}"
+    ax.set_title(title, loc="left", fontsize="medium")
+    ax.set_title(f"posterior std {std.max():.0e}", loc="right", fontsize="medium")
+    ax.set(xlabel="", ylabel="state")

@@ -1,0 +1,71 @@
+"""What every task does first: check the options and separate choices from numbers."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._recurrence import Recurrence
+from elk_ssm._types import ArrayLike, PyTree
+from elk_ssm.kalman.backend import Backend, check_backend
+from elk_ssm.surrogate.linearization import DenseJacobian
+from elk_ssm.solve.adjoint import Adjoint
+from elk_ssm.solve.method import Method
+from elk_ssm.solve.stopping import default_tolerance
+from elk_ssm.solve.trajectory import Options, Settings
+
+
+def prepare(
+    recurrence: Recurrence,
+    method: Method | None,
+    guess: PyTree,
+    tol: ArrayLike | None,
+    max_iters: int | None,
+    history: int,
+    backend: Backend,
+    adjoint: Adjoint,
+    fall_back: bool = False,
+) -> tuple[Settings, Options]:
+    """Check the options and separate choices from numbers."""
+    check_backend(backend)
+    if adjoint not in ("auto", "sequential", "parallel"):
+        raise ValueError(
+            f'adjoint must be "auto", "sequential" or "parallel"; got {adjoint!r}.'
+        )
+    method = bind_method(method, recurrence)
+    dtype, length = recurrence.initial.dtype, recurrence.length
+    nodes = max(length // method.block_size, 1)
+    tolerance = default_tolerance(dtype) if tol is None else tol
+    _check_tolerance(tolerance)
+    limit = nodes if max_iters is None else max_iters
+    if isinstance(limit, int) and limit < 1:
+        raise ValueError(f"max_iters must be at least 1; got {limit}.")
+    flat_guess = None
+    if guess is not None:
+        flat_guess = recurrence.flatten_states(guess, "guess")
+    settings = Settings(length, int(history), backend, adjoint, fall_back)
+    return settings, Options(
+        method,
+        flat_guess,
+        jnp.asarray(tolerance, dtype),
+        jnp.asarray(limit, jnp.int32),
+    )
+
+
+def bind_method(method: Method | None, recurrence: Recurrence) -> Method:
+    method = Method(DenseJacobian()) if method is None else method
+    if not isinstance(method, Method):
+        raise TypeError(
+            "method must be made by elk.deer(), elk.quasi_elk(noise) and so on; got "
+            f"{method!r}."
+        )
+    bound = method.linearization.bind(recurrence)
+    return replace(method, linearization=bound)
+
+
+def _check_tolerance(tolerance: ArrayLike) -> None:
+    if isinstance(tolerance, jax.core.Tracer):
+        return
+    if not np.asarray(tolerance).ndim == 0 or not np.asarray(tolerance) > 0:
+        raise ValueError(f"tol must be a positive number; got {tolerance}.")

@@ -1,0 +1,166 @@
+"""Evaluate a recurrence, in parallel over time or one step after the other."""
+
+import jax.numpy as jnp
+
+from elk_ssm._options import prepare
+from elk_ssm._recurrence import Recurrence, canonicalize
+from elk_ssm._types import ArrayLike, Dynamics, PyTree
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.solution import Solution, Status, int_status
+from elk_ssm.solve.adjoint import Adjoint
+from elk_ssm.solve.method import Method
+from elk_ssm.solve.trajectory import (
+    Options,
+    Settings,
+    all_iterates,
+    solve_sequentially,
+    solve_trajectory,
+)
+
+
+def evaluate(
+    f: Dynamics,
+    initial_state: PyTree,
+    inputs: PyTree = None,
+    *,
+    length: int | None = None,
+    method: Method | None = None,
+    guess: PyTree = None,
+    tol: ArrayLike | None = None,
+    max_iters: int | None = None,
+    history: int = 0,
+    backend: Backend = "auto",
+    adjoint: Adjoint = "auto",
+) -> Solution:
+    r"""Evaluate x_t = f(x_{t-1}, u_t), t = 1, ..., T, in parallel over time.
+
+    The trajectory is found as the fixed point of a sequence of linear-Gaussian models,
+    each solved by scans over time (Gonzalez et al. 2024, arXiv 2407.19115, equations 3
+    to 7). Derivatives with respect to everything f closes over, the inputs and the
+    initial state are exact whichever method is used; those with respect to the guess,
+    noise and tolerances are zero.
+
+    Args:
+        f: `f(state, input) -> state` for one time step, without batch axis. Batches
+            come from `jax.vmap` over `evaluate`. f must be pure.
+        initial_state: x_0, a pytree of float32 or float64 arrays. Leaves that are not
+            floating point (counters, PRNG keys) are allowed when they evolve
+            independently of those that are.
+        inputs: A pytree whose leaves share a leading time axis of length T, any dtypes;
+            or None.
+        length: T, needed when there are no inputs.
+        method: What to run; see `elk_ssm.methods`.
+        guess: First iterate: the state with a leading time axis of length T. Default is
+            x_0 at every step. Entries that are not finite are replaced by x_0.
+        tol: Relative tolerance on residual and undamped step, in units of the largest
+            state per dimension. Default 1e-5 in float32, 1e-12 in float64.
+        max_iters: Largest number of iterations. Default is T (T // C for blocks of C),
+            which always suffices.
+        history: Record residual, step and noise of this many first iterations.
+        backend: Which scans to use; `"auto"` is sequential on a CPU and associative
+            elsewhere.
+        adjoint: How derivatives solve their linear recursion: `"sequential"` pushes
+            (co)tangents through f step by step with memory T x D; `"parallel"` forms
+            the `(T, D, D)` Jacobians and scans over them; `"auto"` chooses.
+
+    Returns:
+        A `Solution`. A failed solve does not raise: look at `status`, or call
+        `raise_if_failed` outside `jit`.
+
+    Raises:
+        TypeError: f is not callable, or a dtype cannot be used.
+        ValueError: A shape, structure, length or option does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(0.5 * x + u), jnp.zeros(3), jnp.ones((100, 3))
+        ... )
+        >>> elk.Status(int(sol.status)).name, sol.states.shape
+        ('converged', (100, 3))
+    """
+    recurrence = canonicalize(f, initial_state, inputs, length)
+    settings, options = prepare(
+        recurrence, method, guess, tol, max_iters, history, backend, adjoint
+    )
+    return run(recurrence, settings, options)
+
+
+def run(recurrence: Recurrence, settings: Settings, options: Options) -> Solution:
+    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
+    states, report = solve_trajectory(recurrence.function, settings, primals, options)
+    return Solution(recurrence.rebuild(states), *report)
+
+
+def sequential(
+    f: Dynamics,
+    initial_state: PyTree,
+    inputs: PyTree = None,
+    *,
+    length: int | None = None,
+) -> Solution:
+    """Evaluate a recurrence one step after the other with `jax.lax.scan`.
+
+    The reference that every method is compared with. Arguments as `evaluate`, except
+    that the state may have any dtypes.
+
+    Returns:
+        A `Solution` with zero residual; `num_iters` is 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.sequential(lambda x, u: x + u, jnp.zeros(1), jnp.ones((3, 1))).states.sum()
+        Array(6., dtype=float32)
+    """
+    recurrence = canonicalize(f, initial_state, inputs, length)
+    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
+    states, failed_step = solve_sequentially(recurrence.function, recurrence.length, primals)
+    status = jnp.where(
+        failed_step < 0, int_status(Status.converged), int_status(Status.nonfinite)
+    )
+    zero = jnp.zeros((), recurrence.initial.dtype)
+    one = jnp.asarray(1, jnp.int32)
+    return Solution(
+        recurrence.rebuild(states), status, one, zero, zero, failed_step
+    )
+
+
+def iterates(
+    f: Dynamics,
+    initial_state: PyTree,
+    inputs: PyTree = None,
+    *,
+    length: int | None = None,
+    num_iters: int,
+    method: Method | None = None,
+    guess: PyTree = None,
+    backend: Backend = "auto",
+) -> PyTree:
+    """Return every iterate of a method, for teaching and pictures.
+
+    Runs exactly `num_iters` iterations, keeps all of them in memory and never stops
+    early. Not differentiable with respect to anything useful; see `evaluate`.
+
+    Returns:
+        The state with two leading axes, `num_iters + 1` iterates (the guess first) by
+        T steps, on every leaf.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.iterates(
+        ...     lambda x, u: 0.5 * x + u, jnp.zeros(2), jnp.ones((9, 2)), num_iters=3
+        ... ).shape
+        (4, 9, 2)
+    """
+    recurrence = canonicalize(f, initial_state, inputs, length)
+    settings, options = prepare(
+        recurrence, method, guess, None, num_iters, 0, backend, "auto"
+    )
+    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
+    flat = all_iterates(
+        recurrence.function, settings, num_iters, primals, options
+    )
+    return recurrence.rebuild(flat)

@@ -1,0 +1,1 @@
+"""Kalman algebra: affine scans, filters, smoothers and linear-Gaussian models."""

@@ -1,0 +1,128 @@
+r"""Forecasts with bands: steps after the data are steps without an emission.
+
+A forecast is the filter run on over `horizon` missing emissions, so time-varying
+parameters and inputs have T + horizon entries, in the index convention of `lgssm`. The
+emission predicted for step t is N(H m + D u + d, H P H' + R), and its band at level a
+is the mean plus and minus the (1 + a) / 2 normal quantile of its standard deviation.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import ndtri
+
+from elk_ssm.kalman.backend import Backend, check_backend
+from elk_ssm.kalman.filtering import filter_problem
+from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
+from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
+from elk_ssm.kalman.structure import (
+    Dense,
+    Diagonal,
+    Operator,
+    to_dense,
+    variances_of,
+)
+
+
+class Forecast(NamedTuple):
+    """States and emissions predicted for `h` steps after the data.
+
+    Attributes:
+        state_means: `(h, D)`.
+        state_covariances: `h` matrices, `Dense`, or `Diagonal` for a diagonal model.
+        emission_means: `(h, E)`.
+        emission_covariances: `h` matrices, emission noise included.
+        lower: `(h, E)`, the lower edge of the emission band.
+        upper: `(h, E)`, the upper edge.
+    """
+
+    state_means: Array
+    state_covariances: Operator
+    emission_means: Array
+    emission_covariances: Operator
+    lower: Array
+    upper: Array
+
+
+def lgssm_predict(
+    model: LGSSM,
+    emissions: Array,
+    horizon: int,
+    inputs: Array | None = None,
+    *,
+    level: float | Array = 0.95,
+    mask: Array | None = None,
+    backend: Backend = "auto",
+) -> Forecast:
+    """Forecast states and emissions of the steps after the data, with bands.
+
+    Args:
+        model: the model; time-varying parameters have `T + horizon` entries.
+        emissions: `(T, E)`, NaN where missing; `T` may be 0.
+        horizon: the number of steps to forecast, at least 1.
+        inputs: `(T + horizon, U)` or `None`.
+        level: the probability of each emission band, in (0, 1).
+        mask: `(T, E)` or `(T,)`, True where observed.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        The forecast of the steps T to T + horizon - 1.
+
+    Raises:
+        ValueError: a shape or the horizon does not fit, or the backend is unknown.
+        TypeError: a dtype is not a float, or the mask is not boolean.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+    >>> forecast = lgssm_predict(model, jnp.array([[1.0]]), horizon=2)
+    >>> forecast.emission_covariances.diagonal[:, 0].tolist()
+    [2.5, 3.5]
+    """
+    check_backend(backend)
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1; got {horizon}.")
+    emissions, mask = _extended(emissions, mask, horizon)
+    problem = pose(model, emissions, inputs, mask)
+    _, means, covs = filter_problem(problem, backend)
+    means, covs = means[-horizon:], type(covs)(covs[0][-horizon:])
+    offsets = emission_offsets(model, inputs, emissions.shape, means.dtype)[-horizon:]
+    weights = _latest(problem.emission_weights, horizon)
+    noise = _latest(problem.emission_covariance, horizon)
+    centre, spread = _emit(weights, noise, means, covs)
+    centre = centre + offsets
+    reach = ndtri(0.5 + 0.5 * jnp.asarray(level, means.dtype))
+    reach = reach * jnp.sqrt(variances_of(spread))
+    return Forecast(means, covs, centre, spread, centre - reach, centre + reach)
+
+
+def _extended(emissions: Array, mask: Array | None, horizon: int):
+    """Append `horizon` missing steps to the data."""
+    emissions = jnp.asarray(emissions)
+    if emissions.ndim != 2:
+        raise ValueError(f"emissions must be (T, E); got shape {emissions.shape}.")
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        mask = jnp.concatenate([mask, jnp.zeros((horizon, *mask.shape[1:]), bool)])
+    gap = jnp.full((horizon, emissions.shape[1]), jnp.nan, emissions.dtype)
+    return jnp.concatenate([emissions, gap]), mask
+
+
+def _latest(operator: Operator, horizon: int) -> Operator:
+    static = 1 if isinstance(operator, Diagonal) else 2
+    array = operator[0]
+    return operator if array.ndim == static else type(operator)(array[-horizon:])
+
+
+def _emit(
+    weights: Operator, noise: Operator, means: Array, covs: Operator
+) -> tuple[Array, Operator]:
+    """Return the mean and covariance of H z + N(0, R) for z ~ N(means, covs)."""
+    if isinstance(covs, Diagonal):
+        H = variances_of(weights)
+        return H * means, Diagonal(H * covs.diagonal * H + variances_of(noise))
+    H = to_dense(weights)
+    spread = symmetrize(matmul(H, matmul(covs.matrix, transpose(H))))
+    return matvec(H, means), Dense(spread + to_dense(noise))

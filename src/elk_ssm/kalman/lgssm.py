@@ -1,0 +1,257 @@
+r"""The linear-Gaussian state-space model and its index convention.
+
+    z_0 ~ N(m, P)
+    z_t = F_t z_{t-1} + B_t u_t + b_t + N(0, Q_t)        t = 1 .. T-1
+    y_t = H_t z_t     + D_t u_t + d_t + N(0, R_t)        t = 0 .. T-1
+
+**Index convention.** Entry t of a time-varying dynamics parameter, and input u_t, act
+on the transition *into* step t. Entry 0 of the dynamics is never used, since z_0 comes
+from the initial distribution; it must be there all the same, so that every
+time-varying array has T entries. This is dynamax's convention from 1.0.3 on; TFP's
+`transition_matrix(t)` is our entry t + 1.
+
+Whether a matrix is dense, diagonal or a multiple of the identity is declared by its
+type (see `structure`); whether it varies in time follows from its number of axes. When
+all five matrices are diagonal the D dimensions never mix, and every algorithm here
+works on `(D,)` vectors instead of `(D, D)` matrices.
+
+A missing emission is NaN, or False in `mask`, or has an infinite variance: any subset
+of the dimensions of any step.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.kalman.small_linalg import matvec
+from elk_ssm.kalman.structure import (
+    Dense,
+    Diagonal,
+    Matrix,
+    Operator,
+    as_operator,
+    to_dense,
+    variances_of,
+)
+
+
+class LGSSM(NamedTuple):
+    """A linear-Gaussian state-space model with state `D`, emissions `E`, inputs `U`.
+
+    Matrices are `Dense`, `Diagonal`, `ScaledIdentity` or a bare array, which means
+    dense. All but the initial ones may have a leading time axis. Covariances may be
+    singular. All arrays are of one float dtype or are promoted to it.
+
+    Attributes:
+        initial_mean: `(D,)`.
+        initial_covariance: `(D, D)`, static.
+        dynamics_weights: F, `(D, D)` or `(T, D, D)`.
+        dynamics_covariance: Q, `(D, D)` or `(T, D, D)`.
+        emission_weights: H, `(E, D)` or `(T, E, D)`; `Diagonal` only if `E == D`.
+        emission_covariance: R, `(E, E)` or `(T, E, E)`.
+        dynamics_bias: b, `(D,)` or `(T, D)`; zero if `None`.
+        dynamics_input_weights: B, `(D, U)` or `(T, D, U)`; zero if `None`.
+        emission_bias: d, `(E,)` or `(T, E)`; zero if `None`.
+        emission_input_weights: D, `(E, U)` or `(T, E, U)`; zero if `None`.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+    >>> model = LGSSM(
+    ...     initial_mean=jnp.zeros(2),
+    ...     initial_covariance=ScaledIdentity(1.0),
+    ...     dynamics_weights=Diagonal(jnp.array([0.9, 0.5])),
+    ...     dynamics_covariance=ScaledIdentity(0.1),
+    ...     emission_weights=jnp.array([[1.0, 1.0]]),
+    ...     emission_covariance=ScaledIdentity(0.5),
+    ... )
+    >>> model.state_dim
+    2
+    """
+
+    initial_mean: Array
+    initial_covariance: Matrix
+    dynamics_weights: Matrix
+    dynamics_covariance: Matrix
+    emission_weights: Matrix
+    emission_covariance: Matrix
+    dynamics_bias: Array | None = None
+    dynamics_input_weights: Array | None = None
+    emission_bias: Array | None = None
+    emission_input_weights: Array | None = None
+
+    @property
+    def state_dim(self) -> int:
+        """The number of state dimensions, D."""
+        return self.initial_mean.shape[-1]
+
+
+class Problem(NamedTuple):
+    """A model with its data, biases and inputs folded in, ready for the algorithms.
+
+    `offsets: (T, D)` are b + B u, `values: (T, E)` are y - d - D u with zeros where
+    nothing was observed, and `observed: (T, E)` is boolean.
+    """
+
+    initial_mean: Array
+    initial_covariance: Operator
+    weights: Operator
+    covariance: Operator
+    emission_weights: Operator
+    emission_covariance: Operator
+    offsets: Array
+    values: Array
+    observed: Array
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the dimensions never mix."""
+        return all(isinstance(operator, Diagonal) for operator in self[1:6])
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps, T."""
+        return self.values.shape[0]
+
+
+def pose(
+    model: LGSSM, emissions: Array, inputs: Array | None, mask: Array | None
+) -> Problem:
+    """Check a model against its data and fold biases, inputs and gaps into a `Problem`.
+
+    Args:
+        model: the model.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: `(T, U)` or `None`.
+        mask: `(T, E)` or `(T,)`, True where observed, or `None`.
+
+    Raises:
+        ValueError: a shape does not fit the others.
+        TypeError: something is not of a float dtype, or the mask is not boolean.
+    """
+    emissions = jnp.asarray(emissions)
+    if emissions.ndim != 2:
+        raise ValueError(f"emissions must be (T, E); got shape {emissions.shape}.")
+    if inputs is not None and jnp.ndim(inputs) != 2:
+        raise ValueError(f"inputs must be (T, U); got shape {jnp.shape(inputs)}.")
+    dtype = _common_dtype(model, emissions, inputs)
+    (T, E), D = emissions.shape, jnp.shape(model.initial_mean)[-1]
+    _expect("initial_mean", jnp.shape(model.initial_mean), (D,))
+    operators = _operators(model, T, D, E, dtype)
+    drive = (model.dynamics_bias, model.dynamics_input_weights)
+    offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
+    shift = emission_offsets(model, inputs, (T, E), dtype)
+    observed = _observed(emissions, mask) & jnp.isfinite(variances_of(operators[4]))
+    values = jnp.where(observed, emissions.astype(dtype), 0.0) - shift
+    return Problem(
+        jnp.asarray(model.initial_mean, dtype),
+        *operators,
+        offsets,
+        jnp.where(observed, values, 0.0),
+        observed,
+    )
+
+
+def emission_offsets(
+    model: LGSSM, inputs: Array | None, shape: tuple[int, ...], dtype: Any
+) -> Array:
+    """Return d + D u for every step, `(T, E)`."""
+    drive = (model.emission_bias, model.emission_input_weights)
+    return _offsets("emission", *drive, inputs, shape, dtype)
+
+
+def _common_dtype(model: LGSSM, emissions: Array, inputs: Array | None) -> Any:
+    leaves = {name: leaf for name, leaf in model._asdict().items() if leaf is not None}
+    leaves |= {"emissions": emissions} | ({} if inputs is None else {"inputs": inputs})
+    arrays = {
+        name: jnp.asarray(leaf[0] if isinstance(leaf, tuple) else leaf)
+        for name, leaf in leaves.items()
+    }
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} must be of a float dtype; got {array.dtype}.")
+    return jnp.result_type(*arrays.values())
+
+
+def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> list[Any]:
+    specifications = (
+        ("initial_covariance", D, D),
+        ("dynamics_weights", D, D),
+        ("dynamics_covariance", D, D),
+        ("emission_weights", E, D),
+        ("emission_covariance", E, E),
+    )
+    operators = []
+    for name, rows, columns in specifications:
+        operator = as_operator(getattr(model, name), columns, name)
+        times = () if name == "initial_covariance" else (T,)
+        _expect_matrix(name, operator, rows, columns, times)
+        operators.append(type(operator)(operator[0].astype(dtype)))
+    if all(isinstance(operator, Diagonal) for operator in operators):
+        return operators
+    return [Dense(to_dense(operators[0])), *operators[1:]]
+
+
+def _expect_matrix(
+    name: str, operator: Operator, rows: int, columns: int, times: tuple[int, ...]
+) -> None:
+    if isinstance(operator, Dense):
+        _expect(name, operator.matrix.shape, (rows, columns), times)
+        return
+    if rows != columns:
+        raise ValueError(
+            f"{name} is declared diagonal but must be ({rows}, {columns}); use Dense."
+        )
+    _expect(f"{name} (diagonal)", operator.diagonal.shape, (columns,), times)
+
+
+def _expect(
+    name: str,
+    shape: tuple[int, ...],
+    static: tuple[int, ...],
+    times: tuple[int, ...] = (),
+) -> None:
+    allowed = {static, (*times, *static)}
+    if tuple(shape) not in allowed:
+        wanted = " or ".join(str(one) for one in sorted(allowed, key=len))
+        raise ValueError(f"{name} must have shape {wanted}; got {tuple(shape)}.")
+
+
+def _offsets(
+    kind: str,
+    bias: Array | None,
+    input_weights: Array | None,
+    inputs: Array | None,
+    shape: tuple[int, ...],
+    dtype: Any,
+) -> Array:
+    """Return bias + input_weights @ inputs for every step, `(T, N)`."""
+    steps, size = shape
+    total = jnp.zeros(shape, dtype)
+    if bias is not None:
+        _expect(f"{kind}_bias", jnp.shape(bias), (size,), (steps,))
+        total = total + jnp.asarray(bias, dtype)
+    if inputs is None or input_weights is None:
+        return total
+    width = jnp.shape(inputs)[1]
+    _expect("inputs", jnp.shape(inputs), (steps, width))
+    name = f"{kind}_input_weights"
+    _expect(name, jnp.shape(input_weights), (size, width), (steps,))
+    if width == 0:
+        return total
+    return total + matvec(jnp.asarray(input_weights, dtype), jnp.asarray(inputs, dtype))
+
+
+def _observed(emissions: Array, mask: Array | None) -> Array:
+    observed = ~jnp.isnan(emissions)
+    if mask is None:
+        return observed
+    mask = jnp.asarray(mask)
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"mask must be boolean, True = observed; got {mask.dtype}.")
+    if mask.shape not in (emissions.shape, emissions.shape[:1]):
+        raise ValueError(
+            f"mask must have shape {emissions.shape} or {emissions.shape[:1]}; "
+            f"got {mask.shape}."
+        )
+    return observed & (mask if mask.ndim == 2 else mask[:, None])

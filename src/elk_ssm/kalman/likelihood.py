@@ -1,0 +1,49 @@
+"""The marginal likelihood, for fitting by gradient.
+
+log p(y) = sum_t log N(y_t; H m^p_t + d, H P^p_t H' + R), accumulated over the scalars
+of every step by the filter (see `filtering`). Derivatives come from differentiating
+the filter; a missing emission contributes neither to the value nor to the derivative.
+"""
+
+from jax import Array
+
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.filtering import lgssm_filter
+from elk_ssm.kalman.lgssm import LGSSM
+
+
+def lgssm_log_likelihood(
+    model: LGSSM,
+    emissions: Array,
+    inputs: Array | None = None,
+    *,
+    mask: Array | None = None,
+    backend: Backend = "auto",
+) -> Array:
+    """Return log p(y_{0:T-1}), the states integrated out.
+
+    Args:
+        model: the model.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: `(T, U)` or `None`.
+        mask: `(T, E)` or `(T,)`, True where observed.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        A scalar, differentiable in everything but the mask.
+
+    Raises:
+        ValueError: a shape does not fit, or the backend is unknown.
+        TypeError: a dtype is not a float, or the mask is not boolean.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> def loss(drift):
+    ...     model = LGSSM(jnp.zeros(1), one, ScaledIdentity(drift), one, one, one)
+    ...     return lgssm_log_likelihood(model, jnp.array([[0.0], [jnp.nan], [1.0]]))
+    >>> bool(jnp.isfinite(jax.grad(loss)(0.5)))
+    True
+    """
+    posterior = lgssm_filter(model, emissions, inputs, mask=mask, backend=backend)
+    return posterior.log_likelihood

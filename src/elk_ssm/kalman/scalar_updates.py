@@ -1,0 +1,288 @@
+r"""Conditioning one Gaussian on one scalar at a time, the arithmetic of every pass.
+
+For x ~ N(m, P) and a scalar z = h' x + N(0, r), with g = P h, s = h' g + r, K = g / s,
+
+    m <- m + K (z - h' m)
+    P <- (I - K h') P (I - K h')' + r K K'          (Joseph: a sum of two PSD terms)
+
+Independent noise lets a vector be taken in one entry after the other, which needs no
+matrix factorisation, handles a missing entry by K = 0, and in Joseph form keeps P
+positive semidefinite in float32. With M = P - K g', which is (I - K h') P, Joseph is
+
+    P <- M + (r K - M h) K'
+
+where r K - M h is zero in exact arithmetic: it is the correction that the plain form
+omits. Correlated noise is first decorrelated by R = L diag(d) L', L unit lower
+triangular, which allows zero variances where a Cholesky factor would not.
+
+The same update gives the smoother: z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
+observations of z_t, so p(z_t | z_{t+1}, y_{0:t}) = N(m + E (z_{t+1} - F m - c), L) has
+an L that is PSD by construction, and no difference of two nearly equal covariances is
+formed (the textbook P + E (P^s - P^p) E' loses definiteness that way).
+
+A scalar whose variance s is zero is known already and teaches nothing: K = 0.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.kalman.elements import FilterElement
+from elk_ssm.kalman.small_linalg import matmul, matvec
+from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+
+_UNROLLED = 8
+
+
+class Rows(NamedTuple):
+    """Scalar observations with independent noise, one a row.
+
+    `weights: (E, D)`, `variances: (E,)`, `values: (E,)` and boolean `observed: (E,)`.
+    """
+
+    weights: Array
+    variances: Array
+    values: Array
+    observed: Array
+
+
+class Whitener(NamedTuple):
+    """`inverse @ R @ inverse.T = diag(variances)`, `inverse` unit lower triangular."""
+
+    inverse: Array
+    variances: Array
+
+
+def whiten(covariance: Array) -> Whitener:
+    """Decorrelate a PSD `(E, E)` matrix, which may be singular."""
+    size = covariance.shape[-1]
+    rows = jnp.arange(size)
+
+    def clear(k, table):
+        pivot = table[k, k]
+        factors = table[:, k] * _reciprocal(pivot, pivot > 0)
+        below = jnp.where(rows > k, factors, 0.0)
+        return table - below[:, None] * table[k]
+
+    table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
+    if size <= _UNROLLED:
+        for k in range(size):
+            table = clear(k, table)
+    else:
+        table = lax.fori_loop(0, size, clear, table)
+    variances = jnp.maximum(jnp.diagonal(table), 0.0)
+    return Whitener(table[:, size:], variances)
+
+
+def square_root(covariance: Array) -> Array:
+    """Return a lower triangular S with S S' = covariance, PSD, `(D, D)`.
+
+    A pivot that is not positive, exactly or by rounding, leaves a zero column.
+    """
+    size = covariance.shape[-1]
+    rows = jnp.arange(size)
+
+    def column(k, carry):
+        rest, root = carry
+        pivot = rest[k, k]
+        scale = _reciprocal(safe_sqrt(pivot), pivot > 0)
+        new = jnp.where(rows >= k, rest[:, k] * scale, 0.0)
+        return rest - _outer(new, new), root.at[:, k].set(new)
+
+    carry = (covariance, jnp.zeros_like(covariance))
+    if size > _UNROLLED:
+        return lax.fori_loop(0, size, column, carry)[1]
+    for k in range(size):
+        carry = column(k, carry)
+    return carry[1]
+
+
+def emission_rows(
+    weights: Operator,
+    covariance: Operator,
+    values: Array,
+    observed: Array,
+    whitener: Whitener | None,
+) -> Rows:
+    """Turn the emission of one step into independent scalars.
+
+    `whitener` is that of the whole `covariance`, where it is known beforehand; a step
+    with gaps needs its own, in which a missing entry is made independent of the rest.
+    """
+    H = to_dense(weights)
+    if isinstance(covariance, Diagonal):
+        variances = jnp.where(observed, covariance.diagonal, 1.0)
+        return Rows(H, variances, values, observed)
+    R = covariance.matrix
+
+    def with_gaps():
+        kept = observed[:, None] & observed
+        return whiten(jnp.where(kept, R, jnp.eye(R.shape[-1], dtype=R.dtype)))
+
+    if whitener is None:
+        whitener = with_gaps()
+    else:
+        whitener = lax.cond(jnp.all(observed), lambda: whitener, with_gaps)
+    inverse = whitener.inverse
+    return Rows(
+        matmul(inverse, H), whitener.variances, matvec(inverse, values), observed
+    )
+
+
+def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]:
+    """Condition N(mean, cov) on all rows.
+
+    Returns:
+        The mean `(D,)`, the covariance `(D, D)` and the log density of the observed
+        values, `()`.
+    """
+
+    def take_in(carry, row):
+        mean, cov, log_density = carry
+        h, r, z, ok = row
+        cov, K, s, _ = _condition_covariance(cov, h, r, ok)
+        error = z - _dot(h, mean)
+        log_density = log_density + _log_normal(error, s, ok)
+        return (mean + K * error, cov, log_density)
+
+    start = (mean, cov, jnp.zeros((), mean.dtype))
+    return _over_rows(take_in, start, rows)
+
+
+def condition_element(
+    weights: Array, offset: Array, cov: Array, rows: Rows
+) -> FilterElement:
+    """Build the associative element of one step, N(x_t; F x_{t-1} + c, Q) and y_t.
+
+    The mean is kept as a function of x_{t-1}, A x_{t-1} + b; every scalar adds its
+    innovation, h' (A x_{t-1} + b) - z with variance s, to the evidence about x_{t-1}.
+    """
+
+    def take_in(carry, row):
+        A, b, C, eta, J = carry
+        h, r, z, ok = row
+        C, K, _, inverse = _condition_covariance(C, h, r, ok)
+        back = jnp.sum(A * h[:, None], axis=0)
+        error = z - _dot(h, b)
+        J = J + _outer(back, back) * inverse
+        eta = eta + back * (error * inverse)
+        return FilterElement(A - _outer(K, back), b + K * error, C, eta, J)
+
+    zero = jnp.zeros_like(offset)
+    start = FilterElement(weights, offset, cov, zero, jnp.zeros_like(cov))
+    return _over_rows(take_in, start, rows)
+
+
+def condition_backward(
+    cov: Array, weights: Array, whitener: Whitener
+) -> tuple[Array, Array]:
+    """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
+
+    Args:
+        cov: the filtered covariance at t, `(D, D)`.
+        weights: F into t + 1, `(D, D)`.
+        whitener: that of Q into t + 1.
+    """
+
+    def take_in(carry, row):
+        E, L = carry
+        h, q, target = row
+        L, K, _, _ = _condition_covariance(L, h, q, True)
+        return E + _outer(K, target - jnp.sum(E * h[:, None], axis=0)), L
+
+    inverse = whitener.inverse
+    rows = (matmul(inverse, weights), whitener.variances, inverse)
+    return _over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
+
+
+def condition_diagonal(
+    mean: Array, cov: Array, rows: Rows
+) -> tuple[Array, Array, Array]:
+    """Do `condition` for dimensions that never mix; all arrays `(D,)`."""
+    h, r, z, ok = rows
+    s = h * h * cov + r
+    inverse = _reciprocal(s, ok & (s > 0))
+    error = z - h * mean
+    kept = jnp.where(ok & (s > 0), r * inverse, 1.0)
+    log_density = jnp.sum(_log_normal(error, s, ok))
+    return mean + cov * h * inverse * error, kept * cov, log_density
+
+
+def condition_element_diagonal(
+    weights: Array, offset: Array, cov: Array, rows: Rows
+) -> FilterElement:
+    """Do `condition_element` for dimensions that never mix; all arrays `(D,)`."""
+    h, r, z, ok = rows
+    s = h * h * cov + r
+    inverse = _reciprocal(s, ok & (s > 0))
+    kept = jnp.where(ok & (s > 0), r * inverse, 1.0)
+    error, back = z - h * offset, h * weights
+    return FilterElement(
+        A=kept * weights,
+        b=offset + cov * h * inverse * error,
+        C=kept * cov,
+        eta=back * inverse * error,
+        J=back * back * inverse,
+    )
+
+
+def condition_backward_diagonal(
+    cov: Array, weights: Array, noise: Array
+) -> tuple[Array, Array]:
+    """Do `condition_backward` for dimensions that never mix; all arrays `(D,)`."""
+    s = weights * weights * cov + noise
+    inverse = _reciprocal(s, s > 0)
+    return cov * weights * inverse, jnp.where(s > 0, cov * noise * inverse, cov)
+
+
+def whitener_of(covariance: Operator) -> Whitener:
+    """Return the `Whitener` of one step's covariance, trivial if it is diagonal."""
+    if isinstance(covariance, Dense):
+        return whiten(covariance.matrix)
+    diagonal = covariance.diagonal
+    return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
+
+
+def _condition_covariance(cov, h, r, ok):
+    g = jnp.sum(cov * h, axis=-1)
+    s = _dot(h, g) + r
+    inverse = _reciprocal(s, ok & (s > 0))
+    K = g * inverse
+    M = cov - _outer(g, g) * inverse
+    correction = r * K - jnp.sum(M * h, axis=-1)
+    half = 0.5 * _outer(correction, K)
+    return M + (half + half.T), K, s, inverse
+
+
+def _log_normal(error, variance, ok):
+    safe = jnp.where(ok, variance, 1.0)
+    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
+    return jnp.where(ok, density, 0.0)
+
+
+def safe_sqrt(value: Array) -> Array:
+    """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""
+    return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
+
+
+def _reciprocal(value, ok):
+    """1 / value where ok, else 0, with a derivative that is finite everywhere."""
+    return jnp.where(ok, 1.0 / jnp.where(ok, value, 1.0), 0.0)
+
+
+def _over_rows(take_in, carry, rows):
+    size = rows[0].shape[0]
+    if size <= _UNROLLED:
+        for i in range(size):
+            carry = take_in(carry, tuple(leaf[i] for leaf in rows))
+        return carry
+    return lax.scan(lambda c, row: (take_in(c, row), None), carry, tuple(rows))[0]
+
+
+def _dot(left, right):
+    return jnp.sum(left * right)
+
+
+def _outer(left, right):
+    return left[:, None] * right[None, :]

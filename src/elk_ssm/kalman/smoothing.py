@@ -1,0 +1,187 @@
+r"""The Rauch-Tung-Striebel smoother, sequential or parallel in time.
+
+Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
+where m^p is the predicted mean, and E_t, L_t come from conditioning N(m_t, P_t) on
+z_{t+1} (see `scalar_updates`). With E_{T-1} = 0 and L_{T-1} = P_{T-1},
+
+    m^s_t = m_t + E_t (m^s_{t+1} - m^p_{t+1})
+    P^s_t = E_t P^s_{t+1} E_t' + L_t
+    Cov(z_t, z_{t+1} | y) = E_t P^s_{t+1}
+
+a sum of PSD terms at every step. In terms of the distance d_t = m^s_t - m_t from the
+filter, d_t = E_t d_{t+1} + E_t (m_{t+1} - m^p_{t+1}): what is added up is a
+correction, so a large mean costs no digits, and the three recursions are one
+associative scan over (E, g, L).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.kalman.backend import Backend, by_backend, check_backend
+from elk_ssm.kalman.elements import (
+    SmootherElement,
+    combine_smoother_dense,
+    combine_smoother_diagonal,
+)
+from elk_ssm.kalman.filtering import filter_problem, transition_into
+from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
+from elk_ssm.kalman.scalar_updates import (
+    Whitener,
+    condition_backward,
+    condition_backward_diagonal,
+    whitener_of,
+)
+from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
+from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step
+
+
+class SmootherPosterior(NamedTuple):
+    """p(z_t | y_{0:T-1}) for every t, with the filter it came from.
+
+    Covariances are `Dense`, `(T, D, D)`, or for a diagonal model `Diagonal`, `(T, D)`.
+
+    Attributes:
+        log_likelihood: log p(y_{0:T-1}), `()`.
+        filtered_means: `(T, D)`.
+        filtered_covariances: `T` matrices.
+        smoothed_means: `(T, D)`.
+        smoothed_covariances: `T` matrices.
+        cross_covariances: `T - 1` matrices, Cov(z_t, z_{t+1} | y), if asked for.
+    """
+
+    log_likelihood: Array
+    filtered_means: Array
+    filtered_covariances: Operator
+    smoothed_means: Array
+    smoothed_covariances: Operator
+    cross_covariances: Operator | None = None
+
+
+def lgssm_smoother(
+    model: LGSSM,
+    emissions: Array,
+    inputs: Array | None = None,
+    *,
+    mask: Array | None = None,
+    cross_covariances: bool = False,
+    backend: Backend = "auto",
+) -> SmootherPosterior:
+    """Smooth a series: p(z_t | y_{0:T-1}) for every t.
+
+    Rauch, Tung and Striebel (1965); Särkkä and García-Fernández (2021), section IV.B,
+    for the parallel form.
+
+    Args:
+        model: the model.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: `(T, U)`; the row t acts on the transition into t and on emission t.
+        mask: `(T, E)` or `(T,)`, True where observed.
+        cross_covariances: whether to return Cov(z_t, z_{t+1} | y) too.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        The filtered and smoothed posterior.
+
+    Raises:
+        ValueError: a shape does not fit, or the backend is unknown.
+        TypeError: a dtype is not a float, or the mask is not boolean.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+    >>> posterior = lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))
+    >>> posterior.smoothed_means[:, 0].tolist()
+    [1.0, 2.0]
+    """
+    check_backend(backend)
+    problem = pose(model, emissions, inputs, mask)
+    return smooth_problem(problem, backend, bool(cross_covariances))
+
+
+@partial(jax.jit, static_argnames=("backend", "cross"))
+def smooth_problem(
+    problem: Problem, backend: Backend, cross: bool = False
+) -> SmootherPosterior:
+    """Smooth a model that has been posed against its data."""
+    evidence, means, covs = filter_problem(problem, backend)
+    wrap = Diagonal if problem.is_diagonal else Dense
+    run = partial(_sequential, cross=cross), partial(_associative, cross=cross)
+    smoothed, spread, lagged = by_backend(backend, *run, problem, means, covs[0])
+    crosses = wrap(lagged[:-1]) if cross else None
+    return SmootherPosterior(evidence, means, covs, smoothed, wrap(spread), crosses)
+
+
+def backward_step(
+    problem: Problem, whitener: Whitener | None, step: Array, mean: Array, cov: Array
+) -> SmootherElement:
+    """Return E, m^p of the next step, and L for a step with that filtered moment.
+
+    The last step has E = 0 and L = P. `g` holds the predicted mean m^p_{t+1}.
+    """
+    last = step == problem.num_steps - 1
+    following = jnp.minimum(step + 1, problem.num_steps - 1)
+    F, c, Q = transition_into(problem, following)
+    if problem.is_diagonal:
+        E, L = condition_backward_diagonal(cov, F, Q)
+    else:
+        if whitener is None:
+            whitener = whitener_of(at_step(problem.covariance, following))
+        E, L = condition_backward(cov, F, whitener)
+    predicted = (F * mean if problem.is_diagonal else matvec(F, mean)) + c
+    return SmootherElement(jnp.where(last, 0.0, E), predicted, jnp.where(last, cov, L))
+
+
+def static_whitener(problem: Problem) -> Whitener | None:
+    """Decorrelate a static Q once for all steps."""
+    Q = problem.covariance
+    varies = Q[0].ndim > (1 if isinstance(Q, Diagonal) else 2)
+    return None if varies or problem.is_diagonal else whitener_of(Q)
+
+
+def _sequential(problem: Problem, means: Array, covs: Array, cross: bool):
+    whitener = static_whitener(problem)
+    product = _product(problem)
+
+    def step(carry, filtered):
+        mean_next, cov_next = carry
+        index, mean, cov = filtered
+        E, predicted, L = backward_step(problem, whitener, index, mean, cov)
+        smoothed = mean + _times(E, mean_next - predicted)
+        lagged = product(E, cov_next)
+        spread = product(lagged, E if E.ndim == 1 else E.T)
+        spread = (spread if E.ndim == 1 else symmetrize(spread)) + L
+        return (smoothed, spread), (smoothed, spread, lagged if cross else None)
+
+    steps = jnp.arange(problem.num_steps)
+    start = (means[-1], covs[-1])
+    return lax.scan(step, start, (steps, means, covs), reverse=True)[1]
+
+
+def _associative(problem: Problem, means: Array, covs: Array, cross: bool):
+    backward = partial(backward_step, problem, static_whitener(problem))
+    E, predicted, L = jax.vmap(backward)(jnp.arange(problem.num_steps), means, covs)
+    gap = _times(E, _following(means) - predicted)
+    diagonal = problem.is_diagonal
+    combine = combine_smoother_diagonal if diagonal else combine_smoother_dense
+    elements = SmootherElement(E, gap, L)
+    combined = lax.associative_scan(combine, elements, reverse=True)
+    lagged = _product(problem)(E, _following(combined.L)) if cross else None
+    return means + combined.g, combined.L, lagged
+
+
+def _following(moments: Array) -> Array:
+    """Shift by one step; the last entry is repeated, and met by E = 0."""
+    return jnp.concatenate([moments[1:], moments[-1:]])
+
+
+def _times(E: Array, vector: Array) -> Array:
+    return E * vector if E.ndim == vector.ndim else matvec(E, vector)
+
+
+def _product(problem: Problem):
+    return jnp.multiply if problem.is_diagonal else matmul

@@ -1,0 +1,93 @@
+"""The published methods by name: each is one line over the same small parts.
+
+Example:
+    >>> import elk_ssm as elk
+    >>> elk.quasi_elk(noise=1e2).estimate
+    'filter'
+"""
+
+from typing import Any
+
+from elk_ssm._types import ArrayLike
+from elk_ssm.solve.method import Estimate, Method
+from elk_ssm.surrogate.linearization import (
+    DenseJacobian,
+    DiagonalJacobian,
+    IdentityJacobian,
+    Linearization,
+    ZeroJacobian,
+)
+from elk_ssm.surrogate.noise import NoisePolicy, as_policy
+
+
+def deer(**parts: Any) -> Method:
+    """DEER: Newton's method, dense Jacobians, no damping.
+
+    Lim et al. (2023), arXiv 2309.12252; the noise-free limit of `elk`. Each iteration
+    takes `(T, D, D)` memory. Converges quadratically near the solution, in at most T
+    iterations always.
+
+    Args:
+        **parts: `block_size`, `gate`, or another `linearization`.
+    """
+    return Method(**{"linearization": DenseJacobian(), **parts})
+
+
+def quasi_deer(**parts: Any) -> Method:
+    """Quasi-DEER: only the diagonal of the Jacobian, no damping.
+
+    Gonzalez et al. (2024), arXiv 2407.19115, section 3. `(T, D)` memory.
+
+    Args:
+        **parts: `block_size`, `gate`, or another `linearization`.
+    """
+    return Method(**{"linearization": DiagonalJacobian(), **parts})
+
+
+def elk(
+    noise: ArrayLike | NoisePolicy, *, estimate: Estimate = "filter", **parts: Any
+) -> Method:
+    """ELK: Newton steps damped by a Kalman filter or smoother.
+
+    Gonzalez et al. (2024), arXiv 2407.19115, section 4. `noise` is s^2, the variance
+    with which the surrogate observes the previous iterate, in units of its process
+    variance: 1 / lambda of the paper. `noise=inf` is `deer()`.
+
+    Args:
+        noise: s^2 > 0, a scalar, `(D,)`, `(T, 1)` or `(T, D)`, or a noise policy.
+        estimate: `"filter"` (as published) or `"smoother"` (Levenberg-Marquardt).
+        **parts: `block_size`, `gate`, or another `linearization`.
+    """
+    return deer(noise=as_policy(noise), estimate=estimate, **parts)
+
+
+def quasi_elk(
+    noise: ArrayLike | NoisePolicy, *, estimate: Estimate = "filter", **parts: Any
+) -> Method:
+    """Quasi-ELK: ELK with the diagonal of the Jacobian; D scalar filters.
+
+    Gonzalez et al. (2024), arXiv 2407.19115, section 4. Arguments as `elk`.
+    """
+    return quasi_deer(noise=as_policy(noise), estimate=estimate, **parts)
+
+
+def picard(**parts: Any) -> Method:
+    """Picard iteration: the Jacobian is taken to be the identity."""
+    return Method(**{"linearization": IdentityJacobian(), **parts})
+
+
+def jacobi(**parts: Any) -> Method:
+    """Jacobi iteration: the Jacobian is taken to be zero."""
+    return Method(**{"linearization": ZeroJacobian(), **parts})
+
+
+__all__ = [
+    "Linearization",
+    "Method",
+    "deer",
+    "elk",
+    "jacobi",
+    "picard",
+    "quasi_deer",
+    "quasi_elk",
+]

@@ -1,0 +1,77 @@
+"""A drop-in for `jax.lax.scan` that evaluates the carry in parallel over time."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._options import prepare
+from elk_ssm._recurrence import canonicalize
+from elk_ssm._types import PyTree
+from elk_ssm.evaluate import run
+from elk_ssm.solve.method import Method
+
+
+def scan(
+    f: Any,
+    init: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    *,
+    method: Method | None = None,
+    **options: Any,
+) -> tuple[PyTree, PyTree]:
+    """Drop-in for `jax.lax.scan(f, init, xs)` that evaluates the carry in parallel.
+
+    A scan has no place for a status, so a carry that the method does not bring to
+    convergence is evaluated sequentially: the result is always the trajectory.
+
+    Args:
+        f: `f(carry, x) -> (carry, y)`.
+        init: Initial carry; see `initial_state` of `evaluate`.
+        xs: Pytree with a leading time axis, or None.
+        length: Number of steps when there are no xs.
+        reverse: Run from the last x to the first, as `lax.scan` does.
+        unroll: Accepted for compatibility; it has no effect.
+        method: See `evaluate`.
+        **options: Further options of `evaluate`.
+
+    Returns:
+        The final carry and the stacked outputs ys.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> carry, ys = elk.scan(lambda c, x: (0.5 * c + x, c), 0.0, jnp.ones(3))
+        >>> float(carry), ys.tolist()
+        (1.75, [0.0, 1.0, 1.5])
+    """
+    init = jax.tree.map(jnp.asarray, init)
+    if reverse:
+        xs = jax.tree.map(lambda x: jnp.asarray(x)[::-1], xs)
+
+    def carry_only(carry: PyTree, x: PyTree) -> PyTree:
+        return f(carry, x)[0]
+
+    recurrence = canonicalize(carry_only, init, xs, length)
+    defaults = dict(
+        guess=None, tol=None, max_iters=None, history=0, backend="auto", adjoint="auto"
+    )
+    unknown = set(options) - set(defaults)
+    if unknown:
+        raise TypeError(f"scan got unknown options {sorted(unknown)}.")
+    settings, numbers = prepare(
+        recurrence, method, **{**defaults, **options}, fall_back=True
+    )
+    states = run(recurrence, settings, numbers).states
+    before = jax.tree.map(
+        lambda x0, x: jnp.concatenate([x0[None], x[:-1]]), init, states
+    )
+    ys = jax.vmap(lambda carry, x: f(carry, x)[1], axis_size=recurrence.length)(
+        before, xs
+    )
+    if reverse:
+        ys = jax.tree.map(lambda y: y[::-1], ys)
+    return jax.tree.map(lambda x: x[-1], states), ys

@@ -1,0 +1,152 @@
+"""What a solve returns: states, a status that advises, and what happened on the way."""
+
+import enum
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._types import Array, PyTree
+
+
+class Status(enum.IntEnum):
+    """How a solve ended. The members are integers, so they live inside `jit`."""
+
+    converged = 0
+    max_iters_reached = 1
+    nonfinite = 2
+    precision_limit = 3
+
+    @property
+    def message(self) -> str:
+        """What the status means and what to try."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.converged: (
+        "The largest residual and the largest undamped step are below tolerance, or "
+        "every state is provably exact."
+    ),
+    Status.max_iters_reached: (
+        "The iteration was cut off before it converged. The states are the last "
+        "iterate. Raise max_iters, or try another method or noise."
+    ),
+    Status.nonfinite: (
+        "f itself returned a non-finite value on the true trajectory, at the step "
+        "given by failed_step. No method can go past it; check f, its parameters and "
+        "the inputs there."
+    ),
+    Status.precision_limit: (
+        "The residual is at the rounding floor but the trajectory amplifies rounding "
+        "by more than the tolerance allows, as chaotic recurrences do. The states are "
+        "a trajectory of f up to rounding; step_norm estimates the error. Use float64 "
+        "or a larger tol."
+    ),
+}
+
+
+class History(NamedTuple):
+    """What each of the first n iterations saw; NaN past the last one.
+
+    Attributes:
+        residual_norm: Largest |x_t - f(x_{t-1}, u_t)| of the iterate, shape `(n,)`.
+        step_norm: Largest entry of the undamped step from it, shape `(n,)`.
+        noise: Geometric mean of the observation noise s^2 used, shape `(n,)`; `inf`
+            for an undamped iteration.
+    """
+
+    residual_norm: Array
+    step_norm: Array
+    noise: Array
+
+
+class Solution(NamedTuple):
+    """The result of `evaluate` and `sequential`.
+
+    Attributes:
+        states: States at t = 1, ..., T: the pytree of the initial state with a leading
+            time axis on every leaf.
+        status: Value of a `Status`, integer array of shape `()`.
+        num_iters: Iterations done, integer array of shape `()`.
+        residual_norm: Largest |x_t - f(x_{t-1}, u_t)| that the last iteration saw, at
+            the point of linearisation, before its update. Shape `()`.
+        step_norm: Largest entry of the last undamped step, an estimate of the error
+            before that step. Shape `()`.
+        failed_step: Position in time (0 for the first step) at which f returned a
+            non-finite value on the true trajectory, or -1. Shape `()`.
+        history: `History` of the first iterations, or None when not asked for.
+    """
+
+    states: PyTree
+    status: Array
+    num_iters: Array
+    residual_norm: Array
+    step_norm: Array
+    failed_step: Array
+    history: History | None = None
+
+
+def raise_if_failed(solution: Solution) -> Solution:
+    """Raise `RuntimeError` unless every solve in `solution` converged.
+
+    Call it outside `jit`, where the status is a number. A batched solution (from
+    `vmap`) raises when any element failed, and the message names the elements.
+
+    Args:
+        solution: A `Solution`, batched or not.
+
+    Returns:
+        The solution itself, so that the call can be chained.
+
+    Raises:
+        RuntimeError: Some solve did not converge. The message says which, how, and
+            what to try.
+        TypeError: Called on traced values, inside `jit`, `vmap` or `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(lambda x, u: 0.5 * x + u, jnp.zeros(2), jnp.ones((9, 2)))
+        >>> int(elk.raise_if_failed(sol).status)
+        0
+    """
+    try:
+        status = np.asarray(solution.status)
+    except Exception as error:  # jax raises its own tracer errors, by version
+        raise TypeError(
+            "raise_if_failed needs concrete values; call it outside jit, vmap and "
+            "grad. Inside, branch on solution.status == elk.Status.converged."
+        ) from error
+    failed = np.argwhere(status != Status.converged)
+    if failed.size == 0 and not (status != Status.converged).any():
+        return solution
+    raise RuntimeError(_failure_report(solution, status, failed))
+
+
+def _failure_report(solution: Solution, status: np.ndarray, failed: np.ndarray) -> str:
+    lines = []
+    for member in Status:
+        where = [tuple(map(int, index)) for index in failed if status[*index] == member]
+        if not where:
+            continue
+        shown = ", ".join(str(i[0] if len(i) == 1 else i) for i in where[:8])
+        more = f" and {len(where) - 8} more" if len(where) > 8 else ""
+        place = f" in batch elements {shown}{more}" if status.ndim else ""
+        lines.append(f"{member.name}{place}: {member.message}{_detail(solution, where)}")
+    return "The solve did not converge.\n" + "\n".join(lines)
+
+
+def _detail(solution: Solution, where: list[tuple[int, ...]]) -> str:
+    first = where[0]
+    iters, residual, step = (
+        np.asarray(x)[first]
+        for x in (solution.num_iters, solution.residual_norm, solution.failed_step)
+    )
+    text = f" (iterations {int(iters)}, residual {float(residual):.3g}"
+    return text + (f", failed_step {int(step)})" if int(step) >= 0 else ")")
+
+
+def int_status(status: Status) -> Array:
+    """A status as the int32 array that solutions carry."""
+    return jnp.asarray(int(status), jnp.int32)

@@ -1,0 +1,249 @@
+r"""The one loop. Every method is this loop with other parts.
+
+One pass at the nodes X (states at block ends; every state when C = 1):
+
+    F, A   = block maps and their stand-in Jacobians at X           surrogate
+    r      = X - F                                                  residual
+    step   = solution of  d_k = A_k d_{k-1} - r_k                   undamped
+    d      = step, or the filter or smoother mean with noise s^2    damped
+    X      = X + d, exact prefix kept, gate applied
+
+It stops by `stopping.judge`, or when the exact prefix covers all nodes, so that n
+passes always suffice.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, FlatStep
+from elk_ssm.kalman.affine import affine_scan, apply
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
+from elk_ssm.kalman.structure import Operator
+from elk_ssm.solution import History, Status, int_status
+from elk_ssm.solve.gate import extend_prefix, set_back, settle_prefix
+from elk_ssm.solve.method import Method
+from elk_ssm.solve.nodes import Blocks, linearize_nodes, starts
+from elk_ssm.solve.stopping import judge, largest, scale_of
+from elk_ssm.surrogate.noise import Seen
+
+RUNNING = -1
+
+
+class Carry(NamedTuple):
+    """What travels through the loop."""
+
+    nodes: Array
+    accepted: Array | None
+    merit: Array
+    predicted: Array
+    policy: Any
+    iteration: Array
+    exact: Array
+    status: Array
+    residual_norm: Array
+    step_norm: Array
+    history: History | None
+
+
+class Pass(NamedTuple):
+    """What one pass found before it changed anything."""
+
+    values: Array
+    operator: Operator
+    residual: Array
+    step: Array
+
+
+def iterate(
+    method: Method,
+    step: FlatStep,
+    blocks: Blocks,
+    guess: Array,
+    tolerance: Array,
+    max_iters: Array,
+    *,
+    history: int,
+    backend: Backend,
+) -> Carry:
+    """Run passes until one of the stopping rules holds.
+
+    Args:
+        method: What to run.
+        step: The recurrence on flat states.
+        blocks: Its layout, n blocks.
+        guess: First nodes, `(n, D)`, finite.
+        tolerance: Relative tolerance, `()`.
+        max_iters: Largest number of passes, `()`.
+        history: How many passes to record.
+        backend: Which scans to use.
+    """
+
+    def running(carry: Carry) -> Array:
+        return (carry.status == RUNNING) & (carry.iteration < max_iters)
+
+    def body(carry: Carry) -> Carry:
+        return one_pass(method, step, blocks, tolerance, backend, carry)
+
+    carry = jax.lax.while_loop(running, body, start(method, guess, history))
+    cut_off = jnp.where(
+        carry.status == RUNNING, int_status(Status.max_iters_reached), carry.status
+    )
+    return carry._replace(status=cut_off)
+
+
+def start(method: Method, guess: Array, history: int) -> Carry:
+    unknown = jnp.asarray(jnp.inf, guess.dtype)
+    empty = jnp.full(history, jnp.nan, guess.dtype)
+    policy = method.noise
+    return Carry(
+        nodes=guess,
+        accepted=guess if policy is not None and policy.can_reject else None,
+        merit=unknown,
+        predicted=unknown,
+        policy=None if policy is None else policy.init(guess.shape, guess.dtype),
+        iteration=jnp.asarray(0, jnp.int32),
+        exact=jnp.asarray(0, jnp.int32),
+        status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
+        residual_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
+        step_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
+        history=History(empty, empty, empty) if history else None,
+    )
+
+
+def one_pass(
+    method: Method,
+    step: FlatStep,
+    blocks: Blocks,
+    tolerance: Array,
+    backend: Backend,
+    carry: Carry,
+) -> Carry:
+    """Evaluate, judge, update."""
+    seen = _evaluate(method, step, blocks, backend, carry)
+    carry, accept = _consult_policy(method, carry, seen)
+    noise = None if method.noise is None else method.noise.noise(carry.policy)
+    scale = scale_of(seen.values, blocks.initial)
+    verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm)
+    update = seen.step if noise is None else _damped(method, seen, noise, backend)
+    update = jnp.where(verdict.converged, seen.step, update)
+    exact = extend_prefix(carry.exact, carry.nodes, seen.values)
+    nodes = settle_prefix(carry.nodes + update, carry.nodes, seen.values, exact)
+    small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
+    nodes, _ = set_back(
+        method.gate,
+        nodes,
+        seen.values,
+        small,
+        blocks.initial,
+        exact,
+        to_rollout=method.block_size > 1,
+    )
+    status = _status(verdict, exact, nodes, seen.values)
+    keep = status == Status.nonfinite
+    nodes = jnp.where(keep, carry.nodes, nodes)
+    if carry.accepted is not None:
+        frozen = jnp.arange(nodes.shape[0])[:, None] < exact
+        stay = accept | frozen | (status != RUNNING)
+        nodes = jnp.where(stay, nodes, carry.accepted)
+    return _record(carry, seen, noise, nodes, exact, status, update)
+
+
+def _evaluate(
+    method: Method, step: FlatStep, blocks: Blocks, backend: Backend, carry: Carry
+) -> Pass:
+    values, operator = linearize_nodes(
+        method.linearization, step, blocks, carry.nodes, carry.iteration
+    )
+    residual = carry.nodes - values
+    return Pass(
+        values, operator, residual, affine_scan(operator, -residual, backend=backend)
+    )
+
+
+def _damped(method: Method, seen: Pass, noise: Array, backend: Backend) -> Array:
+    """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
+
+    def damped(seen: Pass) -> Array:
+        full = jnp.broadcast_to(noise, seen.residual.shape)
+        if method.estimate == "smoother":
+            return damped_smoother(
+                seen.operator, -seen.residual, full, backend=backend
+            ).means
+        return damped_filter_means(
+            seen.operator, -seen.residual, full, backend=backend
+        )
+
+    return jax.lax.cond(jnp.all(jnp.isinf(noise)), lambda s: s.step, damped, seen)
+
+
+def _consult_policy(
+    method: Method, carry: Carry, seen: Pass
+) -> tuple[Carry, Array]:
+    """Let the noise policy see the iterate; it may adapt, and may refuse it."""
+    if method.noise is None:
+        return carry, jnp.asarray(True)
+    merit = jnp.sum(seen.residual**2) / 2
+    merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
+    state, accept = method.noise.update(
+        carry.policy,
+        Seen(seen.residual, merit, carry.merit, carry.predicted, carry.iteration),
+    )
+    carry = carry._replace(policy=state)
+    if carry.accepted is None:
+        return carry, accept
+    return carry._replace(
+        merit=jnp.where(accept, merit, carry.merit),
+        accepted=jnp.where(accept, carry.nodes, carry.accepted),
+    ), accept
+
+
+def _status(verdict: Any, exact: Array, nodes: Array, values: Array) -> Array:
+    complete = exact >= nodes.shape[0]
+    # The prefix is exact, so a non-finite rollout value at its end is f's own.
+    broken = verdict.nonfinite | ~jnp.all(jnp.isfinite(values[exact - 1]))
+    status = jnp.where(verdict.stalled, int_status(Status.precision_limit), RUNNING)
+    done = verdict.converged | complete
+    status = jnp.where(done, int_status(Status.converged), status)
+    return jnp.where(broken, int_status(Status.nonfinite), status)
+
+
+def _record(
+    carry: Carry,
+    seen: Pass,
+    noise: Array | None,
+    nodes: Array,
+    exact: Array,
+    status: Array,
+    update: Array,
+) -> Carry:
+    residual_norm, step_norm = largest(seen.residual), largest(seen.step)
+    history = carry.history
+    if history is not None:
+        level = jnp.inf if noise is None else jnp.exp(jnp.mean(jnp.log(noise)))
+        i = carry.iteration
+        history = History(
+            history.residual_norm.at[i].set(residual_norm, mode="drop"),
+            history.step_norm.at[i].set(step_norm, mode="drop"),
+            history.noise.at[i].set(level, mode="drop"),
+        )
+    predicted = carry.predicted
+    if carry.accepted is not None:
+        after = seen.residual + update - apply(seen.operator, _shift(update))
+        predicted = jnp.sum(after**2) / 2
+    return carry._replace(
+        nodes=nodes,
+        predicted=predicted,
+        iteration=carry.iteration + 1,
+        exact=exact,
+        status=status,
+        residual_norm=residual_norm,
+        step_norm=step_norm,
+        history=history,
+    )
+
+
+def _shift(update: Array) -> Array:
+    return starts(jnp.zeros_like(update[0]), update)

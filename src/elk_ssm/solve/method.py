@@ -1,0 +1,46 @@
+"""A method is data: how to linearise, how much to damp, which estimate, which blocks."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import jax
+
+from elk_ssm.solve.gate import Gate
+from elk_ssm.surrogate.linearization import Linearization, static
+from elk_ssm.surrogate.noise import NoisePolicy
+
+Estimate: TypeAlias = Literal["filter", "smoother"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Method:
+    """A pairing of small parts; the published names are factories for it.
+
+    Numbers inside the parts (noise, gate factor) are data: they may be traced, mapped
+    over and changed without recompiling. Choices are static.
+
+    Attributes:
+        linearization: What stands for the Jacobian of f.
+        noise: Policy for the observation noise s^2, or None for no damping.
+        gate: The gate, or None.
+        estimate: `"filter"` (causal) or `"smoother"` (the Levenberg-Marquardt step).
+            Without noise the two are the same.
+        block_size: Steps C of f between two unknowns.
+    """
+
+    linearization: Linearization
+    noise: NoisePolicy | None = None
+    gate: Gate | None = None
+    estimate: Estimate = static(default="filter")
+    block_size: int = static(default=1)
+
+    def __post_init__(self) -> None:
+        if self.estimate not in ("filter", "smoother"):
+            raise ValueError(
+                f'estimate must be "filter" or "smoother"; got {self.estimate!r}.'
+            )
+        if not isinstance(self.block_size, int) or self.block_size < 1:
+            raise ValueError(
+                f"block_size must be a positive integer; got {self.block_size!r}."
+            )

@@ -1,0 +1,82 @@
+"""When the iteration may stop. Every test is written so that a NaN fails it.
+
+A jitted `jnp.max` on the CPU backend of jaxlib 0.10.2 drops NaNs for some shapes, so
+no decision is taken on a maximum: comparisons are made entry by entry (a NaN compares
+false) and joined with `jnp.all`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from elk_ssm._types import Array
+
+_PER_DIMENSION_FLOOR = 0.1
+_ROUNDING_UNITS = 32
+_STALL_RATIO = 0.5
+
+
+class Verdict(NamedTuple):
+    """What one pass concludes, all booleans and integers of shape `()`.
+
+    Attributes:
+        converged: Residual and undamped step are below tolerance everywhere.
+        nonfinite: f is non-finite at a step before which everything has converged.
+        stalled: The residual is at the rounding floor and the step no longer shrinks.
+    """
+
+    converged: Array
+    nonfinite: Array
+    stalled: Array
+
+
+def default_tolerance(dtype: jnp.dtype) -> float:
+    """Relative tolerance of a dtype: 1e-5 in float32, 1e-12 in float64."""
+    return 1e-12 if jnp.finfo(dtype).bits == 64 else 1e-5
+
+
+def scale_of(values: Array, initial: Array) -> Array:
+    """Size of the states per dimension, `(D,)`, which tolerances are relative to.
+
+    Dimensions much smaller than the largest one are held to a tenth of that one: their
+    rounding errors come from it.
+    """
+    everything = jnp.concatenate([initial[None], values])
+    finite = jnp.where(jnp.isfinite(everything), jnp.abs(everything), 0)
+    size = jnp.max(finite, axis=0)
+    return jnp.maximum(size, _PER_DIMENSION_FLOOR * jnp.max(size))
+
+
+def largest(x: Array) -> Array:
+    """Largest magnitude, `inf` when any entry is NaN. For reports, not decisions."""
+    magnitude = jnp.where(jnp.isnan(x), jnp.inf, jnp.abs(x))
+    return jnp.max(magnitude, initial=0)
+
+
+def judge(
+    residual: Array,
+    step: Array,
+    scale: Array,
+    tolerance: Array,
+    last_step_norm: Array,
+) -> Verdict:
+    """Compare a pass with the tolerance.
+
+    Args:
+        residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
+        step: `(n, D)`, the undamped step from it.
+        scale: `(D,)`, from `scale_of`.
+        tolerance: Relative tolerance.
+        last_step_norm: Largest undamped step of the pass before.
+    """
+    bound = tolerance * scale
+    settled = (jnp.abs(residual) <= bound) & (jnp.abs(step) <= bound)
+    converged = jnp.all(settled)
+    rows_settled = jnp.all(settled, axis=1)
+    broken = ~jnp.all(jnp.isfinite(residual), axis=1)
+    up_to_break = jnp.cumsum(broken) == 0
+    nonfinite = jnp.any(broken) & jnp.all(rows_settled | ~up_to_break)
+    floor = _ROUNDING_UNITS * jnp.finfo(residual.dtype).eps * scale
+    at_floor = jnp.all(jnp.abs(residual) <= floor)
+    stalled = at_floor & (largest(step) >= _STALL_RATIO * last_step_norm)
+    return Verdict(converged, nonfinite, stalled & ~converged)

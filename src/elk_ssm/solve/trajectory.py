@@ -1,0 +1,186 @@
+"""A trajectory and its derivatives: the loop wrapped as one differentiable function."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._closures import HoistedFunction
+from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.solution import History, Status, int_status
+from elk_ssm.solve.adjoint import Adjoint, trajectory_tangent
+from elk_ssm.solve.loop import Carry, iterate, one_pass, start
+from elk_ssm.solve.method import Method
+from elk_ssm.solve.nodes import Blocks, cut, roll_out, roll_out_sequentially, starts
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The static choices of a solve."""
+
+    length: int
+    history: int
+    backend: Backend
+    adjoint: Adjoint
+    fall_back: bool
+
+
+class Options(NamedTuple):
+    """The numbers of a solve, with respect to which derivatives are zero."""
+
+    method: Method
+    guess: Array | None
+    tolerance: Array
+    max_iters: Array
+
+
+class Report(NamedTuple):
+    """A `Solution` without its states."""
+
+    status: Array
+    num_iters: Array
+    residual_norm: Array
+    step_norm: Array
+    failed_step: Array
+    history: History | None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solve(
+    function: HoistedFunction,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
+) -> tuple[Array, Report]:
+    """Find the flat trajectory `(T, D)`."""
+    consts, initial, inputs = primals
+
+    def step(state: Array, inputs: PyTree) -> Array:
+        return function(consts, state, inputs)
+
+    method = options.method
+    blocks = cut(initial, inputs, settings.length, method.block_size)
+    carry = iterate(
+        method,
+        step,
+        blocks,
+        _first_nodes(blocks, options.guess, method.block_size),
+        options.tolerance,
+        options.max_iters,
+        history=settings.history,
+        backend=settings.backend,
+    )
+    states = roll_out(step, blocks, carry.nodes)
+    status = carry.status
+    if settings.fall_back:
+        states, status = _fall_back(step, primals, settings, states, status)
+    status, failed_step = _find_failure(step, blocks, inputs, states, status)
+    return states, Report(
+        status,
+        carry.iteration,
+        carry.residual_norm,
+        carry.step_norm,
+        failed_step,
+        carry.history,
+    )
+
+
+@_solve.defjvp
+def _solve_jvp(
+    function: HoistedFunction, settings: Settings, primals: tuple, tangents: tuple
+) -> tuple:
+    problem, options = primals
+    states, report = _solve(function, settings, problem, options)
+    tangent = trajectory_tangent(
+        function, settings.adjoint, problem, tangents[0], states
+    )
+    return (states, report), (tangent, jax.tree.map(_zero_tangent, report))
+
+
+def _zero_tangent(x: Array) -> Any:
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)
+
+
+solve_trajectory = jax.jit(_solve, static_argnums=(0, 1))
+
+
+def _first_nodes(blocks: Blocks, guess: Array | None, block_size: int) -> Array:
+    count = blocks.times.shape[1]
+    everywhere = jnp.broadcast_to(blocks.initial, (count, blocks.initial.shape[0]))
+    if guess is None:
+        return everywhere
+    nodes = guess[block_size - 1 :: block_size][:count]
+    return jnp.where(jnp.isfinite(nodes), nodes, everywhere)
+
+
+def _fall_back(
+    step: Any, primals: tuple, settings: Settings, states: Array, status: Array
+) -> tuple[Array, Array]:
+    """Evaluate sequentially what the iteration did not bring to convergence."""
+    _, initial, inputs = primals
+    undecided = (status == Status.max_iters_reached) | (
+        status == Status.precision_limit
+    )
+    states = jax.lax.cond(
+        undecided,
+        lambda: roll_out_sequentially(step, initial, inputs, settings.length),
+        lambda: states,
+    )
+    return states, jnp.where(undecided, int_status(Status.converged), status)
+
+
+def _find_failure(
+    step: Any, blocks: Blocks, inputs: PyTree, states: Array, status: Array
+) -> tuple[Array, Array]:
+    """Locate the first non-finite value that f returns along the trajectory."""
+    suspect = (status == Status.nonfinite) | ~jnp.all(jnp.isfinite(states))
+
+    def locate() -> Array:
+        values = jax.vmap(step)(starts(blocks.initial, states), inputs)
+        finite = jnp.all(jnp.isfinite(values), axis=1)
+        return jnp.argmin(finite).astype(jnp.int32)
+
+    nowhere = jnp.asarray(-1, jnp.int32)
+    failed_step = jax.lax.cond(suspect, locate, lambda: nowhere)
+    return jnp.where(suspect, int_status(Status.nonfinite), status), failed_step
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def solve_sequentially(
+    function: HoistedFunction, length: int, primals: tuple
+) -> tuple[Array, Array]:
+    consts, initial, inputs = primals
+    states = roll_out_sequentially(partial(function, consts), initial, inputs, length)
+    finite = jnp.all(jnp.isfinite(states), axis=1)
+    first = jnp.argmin(finite).astype(jnp.int32)
+    return states, jnp.where(jnp.all(finite), -1, first)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def all_iterates(
+    function: HoistedFunction,
+    settings: Settings,
+    num_iters: int,
+    primals: tuple,
+    options: Options,
+) -> Array:
+    consts, initial, inputs = primals
+    step = partial(function, consts)
+    method = options.method
+    blocks = cut(initial, inputs, settings.length, method.block_size)
+    nodes = _first_nodes(blocks, options.guess, method.block_size)
+    never = jnp.zeros_like(options.tolerance)
+
+    def body(carry: Carry, _: None) -> tuple[Carry, Array]:
+        carry = one_pass(method, step, blocks, never, settings.backend, carry)
+        return carry, roll_out(step, blocks, carry.nodes)
+
+    first = roll_out(step, blocks, nodes)
+    rest = jax.lax.scan(body, start(method, nodes, 0), None, length=num_iters)[1]
+    return jnp.concatenate([first[None], rest])

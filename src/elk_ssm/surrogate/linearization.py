@@ -1,0 +1,250 @@
+r"""Linearisations: what stands for the Jacobian of f in the surrogate.
+
+Every linearisation answers one question: given M, the operator accumulated so far
+along a block (the identity at its start), return f(x, u) and A M, where A is the
+Jacobian of f at (x, u) or a cheaper stand-in. A block of one step is the published
+method; a longer block is the same call repeated, and its operator is then the
+derivative of the block map (dense), or the product of the per-step stand-ins.
+
+    DenseJacobian        A = df/dx                     DEER, ELK
+    DiagonalJacobian     A = diag(df/dx)               quasi-DEER, quasi-ELK
+    StochasticDiagonal   A = E[v * (df/dx) v]          Hutchinson probes
+    IdentityJacobian     A = I                         Picard
+    ZeroJacobian         A = 0                         Jacobi
+    UserJacobian         A given by a function
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._recurrence import Recurrence
+from elk_ssm._trees import StateLayout, describe
+from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm.kalman.small_linalg import matmul
+from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+
+pytree_dataclass = partial(dataclass, frozen=True)
+
+
+def static(**kwargs: Any) -> Any:
+    """Declare a dataclass field that is part of the tree's structure, not its data."""
+    return field(metadata={"static": True}, **kwargs)
+
+
+class Where(NamedTuple):
+    """Position of a call: time step (0 for the first) and iteration, both scalars."""
+
+    time: Array
+    iteration: Array
+
+
+@runtime_checkable
+class Linearization(Protocol):
+    """The contract of the module docstring, on flat states of shape `(D,)`."""
+
+    @property
+    def time_chunk(self) -> int | None:
+        """How many time steps may be linearised side by side; None for all."""
+        ...
+
+    def bind(self, recurrence: Recurrence) -> "Linearization":
+        """Learn the state's layout; called once before the loop."""
+        ...
+
+    def start(self, size: int, dtype: Any) -> Operator:
+        """Return the identity in this linearisation's structure."""
+        ...
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Return `step(state, inputs)` and `A @ before`."""
+        ...
+
+
+class _Unbound:
+    """Shared by linearisations that need nothing from the state's layout."""
+
+    @property
+    def time_chunk(self) -> int | None:
+        return None
+
+    def bind(self, recurrence: Recurrence) -> Any:
+        return self
+
+
+class _DiagonalStart(_Unbound):
+    def start(self, size: int, dtype: Any) -> Operator:
+        return Diagonal(jnp.ones(size, dtype))
+
+
+@jax.tree_util.register_dataclass
+@pytree_dataclass()
+class DenseJacobian(_Unbound):
+    """The full Jacobian by forward-mode differentiation, `(D, D)` a step."""
+
+    def start(self, size: int, dtype: Any) -> Operator:
+        """Return the identity matrix."""
+        return Dense(jnp.eye(size, dtype=dtype))
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Push the columns of `before` through the tangent map."""
+        value, tangent = jax.linearize(lambda x: step(x, inputs), state)
+        columns = jax.vmap(tangent, in_axes=-1, out_axes=-1)(before[0])
+        return value, Dense(columns)
+
+
+@jax.tree_util.register_dataclass
+@pytree_dataclass()
+class DiagonalJacobian(_DiagonalStart):
+    """The exact diagonal of the Jacobian.
+
+    A general f needs D tangents for it, so the `(D, D)` intermediate exists for
+    `chunk` time steps at once and never for all of them.
+
+    Attributes:
+        chunk: Time steps linearised side by side.
+    """
+
+    chunk: int = static(default=128)
+
+    @property
+    def time_chunk(self) -> int | None:
+        """Time steps linearised side by side."""
+        return self.chunk
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Multiply the diagonals."""
+        value, tangent = jax.linearize(lambda x: step(x, inputs), state)
+        columns = jax.vmap(tangent)(jnp.eye(state.shape[0], dtype=state.dtype))
+        return value, Diagonal(jnp.diagonal(columns) * before[0])
+
+
+@jax.tree_util.register_dataclass
+@pytree_dataclass()
+class StochasticDiagonal(_DiagonalStart):
+    """Hutchinson's estimate of the diagonal: the mean of v * (J v), v = +-1.
+
+    Costs `probes` tangents instead of D. One probe errs by 1.7 to 10 times the largest
+    entry on common cells, so this is offered and not a default.
+
+    Attributes:
+        key: A JAX PRNG key; time step and iteration are folded in.
+        probes: Number of probe vectors.
+    """
+
+    key: Array
+    probes: int = static(default=1)
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Multiply the estimated diagonals."""
+        value, tangent = jax.linearize(lambda x: step(x, inputs), state)
+        key = jax.random.fold_in(jax.random.fold_in(self.key, at.time), at.iteration)
+        shape = (self.probes, state.shape[0])
+        signs = jax.random.rademacher(key, shape, dtype=state.dtype)
+        diagonal = jnp.mean(signs * jax.vmap(tangent)(signs), axis=0)
+        return value, Diagonal(diagonal * before[0])
+
+
+@jax.tree_util.register_dataclass
+@pytree_dataclass()
+class IdentityJacobian(_DiagonalStart):
+    """A = I, the Picard iteration."""
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Evaluate f."""
+        return step(state, inputs), before
+
+
+@jax.tree_util.register_dataclass
+@pytree_dataclass()
+class ZeroJacobian(_DiagonalStart):
+    """A = 0, the Jacobi iteration (and plain multiple shooting across blocks)."""
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Evaluate f."""
+        return step(state, inputs), Diagonal(jnp.zeros_like(before[0]))
+
+
+@jax.tree_util.register_dataclass
+@pytree_dataclass()
+class UserJacobian(_Unbound):
+    """A given by a function of one state and one input.
+
+    Attributes:
+        function: `function(state, input)`. For `kind="diagonal"` it returns a pytree
+            like the state, entry by entry df_i/dx_i; for `kind="dense"` an array of
+            shape `(D, D)` over the flattened state (leaves in pytree order).
+        kind: `"diagonal"` or `"dense"`.
+        captured: What the function closes over; filled in by `bind`.
+    """
+
+    function: Callable[..., PyTree] = static()
+    kind: Literal["diagonal", "dense"] = static(default="diagonal")
+    captured: tuple[Array, ...] | None = None
+
+    def bind(self, recurrence: Recurrence) -> "UserJacobian":
+        """Check the function's result and make what it closes over explicit."""
+        layout = recurrence.layout
+        vector = jax.ShapeDtypeStruct((layout.size,), layout.dtype)
+
+        def user(vector: Array, entry: PyTree) -> PyTree:
+            return self.function(*recurrence.unflatten(vector, entry))
+
+        found = jax.eval_shape(user, vector, recurrence.entry)
+        self._check(found, layout)
+
+        def flat(vector: Array, entry: PyTree) -> Array:
+            found = user(vector, entry)
+            return layout.ravel(jax.tree.leaves(found)) if diagonal else found
+
+        diagonal = self.kind == "diagonal"
+        hoisted, captured = hoist(flat, vector, recurrence.entry)
+        return replace(self, function=hoisted, captured=tuple(captured))
+
+    def _check(self, found: PyTree, layout: StateLayout) -> None:
+        square = (layout.size, layout.size)
+        if self.kind == "diagonal":
+            fits = StateLayout.of(found).shapes == layout.shapes
+            expected = f"a pytree like the state, leaves {layout.shapes}"
+        else:
+            fits = getattr(found, "shape", None) == square
+            expected = f"an array of shape {square}"
+        if not fits:
+            raise ValueError(
+                f"A {self.kind} user Jacobian must return {expected}; "
+                f"got {describe(found)}."
+            )
+
+    def start(self, size: int, dtype: Any) -> Operator:
+        """Return the identity, dense or diagonal by `kind`."""
+        if self.kind == "diagonal":
+            return Diagonal(jnp.ones(size, dtype))
+        return Dense(jnp.eye(size, dtype=dtype))
+
+    def push(
+        self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
+    ) -> tuple[Array, Operator]:
+        """Multiply by the user's operator."""
+        assert isinstance(self.function, HoistedFunction), "bind comes before push"
+        operator = self.function(self.captured, state, inputs).astype(state.dtype)
+        value = step(state, inputs)
+        if self.kind == "diagonal":
+            return value, Diagonal(operator * before[0])
+        return value, Dense(matmul(operator, before[0]))

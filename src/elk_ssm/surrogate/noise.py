@@ -1,0 +1,142 @@
+r"""Noise policies: how much the previous iterate is believed, and how that changes.
+
+The surrogate observes the previous iterate with variance s^2 (process variance one), so
+s^2 is the trust region: small stays near the iterate, large trusts the linearised
+dynamics, and s^2 = inf is the undamped iteration. A policy owns a small state that
+travels through the loop:
+
+    state = policy.init(shape, dtype)              before the first iteration
+    noise = policy.noise(state)                    s^2 for this iteration
+    state, accept = policy.update(state, seen)     after f was evaluated at an iterate
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._types import Array, ArrayLike
+
+
+class Seen(NamedTuple):
+    """What a policy may look at: the iterate at which f was just evaluated.
+
+    Attributes:
+        residual: x_t - f(x_{t-1}, u_t), shape `(n, D)`.
+        merit: 1/2 sum of squared residuals of this iterate, `inf` if not finite.
+        last_merit: The same for the last accepted iterate, `inf` before the first.
+        predicted_merit: What the linearised dynamics promised for this iterate.
+        iteration: Number of iterations done before, an integer.
+    """
+
+    residual: Array
+    merit: Array
+    last_merit: Array
+    predicted_merit: Array
+    iteration: Array
+
+
+@runtime_checkable
+class NoisePolicy(Protocol):
+    """The contract of the module docstring; write your own as a pytree dataclass."""
+
+    @property
+    def can_reject(self) -> bool:
+        """Whether `update` ever refuses an iterate (static)."""
+        ...
+
+    def init(self, shape: tuple[int, int], dtype: Any) -> Any:
+        """Return the state before the first iteration, for `(n, D)` unknowns."""
+        ...
+
+    def noise(self, state: Any) -> Array:
+        """Return s^2, broadcastable to `(n, D)`."""
+        ...
+
+    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
+        """Return the next state and whether the iterate is accepted."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Constant:
+    """The same s^2 in every iteration.
+
+    Attributes:
+        value: s^2 > 0: a scalar, `(D,)` per dimension, `(T, 1)` per step or `(T, D)`;
+            `inf` is allowed anywhere. With blocks, T is the number of blocks.
+    """
+
+    value: ArrayLike
+
+    @property
+    def can_reject(self) -> bool:
+        """Never."""
+        return False
+
+    def init(self, shape: tuple[int, int], dtype: Any) -> Any:
+        """Check the shape; there is no state but the broadcast value."""
+        return check_noise(self.value, shape, dtype)
+
+    def noise(self, state: Any) -> Array:
+        """Return the constant."""
+        return state
+
+    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
+        """Accept everything."""
+        return state, jnp.asarray(True)
+
+
+def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy:
+    """Wrap a number or an array in `Constant`; pass a policy through.
+
+    Raises:
+        TypeError: `noise` is neither a number, an array nor a policy.
+        ValueError: A concrete noise is NaN, zero or negative.
+    """
+    if isinstance(noise, NoisePolicy) and not isinstance(noise, jax.Array | np.ndarray):
+        return noise
+    if isinstance(noise, str) or noise is None:
+        raise TypeError(
+            f"noise must be a number, an array or a noise policy; got {noise!r}."
+        )
+    try:
+        array = jnp.asarray(noise)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "noise must be a number, an array or a noise policy; "
+            f"got {type(noise).__name__}."
+        ) from error
+    check_positive("noise", array)
+    return Constant(array)
+
+
+def check_positive(name: str, value: Array) -> None:
+    """Raise `ValueError` when a concrete array has an entry that is not positive."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    numbers = np.asarray(value)
+    if not np.all(numbers > 0):
+        worst = numbers[~(numbers > 0)].flat[0]
+        raise ValueError(
+            f"{name} is a variance and must be positive (inf is allowed); got {worst}."
+        )
+
+
+def check_noise(value: ArrayLike, shape: tuple[int, int], dtype: Any) -> Array:
+    """Return s^2 broadcast-ready for `(n, D)`, or say which shapes are meant."""
+    array = jnp.asarray(value, dtype)
+    try:
+        fits = np.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        n, size = shape
+        raise ValueError(
+            f"noise has shape {array.shape}; expected a scalar, ({size},) per dimension, "
+            f"({n}, 1) per step or ({n}, {size})."
+        )
+    return array

@@ -1,0 +1,304 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import elk_ssm as elk
+from elk_ssm import _demo, cli
+from elk_ssm._cells import CELL_NAMES, make_cell
+from elk_ssm._method_names import METHOD_NAMES
+from elk_ssm._recording import membrane_recording
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Fifty rows of two named columns, and their values."""
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    path = tmp_path / "data.csv"
+    np.savetxt(path, values, delimiter=",", header="v,w", comments="")
+    return path, values
+
+
+@pytest.fixture
+def evaluate(recording, tmp_path):
+    """Run `elk-ssm evaluate` on the recording with some arguments changed."""
+
+    def evaluate(*changes, **overrides):
+        options = {"input": recording[0], "cell": "gru", "state-size": 3}
+        options |= {"method": "deer", "output": tmp_path / "out.npz"}
+        options |= {key.replace("_", "-"): value for key, value in overrides.items()}
+        given = [f"--{k}={v}" for k, v in options.items() if v is not None]
+        return cli.main(["evaluate", *given, *changes])
+
+    return evaluate
+
+
+def oracle(cell_name, size, inputs, seed=0):
+    inputs = np.asarray(inputs, np.float32)
+    cell = make_cell(cell_name, size, inputs.shape[1], seed)
+    states = elk.sequential(cell.step, cell.initial_state, inputs).states
+    return [np.asarray(x) for x in jax.tree.leaves(states)]
+
+
+def leftovers(path):
+    return [name for name in os.listdir(path) if name.endswith(".tmp")]
+
+
+class TestEvaluate:
+    @pytest.mark.parametrize("cell", CELL_NAMES)
+    def test_states_are_the_sequential_ones(self, evaluate, recording, tmp_path, cell):
+        assert evaluate(cell=cell, seed=5) == 0
+        written = np.load(tmp_path / "out.npz")
+        *memory, hidden = oracle(cell, 3, recording[1], seed=5)
+        np.testing.assert_allclose(written["states"], hidden, atol=1e-5)
+        assert ("memory" in written) == bool(memory)
+        for expected in memory:
+            np.testing.assert_allclose(written["memory"], expected, atol=1e-5)
+
+    @pytest.mark.parametrize("method", METHOD_NAMES)
+    def test_every_method(self, evaluate, recording, tmp_path, method):
+        assert evaluate(method=method) == 0
+        written = np.load(tmp_path / "out.npz")
+        (expected,) = oracle("gru", 3, recording[1])
+        np.testing.assert_allclose(written["states"], expected, atol=1e-4)
+
+    def test_file_content(self, evaluate, recording, tmp_path, capsys):
+        assert evaluate(method="quasi_elk", noise=10, tol=1e-4, max_iters=40) == 0
+        written = np.load(tmp_path / "out.npz", allow_pickle=False)
+        assert written["states"].shape == (50, 3)
+        assert written["status"] == "converged"
+        assert 1 < written["num_iters"] <= 40
+        assert 0 <= written["residual_norm"] < 1e-3
+        settings = json.loads(str(written["settings"]))
+        assert settings.pop("version")
+        assert settings == {
+            "cell": "gru",
+            "state_size": 3,
+            "seed": 0,
+            "method": "quasi_elk",
+            "noise": 10.0,
+            "tol": 1e-4,
+            "max_iters": 40,
+            "standardize": False,
+            "input": str(recording[0]),
+            "column": [],
+        }
+        out, err = capsys.readouterr()
+        assert "gru, quasi_elk: converged after" in out
+        assert not err
+        assert sorted(os.listdir(tmp_path)) == ["data.csv", "out.npz"]
+
+    def test_noise_and_tolerance_change_the_iterations(self, evaluate, tmp_path):
+        counts = []
+        for noise, tol in ((1e2, 1e-5), (1, 1e-5), (1, 1e-2)):
+            assert evaluate(method="elk", noise=noise, tol=tol) == 0
+            counts.append(int(np.load(tmp_path / "out.npz")["num_iters"]))
+        assert counts[0] < counts[1]
+        assert counts[2] < counts[1]
+
+    def test_columns_and_standardisation(self, evaluate, recording, tmp_path):
+        assert evaluate("--standardize", "--column", "w", "0") == 0
+        inputs = recording[1][:, [1, 0]]
+        inputs = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
+        (expected,) = oracle("gru", 3, inputs)
+        states = np.load(tmp_path / "out.npz")["states"]
+        np.testing.assert_allclose(states, expected, atol=1e-5)
+
+    def test_npy_input_of_one_sample(self, evaluate, tmp_path):
+        np.save(tmp_path / "one.npy", np.array([0.5]))
+        assert evaluate(input=tmp_path / "one.npy") == 0
+        (expected,) = oracle("gru", 3, [[0.5]])
+        states = np.load(tmp_path / "out.npz")["states"]
+        np.testing.assert_allclose(states, expected, atol=1e-6)
+
+    def test_infinite_noise_is_no_damping(self, evaluate, tmp_path):
+        results = []
+        for options in ({"method": "elk", "noise": "inf"}, {"method": "deer"}):
+            assert evaluate(**options) == 0
+            results.append(np.load(tmp_path / "out.npz")["states"])
+        np.testing.assert_array_equal(*results)
+
+    def test_no_convergence_is_said_and_written(self, evaluate, tmp_path, capsys):
+        assert evaluate(max_iters=1) == 1
+        assert np.load(tmp_path / "out.npz")["status"] == "max_iters_reached"
+        err = capsys.readouterr().err
+        assert err.startswith("elk-ssm: not converged: ")
+        assert err.count("\n") == 1
+
+    def test_an_interruption_is_quiet(self, evaluate, tmp_path, capsys, monkeypatch):
+        def interrupt(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(np, "savez", interrupt)
+        assert evaluate() == 130
+        assert capsys.readouterr() == ("", "")
+        assert os.listdir(tmp_path) == ["data.csv"]
+
+    def test_out_of_memory_is_one_line(self, evaluate, capsys, monkeypatch):
+        def fail(*args, **kwargs):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory\nmore")
+
+        monkeypatch.setattr(elk, "evaluate", fail)
+        assert evaluate() == 2
+        assert capsys.readouterr().err.endswith("RESOURCE_EXHAUSTED: no memory\n")
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"input": "missing.csv"}, "No such file"),
+            ({"input": "."}, "ending in .csv or .npy"),
+            ({"input": None}, "--input"),
+            ({"output": None}, "--output"),
+            ({"cell": None}, "--cell"),
+            ({"cell": "cnn"}, "invalid choice: 'cnn'"),
+            ({"method": "newton"}, "invalid choice: 'newton'"),
+            ({"column": "x"}, "no column 'x'"),
+            ({"state_size": "2.5"}, "expected an integer from 1 to 16384, got '2.5'"),
+            ({"state_size": 0}, "got '0'"),
+            ({"state_size": 10**9}, "got '1000000000'"),
+            ({"seed": -1}, "got '-1'"),
+            ({"max_iters": 0}, "got '0'"),
+            ({"tol": "-1"}, "expected a number above 0, got '-1'"),
+            ({"method": "elk", "noise": "-1"}, "expected a number above 0, got '-1'"),
+            ({"method": "elk", "noise": "0"}, "got '0'"),
+            ({"method": "elk", "noise": "nan"}, "got 'nan'"),
+            ({"method": "elk", "noise": "much"}, "got 'much'"),
+            ({"method": "deer", "noise": "1"}, "deer makes no use of it"),
+            ({"output": "missing/out.npz"}, "does not exist"),
+            ({"output": "out.npy"}, "ending in .npz"),
+            ({"methods": "deer"}, "unrecognized arguments"),
+        ],
+    )
+    def test_one_line_and_exit_code_2(
+        self, evaluate, tmp_path, monkeypatch, capsys, options, expected
+    ):
+        monkeypatch.chdir(tmp_path)
+        assert evaluate(**options) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        assert err.startswith("elk-ssm: error: ")
+        assert err.count("\n") == 1
+        assert expected in err
+        assert os.listdir(tmp_path) == ["data.csv"]
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("", "empty"),
+            ("v\n1\nx\n", "line 3, column v: 'x'"),
+            ("v\n1\nnan\n", "'nan' is not a finite number"),
+            ("1,2\n3\n", "1 fields"),
+            ("1e39\n", "too large for float32"),
+        ],
+    )
+    def test_bad_data(self, evaluate, recording, tmp_path, capsys, text, expected):
+        recording[0].write_text(text)
+        assert evaluate() == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"elk-ssm: error: {recording[0]}: ")
+        assert err.count("\n") == 1
+        assert expected in err
+        assert os.listdir(tmp_path) == ["data.csv"]
+
+    @pytest.mark.parametrize("argv", [[], ["bake"], ["demo", "--length", "0"]])
+    def test_bad_commands(self, argv, capsys):
+        assert cli.main(argv) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("elk-ssm: error: ")
+        assert err.count("\n") == 1
+
+    def test_demo_asked_for_too_much(self, tmp_path, capsys):
+        assert cli.main(["demo", "--length", "12001"]) == 2
+        assert "has 12000 samples" in capsys.readouterr().err
+        (tmp_path / "file").touch()
+        assert cli.main(["demo", "--output-dir", str(tmp_path / "file")]) == 2
+        assert "cannot use the directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [(["--version"], "elk-ssm "), (["--help"], "demo"), (["demo", "--help"], "--seed")],
+)
+def test_information(argv, expected, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(argv)
+    assert done.value.code == 0
+    assert expected in capsys.readouterr().out
+
+
+def test_the_process_ends_with_the_exit_code(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "elk_ssm.cli",
+        "evaluate",
+        "--input",
+        "missing.csv",
+    ]
+    command += ["--cell", "gru", "--output", "out.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "elk-ssm: error: cannot read missing.csv: No such file or directory.\n"
+    )
+
+
+class TestDemo:
+    LENGTH = 60
+
+    @pytest.fixture(scope="class")
+    def demo(self, tmp_path_factory):
+        """One run of the demo: the rows of its table, and its directory."""
+        directory = tmp_path_factory.mktemp("demo") / "new"
+        rows = []
+        patch = pytest.MonkeyPatch()
+        patch.setattr(_demo, "_table", lambda runs, length: rows.extend(runs) or "")
+        with patch.context():
+            code = cli.main(
+                ["demo", f"--length={self.LENGTH}", f"--output-dir={directory}"]
+            )
+        patch.undo()
+        return code, rows, directory
+
+    def test_rows(self, demo):
+        code, rows, _ = demo
+        assert code == 0
+        names = [(row.cell, row.method) for row in rows]
+        methods = ("sequential", *METHOD_NAMES)
+        assert names == [(cell, method) for cell in CELL_NAMES for method in methods]
+
+    def test_what_reports_converged_is_right(self, demo):
+        reported = [row for row in demo[1] if row.status == "converged"]
+        assert {"deer", "quasi_deer", "elk", "quasi_elk"} <= {
+            r.method for r in reported
+        }
+        for row in reported:
+            assert row.max_error < 1e-4, row.method
+
+    def test_states_are_of_the_recording(self, demo):
+        gru = demo[1][0]
+        (expected,) = oracle("gru", _demo.STATE_SIZE, membrane_recording(self.LENGTH))
+        np.testing.assert_allclose(gru.solution.states, expected, atol=1e-6)
+        assert gru.run_seconds > 0
+        assert gru.compile_seconds > 0
+
+    def test_figure(self, demo):
+        directory = demo[2]
+        assert os.listdir(directory) == [_demo.FIGURE_NAME]
+        assert (directory / _demo.FIGURE_NAME).read_bytes().startswith(b"\x89PNG")
+
+    def test_table_fits_80_columns_and_shows_what_is_wrong(self, demo, capsys):
+        rows = [*demo[1], demo[1][1]._replace(max_error=float("nan"))]
+        _demo.Console(width=80).print(_demo._table(rows, self.LENGTH))
+        out = capsys.readouterr().out
+        assert "…" not in out
+        assert out.count("converged (WRONG)") == 1
+        assert out.count("sequential") == len(CELL_NAMES)
