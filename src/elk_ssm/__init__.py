@@ -12,9 +12,10 @@ Example:
 
 from elk_ssm.evaluate import evaluate, iterates, sequential
 from elk_ssm.linearize import linearize
-from elk_ssm.methods import deer, elk, jacobi, picard, quasi_deer, quasi_elk
+from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.scan import scan
 from elk_ssm.solution import History, Solution, Status, raise_if_failed
+from elk_ssm.solve.auto import Auto, Plan, PlanKind
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.linearization import (
@@ -32,6 +33,7 @@ from elk_ssm.surrogate.surrogate import Posterior, Surrogate
 __version__ = "0.1.0"
 
 __all__ = [
+    "Auto",
     "Constant",
     "DenseJacobian",
     "DiagonalJacobian",
@@ -41,6 +43,8 @@ __all__ = [
     "Linearization",
     "Method",
     "NoisePolicy",
+    "Plan",
+    "PlanKind",
     "Posterior",
     "Solution",
     "Status",
@@ -48,6 +52,7 @@ __all__ = [
     "Surrogate",
     "UserJacobian",
     "ZeroJacobian",
+    "auto",
     "deer",
     "elk",
     "evaluate",

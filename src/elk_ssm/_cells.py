@@ -9,6 +9,7 @@ and full precision, because in TF32 a step would round differently inside and ou
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,7 @@ def hidden_states(states: Any) -> Float[Array, "T D"]:
     return states[1] if isinstance(states, tuple) else states
 
 
+@partial(jax.jit, static_argnums=(1, 2))  # Compiles once instead of op by op.
 def _draw_gate(key: Array, state_size: int, input_size: int) -> _Gate:
     input_key, state_key = jax.random.split(key)
     dtype = jnp.zeros(()).dtype

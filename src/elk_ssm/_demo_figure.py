@@ -58,7 +58,7 @@ def draw_figure(solutions: dict[str, Any], bands: Bands) -> Any:
     """Return the figure: residuals on the left, one panel per iterate on the right."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    figure: Any = Figure(figsize=(12, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     _draw_residuals(left.subplots(), solutions)
     panels = right.subplots(len(bands.iterations), 1, sharex=True, sharey=True)
@@ -74,28 +74,38 @@ def draw_figure(solutions: dict[str, Any], bands: Bands) -> Any:
 
 def posterior_bands(cell: Cell, inputs: jax.Array, num_iters: int) -> Bands:
     """Return the posteriors of the first iterations, around the tallest spike."""
-    method = make_method(BAND_METHOD)
     step, start = cell.step, cell.initial_state
-    guesses = elk.iterates(step, start, inputs, method=method, num_iters=num_iters)
-    reference = np.asarray(elk.sequential(step, start, inputs).states)
+    method = make_method(BAND_METHOD)
+
+    @jax.jit
+    def solve(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        options = {"method": method, "num_iters": num_iters}
+        guesses = elk.iterates(step, start, inputs, **options)
+        return guesses, elk.sequential(step, start, inputs).states
+
+    @jax.jit
+    def infer(states: jax.Array) -> tuple[jax.Array, jax.Array]:
+        surrogate = elk.linearize(
+            step, states, inputs, initial_state=start, method=method
+        )
+        posterior = surrogate.filter()
+        return posterior.means, posterior.standard_deviations
+
+    guesses, reference = map(np.asarray, solve(inputs))
+    shown = (*(i for i in BAND_ITERATIONS if i < num_iters), num_iters)
+    posteriors = [infer(guesses[i - 1]) for i in shown]
+    return _inside_window(shown, inputs, reference, posteriors)
+
+
+def _inside_window(
+    shown: tuple[int, ...], inputs: jax.Array, reference: np.ndarray, posteriors: list
+) -> Bands:
+    """Keep the window, and there the state dimension that moves most."""
     window = _window(np.asarray(inputs)[:, 0])
     dim = int(reference[window].std(axis=0).argmax())
-    shown = (*(i for i in BAND_ITERATIONS if i < num_iters), num_iters)
-    posteriors = [_posterior(cell, guesses[i - 1], inputs, method) for i in shown]
     means, stds = (np.stack(x)[:, window, dim] for x in zip(*posteriors))
     time = np.arange(len(reference))[window]
     return Bands(shown, time, reference[window, dim], means, stds)
-
-
-def _posterior(
-    cell: Cell, states: jax.Array, inputs: jax.Array, method: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return means and standard deviations, `(T, D)`, of the surrogate at `states`."""
-    surrogate = elk.linearize(
-        cell.step, states, inputs, initial_state=cell.initial_state, method=method
-    )
-    posterior = surrogate.filter()
-    return np.asarray(posterior.means), np.sqrt(posterior.covariances.diagonal)
 
 
 def _window(values: np.ndarray) -> slice:
@@ -114,7 +124,7 @@ def _draw_residuals(ax: Any, solutions: dict[str, Any]) -> None:
         histories[name + suffix] = solution.history
     plotting.residuals(histories, ax)
     ax.set_ylim(*_residual_limits(histories))
-    title = f"{converged} of {len(solutions)} methods reach one trajectory"
+    title = f"GRU: {converged} of {len(solutions)} methods reach one trajectory"
     ax.set_title(title, weight="bold")
 
 
@@ -135,4 +145,4 @@ def _draw_panel(ax: Any, bands: Bands, index: int) -> None:
     title = f"after {count} iteration{'s' if count > 1 else ''}"
     ax.set_title(title, loc="left", fontsize="medium")
     ax.set_title(f"posterior std {std.max():.0e}", loc="right", fontsize="medium")
-    ax.set(xlabel="", ylabel="state")
+    ax.set(xlabel="", ylabel="GRU state")

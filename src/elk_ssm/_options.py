@@ -9,16 +9,17 @@ import numpy as np
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._types import ArrayLike, PyTree
 from elk_ssm.kalman.backend import Backend, check_backend
-from elk_ssm.surrogate.linearization import DenseJacobian
 from elk_ssm.solve.adjoint import Adjoint
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.stopping import default_tolerance
 from elk_ssm.solve.trajectory import Options, Settings
+from elk_ssm.surrogate.linearization import DenseJacobian
 
 
 def prepare(
     recurrence: Recurrence,
-    method: Method | None,
+    method: Method | Auto | None,
     guess: PyTree,
     tol: ArrayLike | None,
     max_iters: int | None,
@@ -35,7 +36,8 @@ def prepare(
         )
     method = bind_method(method, recurrence)
     dtype, length = recurrence.initial.dtype, recurrence.length
-    nodes = max(length // method.block_size, 1)
+    block_size = method.block_size if isinstance(method, Method) else 1
+    nodes = max(length // block_size, 1)
     tolerance = default_tolerance(dtype) if tol is None else tol
     _check_tolerance(tolerance)
     limit = nodes if max_iters is None else max_iters
@@ -53,15 +55,31 @@ def prepare(
     )
 
 
-def bind_method(method: Method | None, recurrence: Recurrence) -> Method:
-    method = Method(DenseJacobian()) if method is None else method
-    if not isinstance(method, Method):
+def bind_method(method: Method | Auto | None, recurrence: Recurrence) -> Method | Auto:
+    """Fill in the default and let the linearisation learn the state's layout."""
+    method = Auto() if method is None else method
+    if not isinstance(method, Method | Auto):
         raise TypeError(
-            "method must be made by elk.deer(), elk.quasi_elk(noise) and so on; got "
-            f"{method!r}."
+            "method must be made by elk.auto(), elk.deer(), elk.quasi_elk(noise) and "
+            f"so on; got {method!r}."
         )
+    if method.linearization is None:
+        return method
     bound = method.linearization.bind(recurrence)
     return replace(method, linearization=bound)
+
+
+def concrete_method(method: Method | None, recurrence: Recurrence, task: str) -> Method:
+    """Bind a method that has one linearisation; the default is DEER's."""
+    bound = bind_method(
+        Method(DenseJacobian()) if method is None else method, recurrence
+    )
+    if not isinstance(bound, Method):
+        raise TypeError(
+            f"{task} needs a method with one linearisation, such as elk.deer(); "
+            "elk.auto() chooses as it goes."
+        )
+    return bound
 
 
 def _check_tolerance(tolerance: ArrayLike) -> None:

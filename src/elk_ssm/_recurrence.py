@@ -61,7 +61,7 @@ class Recurrence:
         return self.split.join(self.layout.unravel(vector), others), user_input
 
     def rebuild(self, flat: Array) -> PyTree:
-        """Turn flat states `(..., T, D)` into the user's pytree, discrete leaves too."""
+        """Turn flat states `(..., T, D)` into the user's pytree."""
         floats = jax.tree.leaves(self.layout.unravel(flat))
         lead = flat.shape[:-2]
         discrete = [jnp.broadcast_to(x, (*lead, *x.shape)) for x in self.discrete]
@@ -188,7 +188,7 @@ def check_length(inputs: PyTree, length: int | None) -> int:
         raise ValueError("Without inputs, pass length=T, the number of steps.")
     if found and length is not None and found != {length}:
         raise ValueError(f"length is {length}, but inputs have {found.pop()} steps.")
-    steps = found.pop() if found else length
+    steps: Any = found.pop() if found else length
     if isinstance(steps, bool) or not hasattr(steps, "__index__"):
         raise TypeError(f"length must be an integer; got {steps!r}.")
     if (steps := int(steps)) < 1:
@@ -229,7 +229,8 @@ def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
             f"{describe(first_input)}, both without time and batch axis (use jax.vmap "
             f"over evaluate for batches): {error}"
         ) from error
-    if jax.tree.structure(found) != jax.tree.structure(expected):
+    structure: Any = jax.tree.structure(found)
+    if structure != jax.tree.structure(expected):
         hint = ""
         if isinstance(found, tuple) and len(found) == 2:
             hint = " For a step that returns (carry, output) use elk.scan."
@@ -283,6 +284,4 @@ def _depends_on_first(function: Any, first: PyTree, *rest: PyTree) -> bool:
     for equation in closed.jaxpr.eqns:
         if any(v in tainted for v in equation.invars if isinstance(v, core.Var)):
             tainted.update(equation.outvars)
-    return any(
-        v in tainted for v in closed.jaxpr.outvars if isinstance(v, core.Var)
-    )
+    return any(v in tainted for v in closed.jaxpr.outvars if isinstance(v, core.Var))

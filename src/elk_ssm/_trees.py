@@ -1,7 +1,7 @@
 """Pytree states as flat vectors: `(T, D)` is all that the engine ever sees."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -63,6 +63,11 @@ class StateLayout:
             leaves.append(part.reshape(*lead, *shape).astype(dtype))
             start += size
         return jax.tree.unflatten(self.treedef, leaves)
+
+
+def static(**kwargs: Any) -> Any:
+    """Declare a dataclass field that is part of the tree's structure, not its data."""
+    return field(metadata={"static": True}, **kwargs)
 
 
 def describe(tree: PyTree) -> str:

@@ -2,12 +2,13 @@
 
 import jax.numpy as jnp
 
-from elk_ssm._options import prepare
+from elk_ssm._options import concrete_method, prepare
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._types import ArrayLike, Dynamics, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import Solution, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.trajectory import (
     Options,
@@ -24,7 +25,7 @@ def evaluate(
     inputs: PyTree = None,
     *,
     length: int | None = None,
-    method: Method | None = None,
+    method: Method | Auto | None = None,
     guess: PyTree = None,
     tol: ArrayLike | None = None,
     max_iters: int | None = None,
@@ -88,6 +89,7 @@ def evaluate(
 
 
 def run(recurrence: Recurrence, settings: Settings, options: Options) -> Solution:
+    """Solve a canonical recurrence and give the states the user's structure back."""
     primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
     states, report = solve_trajectory(recurrence.function, settings, primals, options)
     return Solution(recurrence.rebuild(states), *report)
@@ -111,20 +113,21 @@ def sequential(
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
-        >>> elk.sequential(lambda x, u: x + u, jnp.zeros(1), jnp.ones((3, 1))).states.sum()
-        Array(6., dtype=float32)
+        >>> sol = elk.sequential(lambda x, u: x + u, jnp.zeros(1), jnp.ones((3, 1)))
+        >>> float(sol.states.sum())
+        6.0
     """
     recurrence = canonicalize(f, initial_state, inputs, length)
     primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
-    states, failed_step = solve_sequentially(recurrence.function, recurrence.length, primals)
+    states, failed_step = solve_sequentially(
+        recurrence.function, recurrence.length, primals
+    )
     status = jnp.where(
         failed_step < 0, int_status(Status.converged), int_status(Status.nonfinite)
     )
     zero = jnp.zeros((), recurrence.initial.dtype)
     one = jnp.asarray(1, jnp.int32)
-    return Solution(
-        recurrence.rebuild(states), status, one, zero, zero, failed_step
-    )
+    return Solution(recurrence.rebuild(states), status, one, zero, zero, failed_step)
 
 
 def iterates(
@@ -134,7 +137,7 @@ def iterates(
     *,
     length: int | None = None,
     num_iters: int,
-    method: Method | None = None,
+    method: Method | Auto | None = None,
     guess: PyTree = None,
     backend: Backend = "auto",
 ) -> PyTree:
@@ -156,11 +159,12 @@ def iterates(
         (4, 9, 2)
     """
     recurrence = canonicalize(f, initial_state, inputs, length)
+    chosen = concrete_method(method, recurrence, "iterates")
     settings, options = prepare(
-        recurrence, method, guess, None, num_iters, 0, backend, "auto"
+        recurrence, chosen, guess, None, num_iters, 0, backend, "auto"
     )
     primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
     flat = all_iterates(
-        recurrence.function, settings, num_iters, primals, options
+        recurrence.function, settings, num_iters, chosen, primals, options
     )
     return recurrence.rebuild(flat)

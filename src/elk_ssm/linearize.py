@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._options import bind_method
+from elk_ssm._options import concrete_method
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import cut, linearize_nodes
-from elk_ssm.surrogate.noise import as_policy, check_noise
+from elk_ssm.surrogate.noise import NoisePolicy, as_policy
 from elk_ssm.surrogate.surrogate import Surrogate
 
 
@@ -45,7 +45,7 @@ def linearize(
         >>> import elk_ssm as elk
         >>> y = jnp.zeros((9, 2))
         >>> model = elk.linearize(
-        ...     lambda x, u: 0.5 * x + u, y, y + 1, initial_state=jnp.zeros(2), noise=1.0
+        ...     lambda x, u: 0.5 * x + u, y, y + 1, initial_state=y[0], noise=1.0
         ... )
         >>> model.smooth().means.shape
         (9, 2)
@@ -53,28 +53,32 @@ def linearize(
     leaves = jax.tree.leaves(states)
     length = None if jax.tree.leaves(inputs) or not leaves else len(leaves[0])
     recurrence = canonicalize(f, initial_state, inputs, length)
-    method = bind_method(method, recurrence)
+    chosen = concrete_method(method, recurrence, "linearize")
     iterate = recurrence.flatten_states(states, "states")
-    values, operator = _linearize_all(recurrence, method, iterate)
-    if noise is None:
-        start = None
-        if method.noise is not None:
-            start = method.noise.init(iterate.shape, iterate.dtype)
-        level = jnp.inf if method.noise is None else method.noise.noise(start)
-    else:
-        as_policy(noise)
-        level = noise
-    level = check_noise(level, iterate.shape, iterate.dtype)
+    values, operator = _linearize_all(recurrence, chosen, iterate)
+    level = _noise_level(chosen, noise, iterate)
     return Surrogate(
         values,
         operator,
         iterate,
         recurrence.initial,
-        jnp.broadcast_to(level, iterate.shape),
+        level,
         _process_variance(process_variance, iterate - values),
         recurrence.layout,
         backend,
     )
+
+
+def _noise_level(method: Method, noise: ArrayLike | None, iterate: Array) -> Array:
+    """Return s^2 as `(T, D)`: the given one, the method's first, or inf."""
+    if noise is not None:
+        policy: NoisePolicy | None = as_policy(noise)
+    else:
+        policy = method.noise
+    if policy is None:
+        return jnp.full_like(iterate, jnp.inf)
+    level = policy.noise(policy.init(iterate.shape, iterate.dtype))
+    return jnp.broadcast_to(level, iterate.shape)
 
 
 def _linearize_all(recurrence: Recurrence, method: Method, iterate: Array) -> Any:
@@ -91,7 +95,6 @@ def _process_variance(choice: ArrayLike | str, residual: Array) -> Array:
         if choice == "per_step":
             return jnp.mean(residual**2, axis=1)
         raise ValueError(
-            'process_variance must be a number, "mean" or "per_step"; got '
-            f"{choice!r}."
+            f'process_variance must be a number, "mean" or "per_step"; got {choice!r}.'
         )
     return jnp.asarray(choice, residual.dtype)

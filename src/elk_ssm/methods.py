@@ -9,6 +9,8 @@ Example:
 from typing import Any
 
 from elk_ssm._types import ArrayLike
+from elk_ssm.solve.auto import Auto, Strategy
+from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Estimate, Method
 from elk_ssm.surrogate.linearization import (
     DenseJacobian,
@@ -18,6 +20,30 @@ from elk_ssm.surrogate.linearization import (
     ZeroJacobian,
 )
 from elk_ssm.surrogate.noise import NoisePolicy, as_policy
+
+_DEFAULT_GATE = Gate()
+
+
+def auto(
+    *,
+    strategy: Strategy = "auto",
+    block_size: int | None = None,
+    max_passes: int = 4,
+    gate: Gate | None = _DEFAULT_GATE,
+    linearization: Linearization | None = None,
+) -> Auto:
+    """The default: nothing to tune, cannot diverge, bounded cost; see `solve.auto`.
+
+    Args:
+        strategy: `"forgetful"` evaluates recurrences that forget their past in blocks
+            and others sequentially; `"newton"` iterates over blocks with the gate;
+            `"auto"` takes the first on a CPU and the second elsewhere.
+        block_size: Steps C in a block; None chooses from T and D.
+        max_passes: Largest number of passes over all blocks of the forgetful strategy.
+        gate: Gate of the Newton strategy.
+        linearization: Boundary linearisation of the Newton strategy; None chooses.
+    """
+    return Auto(gate, linearization, block_size, strategy, max_passes)
 
 
 def deer(**parts: Any) -> Method:
@@ -84,6 +110,7 @@ def jacobi(**parts: Any) -> Method:
 __all__ = [
     "Linearization",
     "Method",
+    "auto",
     "deer",
     "elk",
     "jacobi",

@@ -16,8 +16,8 @@ from jaxtyping import ArrayLike
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that keep apart in grey as well, dark to light.
-COLOURS = ("#000000", "#0a5c9e", "#b3411a", "#3f9b5b", "#c77fb0", "#8a8a8a")
+# Their luminance differs as well: 0, .19, .31, .40, .51, .57.
+COLOURS = ("#000000", "#6a1b6a", "#0a5c9e", "#c4501b", "#2f9e6e", "#d08a1d")
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P")
 
@@ -46,7 +46,7 @@ def residuals(histories: Mapping[str, History], ax: "Axes | None" = None) -> "Ax
     styles = zip(cycle(COLOURS), cycle(LINE_STYLES), cycle(MARKERS))
     for (label, history), (colour, line, marker) in zip(histories.items(), styles):
         iteration, residual = _finite_curve(history)
-        style = {"color": colour, "linestyle": line, "marker": marker}
+        style: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
         # Evenly spaced on the logarithmic axis, the last one always.
         marked = np.unique(np.geomspace(1, max(iteration.size, 1), 12).astype(int) - 1)
         ax.plot(iteration, residual, label=label, markevery=marked.tolist(), **style)

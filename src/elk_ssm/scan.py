@@ -9,6 +9,7 @@ from elk_ssm._options import prepare
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import PyTree
 from elk_ssm.evaluate import run
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 
 
@@ -20,7 +21,7 @@ def scan(
     reverse: bool = False,
     unroll: int | bool = 1,
     *,
-    method: Method | None = None,
+    method: Method | Auto | None = None,
     **options: Any,
 ) -> tuple[PyTree, PyTree]:
     """Drop-in for `jax.lax.scan(f, init, xs)` that evaluates the carry in parallel.
@@ -56,9 +57,14 @@ def scan(
         return f(carry, x)[0]
 
     recurrence = canonicalize(carry_only, init, xs, length)
-    defaults = dict(
-        guess=None, tol=None, max_iters=None, history=0, backend="auto", adjoint="auto"
-    )
+    defaults = {
+        "guess": None,
+        "tol": None,
+        "max_iters": None,
+        "history": 0,
+        "backend": "auto",
+        "adjoint": "auto",
+    }
     unknown = set(options) - set(defaults)
     if unknown:
         raise TypeError(f"scan got unknown options {sorted(unknown)}.")

@@ -1,7 +1,7 @@
 """What a solve returns: states, a status that advises, and what happened on the way."""
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +76,7 @@ class Solution(NamedTuple):
         failed_step: Position in time (0 for the first step) at which f returned a
             non-finite value on the true trajectory, or -1. Shape `()`.
         history: `History` of the first iterations, or None when not asked for.
+        plan: What `auto` chose and why (`plan.describe()`), None for other methods.
     """
 
     states: PyTree
@@ -85,6 +86,7 @@ class Solution(NamedTuple):
     step_norm: Array
     failed_step: Array
     history: History | None = None
+    plan: Any = None
 
 
 def raise_if_failed(solution: Solution) -> Solution:
@@ -133,7 +135,9 @@ def _failure_report(solution: Solution, status: np.ndarray, failed: np.ndarray) 
         shown = ", ".join(str(i[0] if len(i) == 1 else i) for i in where[:8])
         more = f" and {len(where) - 8} more" if len(where) > 8 else ""
         place = f" in batch elements {shown}{more}" if status.ndim else ""
-        lines.append(f"{member.name}{place}: {member.message}{_detail(solution, where)}")
+        lines.append(
+            f"{member.name}{place}: {member.message}{_detail(solution, where)}"
+        )
     return "The solve did not converge.\n" + "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""Kalman algebra: affine scans, filters, smoothers and linear-Gaussian models."""
+"""Linear-Gaussian algebra: affine scans, Kalman filters and smoothers."""

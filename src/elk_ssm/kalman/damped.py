@@ -22,6 +22,7 @@ a sum of positive semi-definite terms. The associative versions follow Saerkkae 
 Garcia-Fernandez (2021), equations 10 to 20.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -54,12 +55,12 @@ class Marginals(NamedTuple):
 class Evidence(NamedTuple):
     """What the log-likelihood needs, for any common factor q on the variances.
 
-    log p = -1/2 (count log(2 pi q) + log_det + mahalanobis / q); all three are scalars.
+    log p = -1/2 (observed log(2 pi q) + log_det + mahalanobis / q), all scalars.
     """
 
     mahalanobis: Array
     log_det: Array
-    count: Array
+    observed: Array
 
 
 def damped_filter(
@@ -95,8 +96,8 @@ def damped_filter_means(
 
         return jax.lax.scan(means_only, start, (operator, offsets, noise))[1]
 
-    def associative(*operands: Array) -> Array:
-        return _filter_associative(*operands).means
+    def associative(operator: Operator, offsets: Array, noise: Array) -> Array:
+        return _filter_associative(operator, offsets, noise).means
 
     return by_backend(backend, sequential, associative, operator, offsets, noise)
 
@@ -140,7 +141,9 @@ def _predict(state: Marginals, operator: Operator, offset: Array) -> Marginals:
     covariance = matmul(pushed, jnp.swapaxes(operator.matrix, -1, -2))
     # The two products round differently on either side of the diagonal.
     covariance = (covariance + jnp.swapaxes(covariance, -1, -2)) / 2
-    return Marginals(mean, Dense(covariance + jnp.eye(mean.shape[-1], dtype=mean.dtype)))
+    return Marginals(
+        mean, Dense(covariance + jnp.eye(mean.shape[-1], dtype=mean.dtype))
+    )
 
 
 def _condition(state: Marginals, noise: Array) -> tuple[Marginals, Evidence]:
@@ -170,8 +173,8 @@ def _evidence(innovation: Array, total: Array, noise: Array) -> Evidence:
 
 def _condition_dense(state: Marginals, noise: Array) -> tuple[Marginals, Evidence]:
     size = state.means.shape[-1]
-    start = (state.means, state.covariances[0], jnp.zeros_like(state.means))
-    start = (*start, jnp.zeros_like(state.means))
+    zeros = jnp.zeros_like(state.means)
+    start = (state.means, state.covariances[0], zeros, zeros)
 
     def one_dimension(i: int | Array, carry: tuple) -> tuple:
         mean, covariance, innovations, totals = carry
@@ -198,7 +201,7 @@ def _condition_dense(state: Marginals, noise: Array) -> tuple[Marginals, Evidenc
 # --------------------------------------------------------------------- sequential
 
 
-def _filter_step(operator: Operator, offsets: Array):
+def _filter_step(operator: Operator, offsets: Array) -> tuple[Callable, Marginals]:
     """Return the scan body of the filter and its carry before step 1."""
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x[0]), operator)
     start = Marginals(jnp.zeros_like(offsets[0]), zeros)
@@ -309,9 +312,10 @@ def _smoother_gain(
     dense = Dense(jnp.swapaxes(solve(predicted.covariances[0], pushed), -1, -2))
     size = current.means.shape[-1]
     rest = jnp.eye(size, dtype=pushed.dtype) - matmul(dense.matrix, operator.matrix)
-    spread = _congruence(Dense(rest), current.covariances)[0] + _congruence(
-        dense, Dense(jnp.eye(size, dtype=pushed.dtype))
-    )[0]
+    spread = (
+        _congruence(Dense(rest), current.covariances)[0]
+        + _congruence(dense, Dense(jnp.eye(size, dtype=pushed.dtype)))[0]
+    )
     return dense, current.means - apply(dense, predicted.means), Dense(spread)
 
 

@@ -25,13 +25,13 @@ from elk_ssm.kalman.elements import combine_filter_dense, combine_filter_diagona
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.scalar_updates import (
     Rows,
-    Whitener,
+    WhitenedEmission,
     condition,
     condition_diagonal,
     condition_element,
     condition_element_diagonal,
     emission_rows,
-    whiten,
+    whiten_emission,
 )
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step, to_dense
@@ -136,10 +136,10 @@ def propagate(transition: Transition, mean: Array, cov: Array) -> tuple[Array, A
 
 
 def _sequential(problem: Problem) -> tuple[Array, Array, Array]:
-    whitener = _static_whitener(problem)
+    whole = _static_emission(problem)
 
     def step(carry, index):
-        mean, cov, term = _step(problem, whitener, index, *carry)
+        mean, cov, term = _step(problem, whole, index, *carry)
         return (mean, cov), (mean, cov, term)
 
     start = _nothing(problem)
@@ -147,47 +147,46 @@ def _sequential(problem: Problem) -> tuple[Array, Array, Array]:
 
 
 def _associative(problem: Problem) -> tuple[Array, Array, Array]:
-    whitener = _static_whitener(problem)
+    whole = _static_emission(problem)
     steps = jnp.arange(problem.num_steps)
-    elements = jax.vmap(lambda index: _element(problem, whitener, index))(steps)
+    elements = jax.vmap(lambda index: _element(problem, whole, index))(steps)
     combine = combine_filter_diagonal if problem.is_diagonal else combine_filter_dense
     combined = lax.associative_scan(combine, elements)
     before = (
         jnp.concatenate([zero[None], leaf[:-1]])
         for zero, leaf in zip(_nothing(problem), (combined.b, combined.C))
     )
-    return jax.vmap(partial(_step, problem, whitener))(steps, *before)
+    return jax.vmap(partial(_step, problem, whole))(steps, *before)
 
 
-def _step(problem: Problem, whitener: Whitener | None, step, mean, cov):
+def _step(problem: Problem, whole: WhitenedEmission | None, step, mean, cov):
     """Predict into `step` and condition on its emission."""
     predicted = propagate(transition_into(problem, step), mean, cov)
     update = condition_diagonal if problem.is_diagonal else condition
-    return update(*predicted, _rows(problem, whitener, step))
+    return update(*predicted, _rows(problem, whole, step))
 
 
-def _element(problem: Problem, whitener: Whitener | None, step):
+def _element(problem: Problem, whole: WhitenedEmission | None, step):
     build = condition_element_diagonal if problem.is_diagonal else condition_element
-    return build(*transition_into(problem, step), _rows(problem, whitener, step))
+    return build(*transition_into(problem, step), _rows(problem, whole, step))
 
 
-def _rows(problem: Problem, whitener: Whitener | None, step) -> Rows:
+def _rows(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
     values, observed = problem.values[step], problem.observed[step]
     weights = at_step(problem.emission_weights, step)
     covariance = at_step(problem.emission_covariance, step)
     if problem.is_diagonal:
         variances = jnp.where(observed, _diagonal_of(covariance), 1.0)
         return Rows(_diagonal_of(weights), variances, values, observed)
-    return emission_rows(weights, covariance, values, observed, whitener)
+    return emission_rows(weights, covariance, values, observed, whole)
 
 
-def _static_whitener(problem: Problem) -> Whitener | None:
+def _static_emission(problem: Problem) -> WhitenedEmission | None:
     """Decorrelate a static dense R once for all steps that have no gaps."""
-    R = problem.emission_covariance
-    if isinstance(R, Diagonal) or R.matrix.ndim > 2:
+    H, R = to_dense(problem.emission_weights), problem.emission_covariance
+    if isinstance(R, Diagonal) or R.matrix.ndim > 2 or H.ndim > 2:
         return None
-    identity = jnp.eye(R.matrix.shape[-1], dtype=R.matrix.dtype)
-    return whiten(jnp.where(jnp.isfinite(R.matrix), R.matrix, identity))
+    return whiten_emission(H, R.matrix)
 
 
 def _nothing(problem: Problem) -> tuple[Array, Array]:

@@ -114,6 +114,13 @@ class Problem(NamedTuple):
         return self.values.shape[0]
 
 
+def emission_dim(model: LGSSM) -> int:
+    """Return the number of emission dimensions, E."""
+    name = "emission_weights"
+    weights = as_operator(getattr(model, name), model.state_dim, name)
+    return weights[0].shape[-1 if isinstance(weights, Diagonal) else -2]
+
+
 def pose(
     model: LGSSM, emissions: Array, inputs: Array | None, mask: Array | None
 ) -> Problem:
@@ -143,13 +150,9 @@ def pose(
     shift = emission_offsets(model, inputs, (T, E), dtype)
     observed = _observed(emissions, mask) & jnp.isfinite(variances_of(operators[4]))
     values = jnp.where(observed, emissions.astype(dtype), 0.0) - shift
-    return Problem(
-        jnp.asarray(model.initial_mean, dtype),
-        *operators,
-        offsets,
-        jnp.where(observed, values, 0.0),
-        observed,
-    )
+    mean = jnp.asarray(model.initial_mean, dtype)
+    data = (offsets, jnp.where(observed, values, 0.0), observed)
+    return Problem._make((mean, *operators, *data))
 
 
 def emission_offsets(
@@ -173,7 +176,7 @@ def _common_dtype(model: LGSSM, emissions: Array, inputs: Array | None) -> Any:
     return jnp.result_type(*arrays.values())
 
 
-def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> list[Any]:
+def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, ...]:
     specifications = (
         ("initial_covariance", D, D),
         ("dynamics_weights", D, D),
@@ -188,8 +191,8 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> list[Any]:
         _expect_matrix(name, operator, rows, columns, times)
         operators.append(type(operator)(operator[0].astype(dtype)))
     if all(isinstance(operator, Diagonal) for operator in operators):
-        return operators
-    return [Dense(to_dense(operators[0])), *operators[1:]]
+        return tuple(operators)
+    return (Dense(to_dense(operators[0])), *operators[1:])
 
 
 def _expect_matrix(

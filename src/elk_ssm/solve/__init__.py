@@ -1,0 +1,1 @@
+"""The engine: nodes, the loop, the gate, stopping rules and the adjoint."""

@@ -42,9 +42,7 @@ def extend_prefix(exact: Array, nodes: Array, values: Array) -> Array:
     return jnp.minimum(first + 1, nodes.shape[0]).astype(exact.dtype)
 
 
-def settle_prefix(
-    candidate: Array, nodes: Array, values: Array, exact: Array
-) -> Array:
+def settle_prefix(candidate: Array, nodes: Array, values: Array, exact: Array) -> Array:
     """Keep the exact nodes and let the next one take its rollout value.
 
     Args:

@@ -95,8 +95,8 @@ def iterate(
 
 
 def start(method: Method, guess: Array, history: int) -> Carry:
+    """Return the carry before the first pass."""
     unknown = jnp.asarray(jnp.inf, guess.dtype)
-    empty = jnp.full(history, jnp.nan, guess.dtype)
     policy = method.noise
     return Carry(
         nodes=guess,
@@ -109,8 +109,14 @@ def start(method: Method, guess: Array, history: int) -> Carry:
         status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
         residual_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
         step_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
-        history=History(empty, empty, empty) if history else None,
+        history=empty_history(history, guess.dtype),
     )
+
+
+def empty_history(length: int, dtype: Any) -> History | None:
+    """Return a history of NaN, or None when nothing is to be recorded."""
+    empty = jnp.full(length, jnp.nan, dtype)
+    return History(empty, empty, empty) if length else None
 
 
 def one_pass(
@@ -172,16 +178,12 @@ def _damped(method: Method, seen: Pass, noise: Array, backend: Backend) -> Array
             return damped_smoother(
                 seen.operator, -seen.residual, full, backend=backend
             ).means
-        return damped_filter_means(
-            seen.operator, -seen.residual, full, backend=backend
-        )
+        return damped_filter_means(seen.operator, -seen.residual, full, backend=backend)
 
     return jax.lax.cond(jnp.all(jnp.isinf(noise)), lambda s: s.step, damped, seen)
 
 
-def _consult_policy(
-    method: Method, carry: Carry, seen: Pass
-) -> tuple[Carry, Array]:
+def _consult_policy(method: Method, carry: Carry, seen: Pass) -> tuple[Carry, Array]:
     """Let the noise policy see the iterate; it may adapt, and may refuse it."""
     if method.noise is None:
         return carry, jnp.asarray(True)

@@ -1,12 +1,13 @@
-"""A method is data: how to linearise, how much to damp, which estimate, which blocks."""
+"""A method is data: how to linearise, how much to damp, which estimate and blocks."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import jax
 
+from elk_ssm._trees import static
 from elk_ssm.solve.gate import Gate
-from elk_ssm.surrogate.linearization import Linearization, static
+from elk_ssm.surrogate.linearization import Linearization
 from elk_ssm.surrogate.noise import NoisePolicy
 
 Estimate: TypeAlias = Literal["filter", "smoother"]

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._closures import HoistedFunction
-from elk_ssm._types import Array, PyTree
+from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, trajectory_tangent
-from elk_ssm.solve.loop import Carry, iterate, one_pass, start
+from elk_ssm.solve.auto import Auto, Plan, evaluate_forgetful, newton_plan
+from elk_ssm.solve.loop import Carry, empty_history, iterate, one_pass, start
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, roll_out, roll_out_sequentially, starts
 
@@ -32,7 +33,7 @@ class Settings:
 class Options(NamedTuple):
     """The numbers of a solve, with respect to which derivatives are zero."""
 
-    method: Method
+    method: Method | Auto
     guess: Array | None
     tolerance: Array
     max_iters: Array
@@ -47,6 +48,7 @@ class Report(NamedTuple):
     step_norm: Array
     failed_step: Array
     history: History | None
+    plan: Plan | None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -62,7 +64,53 @@ def _solve(
     def step(state: Array, inputs: PyTree) -> Array:
         return function(consts, state, inputs)
 
+    states, report = _find(step, settings, initial, inputs, options)
+    if settings.fall_back:
+        states, status = _fall_back(step, primals, settings, states, report.status)
+        report = report._replace(status=status)
+    status, failed_step = _find_failure(step, initial, inputs, states, report.status)
+    return states, report._replace(status=status, failed_step=failed_step)
+
+
+def _find(
+    step: FlatStep, settings: Settings, initial: Array, inputs: PyTree, options: Options
+) -> tuple[Array, Report]:
+    """Run the method that was asked for."""
     method = options.method
+    if isinstance(method, Method):
+        return _find_by_method(method, step, settings, initial, inputs, options)
+
+    def forgetful() -> tuple[Array, Report]:
+        states, misfit, plan = evaluate_forgetful(
+            method, step, initial, inputs, settings.length, options.tolerance
+        )
+        nowhere = jnp.asarray(-1, jnp.int32)
+        done = int_status(Status.converged)
+        history = empty_history(settings.history, initial.dtype)
+        report = Report(done, plan.passes, misfit, misfit, nowhere, history, plan)
+        return states, report
+
+    def newton() -> tuple[Array, Report]:
+        concrete = method.newton(settings.length, initial.shape[0])
+        states, report = _find_by_method(
+            concrete, step, settings, initial, inputs, options
+        )
+        plan = newton_plan(concrete.block_size, report.num_iters)
+        return states, report._replace(plan=plan)
+
+    if method.strategy == "auto":
+        return jax.lax.platform_dependent(cpu=forgetful, default=newton)
+    return forgetful() if method.strategy == "forgetful" else newton()
+
+
+def _find_by_method(
+    method: Method,
+    step: FlatStep,
+    settings: Settings,
+    initial: Array,
+    inputs: PyTree,
+    options: Options,
+) -> tuple[Array, Report]:
     blocks = cut(initial, inputs, settings.length, method.block_size)
     carry = iterate(
         method,
@@ -75,17 +123,15 @@ def _solve(
         backend=settings.backend,
     )
     states = roll_out(step, blocks, carry.nodes)
-    status = carry.status
-    if settings.fall_back:
-        states, status = _fall_back(step, primals, settings, states, status)
-    status, failed_step = _find_failure(step, blocks, inputs, states, status)
+    nowhere = jnp.asarray(-1, jnp.int32)
     return states, Report(
-        status,
+        carry.status,
         carry.iteration,
         carry.residual_norm,
         carry.step_norm,
-        failed_step,
+        nowhere,
         carry.history,
+        None,
     )
 
 
@@ -136,13 +182,13 @@ def _fall_back(
 
 
 def _find_failure(
-    step: Any, blocks: Blocks, inputs: PyTree, states: Array, status: Array
+    step: FlatStep, initial: Array, inputs: PyTree, states: Array, status: Array
 ) -> tuple[Array, Array]:
     """Locate the first non-finite value that f returns along the trajectory."""
     suspect = (status == Status.nonfinite) | ~jnp.all(jnp.isfinite(states))
 
     def locate() -> Array:
-        values = jax.vmap(step)(starts(blocks.initial, states), inputs)
+        values = jax.vmap(step)(starts(initial, states), inputs)
         finite = jnp.all(jnp.isfinite(values), axis=1)
         return jnp.argmin(finite).astype(jnp.int32)
 
@@ -155,6 +201,7 @@ def _find_failure(
 def solve_sequentially(
     function: HoistedFunction, length: int, primals: tuple
 ) -> tuple[Array, Array]:
+    """Return the states `(T, D)` by `lax.scan`, and where f first failed or -1."""
     consts, initial, inputs = primals
     states = roll_out_sequentially(partial(function, consts), initial, inputs, length)
     finite = jnp.all(jnp.isfinite(states), axis=1)
@@ -167,12 +214,13 @@ def all_iterates(
     function: HoistedFunction,
     settings: Settings,
     num_iters: int,
+    method: Method,
     primals: tuple,
     options: Options,
 ) -> Array:
+    """Return the guess and every iterate after it, `(num_iters + 1, T, D)`."""
     consts, initial, inputs = primals
     step = partial(function, consts)
-    method = options.method
     blocks = cut(initial, inputs, settings.length, method.block_size)
     nodes = _first_nodes(blocks, options.guess, method.block_size)
     never = jnp.zeros_like(options.tolerance)

@@ -1,0 +1,1 @@
+"""The linear-Gaussian surrogate: linearisations, noise policies, the model."""

@@ -15,8 +15,7 @@ derivative of the block map (dense), or the product of the per-step stand-ins.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -24,17 +23,10 @@ import jax.numpy as jnp
 
 from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import Recurrence
-from elk_ssm._trees import StateLayout, describe
+from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.small_linalg import matmul
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator
-
-pytree_dataclass = partial(dataclass, frozen=True)
-
-
-def static(**kwargs: Any) -> Any:
-    """Declare a dataclass field that is part of the tree's structure, not its data."""
-    return field(metadata={"static": True}, **kwargs)
 
 
 class Where(NamedTuple):
@@ -85,7 +77,7 @@ class _DiagonalStart(_Unbound):
 
 
 @jax.tree_util.register_dataclass
-@pytree_dataclass()
+@dataclass(frozen=True)
 class DenseJacobian(_Unbound):
     """The full Jacobian by forward-mode differentiation, `(D, D)` a step."""
 
@@ -103,7 +95,7 @@ class DenseJacobian(_Unbound):
 
 
 @jax.tree_util.register_dataclass
-@pytree_dataclass()
+@dataclass(frozen=True)
 class DiagonalJacobian(_DiagonalStart):
     """The exact diagonal of the Jacobian.
 
@@ -131,7 +123,7 @@ class DiagonalJacobian(_DiagonalStart):
 
 
 @jax.tree_util.register_dataclass
-@pytree_dataclass()
+@dataclass(frozen=True)
 class StochasticDiagonal(_DiagonalStart):
     """Hutchinson's estimate of the diagonal: the mean of v * (J v), v = +-1.
 
@@ -159,7 +151,7 @@ class StochasticDiagonal(_DiagonalStart):
 
 
 @jax.tree_util.register_dataclass
-@pytree_dataclass()
+@dataclass(frozen=True)
 class IdentityJacobian(_DiagonalStart):
     """A = I, the Picard iteration."""
 
@@ -171,7 +163,7 @@ class IdentityJacobian(_DiagonalStart):
 
 
 @jax.tree_util.register_dataclass
-@pytree_dataclass()
+@dataclass(frozen=True)
 class ZeroJacobian(_DiagonalStart):
     """A = 0, the Jacobi iteration (and plain multiple shooting across blocks)."""
 
@@ -183,7 +175,7 @@ class ZeroJacobian(_DiagonalStart):
 
 
 @jax.tree_util.register_dataclass
-@pytree_dataclass()
+@dataclass(frozen=True)
 class UserJacobian(_Unbound):
     """A given by a function of one state and one input.
 
@@ -197,7 +189,7 @@ class UserJacobian(_Unbound):
 
     function: Callable[..., PyTree] = static()
     kind: Literal["diagonal", "dense"] = static(default="diagonal")
-    captured: tuple[Array, ...] | None = None
+    captured: list[Array] | None = None
 
     def bind(self, recurrence: Recurrence) -> "UserJacobian":
         """Check the function's result and make what it closes over explicit."""
@@ -216,7 +208,7 @@ class UserJacobian(_Unbound):
 
         diagonal = self.kind == "diagonal"
         hoisted, captured = hoist(flat, vector, recurrence.entry)
-        return replace(self, function=hoisted, captured=tuple(captured))
+        return replace(self, function=hoisted, captured=captured)
 
     def _check(self, found: PyTree, layout: StateLayout) -> None:
         square = (layout.size, layout.size)
@@ -243,7 +235,8 @@ class UserJacobian(_Unbound):
     ) -> tuple[Array, Operator]:
         """Multiply by the user's operator."""
         assert isinstance(self.function, HoistedFunction), "bind comes before push"
-        operator = self.function(self.captured, state, inputs).astype(state.dtype)
+        operator = self.function(self.captured or [], state, inputs)
+        operator = operator.astype(state.dtype)
         value = step(state, inputs)
         if self.kind == "diagonal":
             return value, Diagonal(operator * before[0])

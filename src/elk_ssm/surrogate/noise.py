@@ -47,7 +47,7 @@ class NoisePolicy(Protocol):
         """Whether `update` ever refuses an iterate (static)."""
         ...
 
-    def init(self, shape: tuple[int, int], dtype: Any) -> Any:
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return the state before the first iteration, for `(n, D)` unknowns."""
         ...
 
@@ -77,7 +77,7 @@ class Constant:
         """Never."""
         return False
 
-    def init(self, shape: tuple[int, int], dtype: Any) -> Any:
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Check the shape; there is no state but the broadcast value."""
         return check_noise(self.value, shape, dtype)
 
@@ -126,7 +126,7 @@ def check_positive(name: str, value: Array) -> None:
         )
 
 
-def check_noise(value: ArrayLike, shape: tuple[int, int], dtype: Any) -> Array:
+def check_noise(value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:
     """Return s^2 broadcast-ready for `(n, D)`, or say which shapes are meant."""
     array = jnp.asarray(value, dtype)
     try:
@@ -136,7 +136,7 @@ def check_noise(value: ArrayLike, shape: tuple[int, int], dtype: Any) -> Array:
     if not fits:
         n, size = shape
         raise ValueError(
-            f"noise has shape {array.shape}; expected a scalar, ({size},) per dimension, "
-            f"({n}, 1) per step or ({n}, {size})."
+            f"noise has shape {array.shape}; expected a scalar, ({size},) per "
+            f"dimension, ({n}, 1) per step or ({n}, {size})."
         )
     return array

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import (
@@ -27,7 +28,6 @@ from elk_ssm.kalman.damped import (
     damped_smoother,
 )
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
-from elk_ssm.surrogate.linearization import static
 
 if TYPE_CHECKING:
     from elk_ssm.kalman.lgssm import LGSSM
@@ -109,11 +109,9 @@ class Surrogate:
         )
 
     def _log_likelihood(self, filtered: Marginals) -> Array:
-        evidence = damped_evidence(
-            self.operator, -self.residual, self.noise, filtered
-        )
+        evidence = damped_evidence(self.operator, -self.residual, self.noise, filtered)
         q = jnp.mean(self.process_variance)
-        scaled = evidence.mahalanobis / q + evidence.count * jnp.log(2 * jnp.pi * q)
+        scaled = evidence.mahalanobis / q + evidence.observed * jnp.log(2 * jnp.pi * q)
         return -(scaled + evidence.log_det) / 2
 
     def _posterior(self, increments: Marginals, log_likelihood: Array) -> Posterior:

@@ -1,0 +1,339 @@
+"""A drop-in for dynamax's linear-Gaussian inference, and conversions both ways.
+
+Replace
+
+    from dynamax.linear_gaussian_ssm.parallel_inference import lgssm_smoother
+
+by
+
+    from elk_ssm.interop.dynamax import lgssm_smoother
+
+and nothing else: parameters and posteriors are dynamax's own types, every field that
+dynamax fills is filled, NaN emissions are missing, and `None` means zero for biases,
+input weights and inputs.
+
+**Index convention.** dynamax from 1.0.3 on and `elk_ssm` agree: entry t of a
+time-varying dynamics parameter and input t act on the transition into step t, and entry
+0 of the dynamics is not used. Until 1.0.2, entry t mapped z_t to z_{t+1}; such arrays
+give plausible, wrong means here, so an older dynamax is refused.
+
+dynamax is imported when the first function is called. That import changes JAX's global
+matmul precision; ours does not depend on it.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.kalman import filtering, sampling, smoothing
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.lgssm import LGSSM, emission_dim
+from elk_ssm.kalman.structure import Dense, Diagonal, as_operator, to_dense
+
+_OLDEST = (1, 0, 3)
+
+
+class DynamaxShapeError(ValueError, AssertionError):
+    """A shape does not fit; dynamax raises `AssertionError` for the same mistakes."""
+
+
+def lgssm_filter(
+    params: Any,
+    emissions: Array,
+    inputs: Array | None = None,
+    *,
+    backend: Backend = "auto",
+) -> Any:
+    """Filter with dynamax's types: see `elk_ssm.lgssm_filter`.
+
+    Args:
+        params: a `ParamsLGSSM`.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: `(T, U)` or `None`.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        A `PosteriorGSSMFiltered` with the likelihood, means and covariances.
+
+    Raises:
+        DynamaxShapeError: a shape does not fit.
+        ImportError: dynamax is missing or older than 1.0.3.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+    >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
+    [[0.5]]
+    """
+    types = _dynamax()
+    model, emissions = _read(params, emissions)
+    run = functools.partial(filtering.lgssm_filter, backend=backend)
+    posterior = _checked(run, model, emissions, inputs)
+    return types.PosteriorGSSMFiltered(
+        marginal_loglik=posterior.log_likelihood,
+        filtered_means=posterior.filtered_means,
+        filtered_covariances=to_dense(posterior.filtered_covariances),
+    )
+
+
+def lgssm_smoother(
+    params: Any,
+    emissions: Array,
+    inputs: Array | None = None,
+    *,
+    backend: Backend = "auto",
+) -> Any:
+    """Smooth with dynamax's types: see `elk_ssm.lgssm_smoother`.
+
+    Fills every field that dynamax's sequential smoother fills, among them
+    `smoothed_cross_covariances`, which holds E[z_t z_{t+1}' | y] as in dynamax and
+    which dynamax's parallel smoother leaves out.
+
+    Args:
+        params: a `ParamsLGSSM`.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: `(T, U)` or `None`.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        A `PosteriorGSSMSmoothed`.
+
+    Raises:
+        DynamaxShapeError: a shape does not fit.
+        ImportError: dynamax is missing or older than 1.0.3.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+    >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
+    [[0.5]]
+    """
+    types = _dynamax()
+    model, emissions = _read(params, emissions)
+    run = functools.partial(smoothing.lgssm_smoother, backend=backend)
+    run = functools.partial(run, cross_covariances=True)
+    posterior = _checked(run, model, emissions, inputs)
+    means = posterior.smoothed_means
+    products = means[:-1, :, None] * means[1:, None, :]
+    return types.PosteriorGSSMSmoothed(
+        marginal_loglik=posterior.log_likelihood,
+        filtered_means=posterior.filtered_means,
+        filtered_covariances=to_dense(posterior.filtered_covariances),
+        smoothed_means=means,
+        smoothed_covariances=to_dense(posterior.smoothed_covariances),
+        smoothed_cross_covariances=to_dense(posterior.cross_covariances) + products,
+    )
+
+
+def lgssm_posterior_sample(
+    key: Array,
+    params: Any,
+    emissions: Array,
+    inputs: Array | None = None,
+    jitter: float | Array = 0.0,
+    *,
+    backend: Backend = "auto",
+) -> Array:
+    """Draw one trajectory from the posterior: see `elk_ssm.lgssm_sample`.
+
+    Args:
+        key: a JAX random key.
+        params: a `ParamsLGSSM`.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: `(T, U)` or `None`.
+        jitter: taken for compatibility and not used; a singular covariance is sampled
+            as it is.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        `(T, D)`.
+
+    Raises:
+        DynamaxShapeError: a shape does not fit.
+        ImportError: dynamax is missing or older than 1.0.3.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+    >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
+    (3, 1)
+    """
+    _dynamax()
+    del jitter
+    model, emissions = _read(params, emissions)
+    run = functools.partial(sampling.lgssm_sample, key, backend=backend)
+    return _checked(run, model, emissions, inputs)
+
+
+def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
+    """Read a `ParamsLGSSM`, such as one fitted by dynamax's EM or SGD.
+
+    A vector as emission covariance is a diagonal. Of two axes, it is dense if square
+    of the emission's size, and else a diagonal for every step, as in dynamax.
+
+    Args:
+        params: a `ParamsLGSSM`; `None` means zero.
+        num_timesteps: needed only if some parameter is a function of the step.
+
+    Raises:
+        TypeError: a parameter is a function and `num_timesteps` was not given.
+        ImportError: dynamax is missing or older than 1.0.3.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
+    >>> from_dynamax(params).dynamics_weights.matrix.shape
+    (2, 2)
+    """
+    _dynamax()
+    read = functools.partial(_materialise, num_timesteps=num_timesteps)
+    dynamics, emission = params.dynamics, params.emissions
+    weights = read("emissions.weights", emission.weights)
+    return LGSSM(
+        initial_mean=_float(params.initial.mean),
+        initial_covariance=Dense(_float(params.initial.cov)),
+        dynamics_weights=Dense(read("dynamics.weights", dynamics.weights)),
+        dynamics_covariance=Dense(read("dynamics.cov", dynamics.cov)),
+        emission_weights=Dense(weights),
+        emission_covariance=_emission_covariance(emission.cov, weights.shape[-2]),
+        dynamics_bias=read("dynamics.bias", dynamics.bias),
+        dynamics_input_weights=read("dynamics.input_weights", dynamics.input_weights),
+        emission_bias=read("emissions.bias", emission.bias),
+        emission_input_weights=read("emissions.input_weights", emission.input_weights),
+    )
+
+
+def to_dynamax(model: Any) -> Any:
+    """Write an `LGSSM`, or a surrogate, with dynamax's types.
+
+    Args:
+        model: an `LGSSM`, or an object whose `to_lgssm()` returns an `LGSSM` and its
+            emissions, such as `elk_ssm.Surrogate`.
+
+    Returns:
+        A `ParamsLGSSM` with dense matrices and zeros for what is `None`; for an
+        object with `to_lgssm()`, a pair of that and the emissions.
+
+    Raises:
+        TypeError: `model` is neither.
+        ImportError: dynamax is missing or older than 1.0.3.
+
+    >>> import jax.numpy as jnp
+    >>> from elk_ssm.kalman.structure import ScaledIdentity
+    >>> one = ScaledIdentity(1.0)
+    >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
+    >>> params.dynamics.bias.tolist()
+    [0.0, 0.0]
+    """
+    if hasattr(model, "to_lgssm"):
+        inner, emissions = model.to_lgssm()
+        return to_dynamax(inner), emissions
+    if not isinstance(model, LGSSM):
+        raise TypeError(
+            "to_dynamax expects an LGSSM or an object with to_lgssm(); "
+            f"got {type(model).__name__}."
+        )
+    types, size = _dynamax(), model.state_dim
+    dense = functools.partial(_dense, model)
+    width = emission_dim(model)
+    zeros = functools.partial(_or_zeros, jnp.asarray(model.initial_mean).dtype)
+    B, D = model.dynamics_input_weights, model.emission_input_weights
+    num_inputs = max(0 if W is None else jnp.shape(W)[-1] for W in (B, D))
+    return types.ParamsLGSSM(
+        initial=types.ParamsLGSSMInitial(
+            mean=model.initial_mean, cov=dense("initial_covariance", size)
+        ),
+        dynamics=types.ParamsLGSSMDynamics(
+            weights=dense("dynamics_weights", size),
+            bias=zeros(model.dynamics_bias, size),
+            input_weights=zeros(B, size, num_inputs),
+            cov=dense("dynamics_covariance", size),
+        ),
+        emissions=types.ParamsLGSSMEmissions(
+            weights=dense("emission_weights", size),
+            bias=zeros(model.emission_bias, width),
+            input_weights=zeros(D, width, num_inputs),
+            cov=dense("emission_covariance", width),
+        ),
+    )
+
+
+@functools.cache
+def _dynamax() -> Any:
+    """Import dynamax's types, once its version is known to be recent enough."""
+    try:
+        version = importlib.metadata.version("dynamax")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError("elk_ssm.interop.dynamax needs dynamax >= 1.0.3.") from error
+    check_version(version)
+    return importlib.import_module("dynamax.linear_gaussian_ssm")
+
+
+def check_version(version: str) -> None:
+    """Raise `ImportError` if this version of dynamax has the old index convention.
+
+    >>> check_version("1.0.3")
+    """
+    found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:3])
+    if found < _OLDEST:
+        raise ImportError(
+            f"elk_ssm.interop.dynamax needs dynamax >= 1.0.3; found {version}. Until "
+            "1.0.2, entry t of time-varying dynamics mapped z_t to z_{t+1}; since "
+            "1.0.3 it maps z_{t-1} to z_t, so the same arrays mean different models. "
+            "Upgrade dynamax and shift such arrays by one step."
+        )
+
+
+def _read(params: Any, emissions: Array) -> tuple[LGSSM, Array]:
+    emissions = _float(emissions)
+    return from_dynamax(params, len(emissions)), emissions
+
+
+def _checked(run: Any, *arguments: Any) -> Any:
+    try:
+        return run(*arguments)
+    except ValueError as error:
+        raise DynamaxShapeError(str(error)) from error
+
+
+def _float(array: Any) -> Array:
+    array = jnp.asarray(array)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array if floating else array.astype(jnp.result_type(float))
+
+
+def _materialise(name: str, parameter: Any, num_timesteps: int | None) -> Any:
+    """Turn a function of the step into an array; leave arrays and `None` alone."""
+    if parameter is None:
+        return None
+    if not callable(parameter):
+        return _float(parameter)
+    if num_timesteps is None:
+        raise TypeError(f"{name} is a function of the step: give num_timesteps.")
+    return _float(jax.vmap(parameter)(jnp.arange(num_timesteps)))
+
+
+def _emission_covariance(covariance: Any, width: int) -> Dense | Diagonal:
+    covariance = _float(covariance)
+    static = covariance.shape == (width, width)
+    if covariance.ndim == 1 or (covariance.ndim == 2 and not static):
+        return Diagonal(covariance)
+    return Dense(covariance)
+
+
+def _dense(model: LGSSM, name: str, size: int) -> Array:
+    return to_dense(as_operator(getattr(model, name), size, name))
+
+
+def _or_zeros(dtype: Any, array: Array | None, *shape: int) -> Array:
+    return jnp.zeros(shape, dtype) if array is None else array
