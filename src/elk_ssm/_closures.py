@@ -28,7 +28,7 @@ class HoistedFunction:
     def __init__(self, closed: Any, out_tree: Any):
         self.jaxpr = closed.jaxpr
         self.out_tree = out_tree
-        self.key = (_signature(closed.jaxpr), out_tree)
+        self.key = (_program(closed), out_tree)
 
     def __call__(self, consts: list[Any], *args: PyTree) -> PyTree:
         """Evaluate the function at `args`."""
@@ -57,8 +57,51 @@ def hoist(
     return HoistedFunction(closed, jax.tree.structure(shapes)), consts
 
 
+def _program(closed: Any) -> tuple[Any, ...]:
+    """Return a hashable value that identifies a function and its derivatives.
+
+    A custom derivative rule is a new Python object in every trace, so it is identified
+    by what it does: the jaxpr of the function's tangent map.
+    """
+    body = _signature(closed.jaxpr)
+    if not _has_custom_rule(closed.jaxpr):
+        return body
+    return body, _signature(_tangent_jaxpr(closed))
+
+
+def _has_custom_rule(jaxpr: Any) -> bool:
+    return any(
+        "jvp_jaxpr_fun" in equation.params
+        or any(_has_custom_rule(sub) for sub in core.jaxprs_in_params(equation.params))
+        for equation in jaxpr.eqns
+    )
+
+
+def _tangent_jaxpr(closed: Any) -> Any:
+    """Trace the tangent map with respect to every floating-point argument."""
+    atoms = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
+    floating = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in atoms]
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in atoms]
+    count = len(closed.jaxpr.constvars)
+
+    def tangent(arguments: list, directions: list) -> Any:
+        def of_floats(floats: list) -> list:
+            values = iter(floats)
+            full = [next(values) if f else x for f, x in zip(floating, arguments)]
+            return jax.core.eval_jaxpr(closed.jaxpr, full[:count], *full[count:])
+
+        floats = [x for f, x in zip(floating, arguments) if f]
+        return jax.jvp(of_floats, (floats,), (directions,))
+
+    directions = [s for f, s in zip(floating, shapes) if f]
+    return jax.make_jaxpr(tangent)(shapes, directions).jaxpr
+
+
 def _signature(jaxpr: Any) -> tuple[Any, ...]:
-    """Return a hashable value that two jaxprs share only if they compute the same."""
+    """Return a hashable value that two jaxprs share only if they compute the same.
+
+    Custom derivative rules are left to `_program`.
+    """
     names: dict[Any, int] = {}
 
     def name(atom: Any) -> tuple[Any, ...]:
@@ -72,7 +115,10 @@ def _signature(jaxpr: Any) -> tuple[Any, ...]:
             eqn.primitive,
             tuple(name(v) for v in eqn.invars),
             tuple(name(v) for v in eqn.outvars),
-            _freeze(eqn.params),
+            _freeze(
+                {k: v for k, v in eqn.params.items() if k != "jvp_jaxpr_fun"},
+                rules=rules,
+            ),
         )
         for eqn in jaxpr.eqns
     )

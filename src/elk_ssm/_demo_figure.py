@@ -61,7 +61,8 @@ def draw_figure(solutions: dict[str, Any], bands: Bands) -> Any:
     figure: Any = Figure(figsize=(12, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     _draw_residuals(left.subplots(), solutions)
-    panels = right.subplots(len(bands.iterations), 1, sharex=True, sharey=True)
+    grid = {"sharex": True, "sharey": True, "squeeze": False}
+    panels = right.subplots(len(bands.iterations), 1, **grid)[:, 0]
     for index, ax in enumerate(panels):
         _draw_panel(ax, bands, index)
     panels[-1].set_xlabel("sample of the recording")
@@ -131,9 +132,9 @@ def _draw_residuals(ax: Any, solutions: dict[str, Any]) -> None:
 def _residual_limits(histories: dict[str, Any]) -> tuple[float, float]:
     """Let a method that diverges leave the picture, so that the others stay apart."""
     values = np.concatenate([np.ravel(h.residual_norm) for h in histories.values()])
-    values = values[np.isfinite(values) & (values > 0)]
+    values = np.maximum(values[np.isfinite(values)], np.finfo(values.dtype).eps)
     low, high = values.min(initial=1.0), values.max(initial=0.0)
-    return 0.3 * float(low), min(3 * float(high), RESIDUAL_TOP)
+    return 0.3 * float(low), min(max(3 * float(high), 1.0), RESIDUAL_TOP)
 
 
 def _draw_panel(ax: Any, bands: Bands, index: int) -> None:

@@ -1,6 +1,7 @@
 """What every task does first: check the options and separate choices from numbers."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,8 @@ def prepare(
     tolerance = default_tolerance(dtype) if tol is None else tol
     _check_tolerance(tolerance)
     limit = nodes if max_iters is None else max_iters
-    if isinstance(limit, int) and limit < 1:
-        raise ValueError(f"max_iters must be at least 1; got {limit}.")
+    _check_count("max_iters", limit, at_least=1)
+    _check_count("history", history, at_least=0)
     flat_guess = None
     if guess is not None:
         flat_guess = recurrence.flatten_states(guess, "guess")
@@ -69,7 +70,9 @@ def bind_method(method: Method | Auto | None, recurrence: Recurrence) -> Method 
     return replace(method, linearization=bound)
 
 
-def concrete_method(method: Method | None, recurrence: Recurrence, task: str) -> Method:
+def concrete_method(
+    method: Method | Auto | None, recurrence: Recurrence, task: str
+) -> Method:
     """Bind a method that has one linearisation; the default is DEER's."""
     bound = bind_method(
         Method(DenseJacobian()) if method is None else method, recurrence
@@ -80,6 +83,15 @@ def concrete_method(method: Method | None, recurrence: Recurrence, task: str) ->
             "elk.auto() chooses as it goes."
         )
     return bound
+
+
+def _check_count(name: str, value: Any, at_least: int) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer; got {value!r}.")
+    if int(value) < at_least:
+        raise ValueError(f"{name} must be at least {at_least}; got {value}.")
 
 
 def _check_tolerance(tolerance: ArrayLike) -> None:

@@ -8,12 +8,13 @@ computed first by a cheap sequential scan and enter as inputs; otherwise an erro
 so.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
+from jax.interpreters import partial_eval
 
 from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._trees import StateLayout, describe, is_float
@@ -53,7 +54,7 @@ class Recurrence:
     @property
     def entry(self) -> PyTree:
         """Shape and dtype of one input, as the flat step takes it."""
-        return _without_time(self.inputs)
+        return without_time(self.inputs)
 
     def unflatten(self, vector: Array, entry: PyTree) -> tuple[PyTree, PyTree]:
         """Turn one flat state and input into the user's state and input."""
@@ -125,18 +126,9 @@ def canonicalize(
         TypeError: f is not callable, or a state or result has an unusable dtype.
         ValueError: A shape, structure or length does not fit.
     """
-    if not callable(f):
-        raise TypeError(
-            "The first argument must be the recurrence f(state, input) -> state; got "
-            f"{type(f).__name__}. The order is evaluate(f, initial_state, inputs)."
-        )
-    initial_state = jax.tree.map(_as_array, initial_state)
-    inputs = jax.tree.map(_as_array, inputs)
-    length = check_length(inputs, length)
-    first = _without_time(inputs)
-    split = Split.of(initial_state)
+    initial_state, inputs, length = check_problem(f, initial_state, inputs, length)
     check_state(initial_state)
-    check_result(f, initial_state, first)
+    split = Split.of(initial_state)
     discrete, before = _discrete_leaves(f, split, initial_state, inputs, length)
     floats, _ = split.part(initial_state)
     layout = StateLayout.of(floats)
@@ -147,14 +139,31 @@ def canonicalize(
         return layout.ravel(split.part(after)[0])
 
     flat = jax.ShapeDtypeStruct((layout.size,), layout.dtype)
-    function, consts = hoist(flat_step, flat, _without_time((inputs, before)))
+    function, consts = hoist(flat_step, flat, without_time((inputs, before)))
     initial = layout.ravel(floats)
     return Recurrence(
         function, consts, initial, (inputs, before), length, layout, split, discrete
     )
 
 
-def _without_time(tree: PyTree) -> PyTree:
+def check_problem(
+    f: Dynamics, initial_state: PyTree, inputs: PyTree, length: int | None
+) -> tuple[PyTree, PyTree, int]:
+    """Return state and inputs as arrays, and T; raise as `canonicalize` does."""
+    if not callable(f):
+        raise TypeError(
+            "The first argument must be the recurrence f(state, input) -> state; got "
+            f"{type(f).__name__}. The order is evaluate(f, initial_state, inputs)."
+        )
+    initial_state = jax.tree.map(_as_array, initial_state)
+    inputs = jax.tree.map(_as_array, inputs)
+    length = check_length(inputs, length)
+    check_result(f, initial_state, without_time(inputs))
+    return initial_state, inputs, length
+
+
+def without_time(tree: PyTree) -> PyTree:
+    """Shape and dtype of one time step of every leaf."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
 
 
@@ -210,6 +219,8 @@ def check_state(state: PyTree) -> None:
                 "iteration: cast the state to float32 (and back inside f if the cell "
                 "computes in half precision); split complex states into two real parts."
             )
+    if leaves and all(math.prod(jnp.shape(leaf)) == 0 for leaf in leaves):
+        raise ValueError(f"The state has no entries; got {describe(state)}.")
     if not any(is_float(leaf) for leaf in leaves):
         raise TypeError(
             "The state needs a floating-point leaf; got "
@@ -224,7 +235,8 @@ def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
     try:
         found = jax.eval_shape(f, expected, first_input)
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise type(error)(
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
             f"f failed on one state {describe(expected)} and one input "
             f"{describe(first_input)}, both without time and batch axis (use jax.vmap "
             f"over evaluate for batches): {error}"
@@ -280,8 +292,5 @@ def _discrete_leaves(
 def _depends_on_first(function: Any, first: PyTree, *rest: PyTree) -> bool:
     """Say whether any result of `function` can depend on its first argument."""
     closed = jax.make_jaxpr(function)(first, *rest)
-    tainted = set(closed.jaxpr.invars[: len(jax.tree.leaves(first))])
-    for equation in closed.jaxpr.eqns:
-        if any(v in tainted for v in equation.invars if isinstance(v, core.Var)):
-            tainted.update(equation.outvars)
-    return any(v in tainted for v in closed.jaxpr.outvars if isinstance(v, core.Var))
+    _, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return any(used[: len(jax.tree.leaves(first))])

@@ -2,8 +2,14 @@
 
 import jax.numpy as jnp
 
+from elk_ssm._closures import hoist
 from elk_ssm._options import concrete_method, prepare
-from elk_ssm._recurrence import Recurrence, canonicalize
+from elk_ssm._recurrence import (
+    Recurrence,
+    canonicalize,
+    check_problem,
+    without_time,
+)
 from elk_ssm._types import ArrayLike, Dynamics, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import Solution, Status, int_status
@@ -117,17 +123,15 @@ def sequential(
         >>> float(sol.states.sum())
         6.0
     """
-    recurrence = canonicalize(f, initial_state, inputs, length)
-    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
+    initial_state, inputs, steps = check_problem(f, initial_state, inputs, length)
+    function, consts = hoist(f, initial_state, without_time(inputs))
     states, failed_step = solve_sequentially(
-        recurrence.function, recurrence.length, primals
+        function, steps, consts, initial_state, inputs
     )
-    status = jnp.where(
-        failed_step < 0, int_status(Status.converged), int_status(Status.nonfinite)
-    )
-    zero = jnp.zeros((), recurrence.initial.dtype)
-    one = jnp.asarray(1, jnp.int32)
-    return Solution(recurrence.rebuild(states), status, one, zero, zero, failed_step)
+    converged, nonfinite = int_status(Status.converged), int_status(Status.nonfinite)
+    status = jnp.where(failed_step < 0, converged, nonfinite)
+    zero, one = jnp.zeros(()), jnp.asarray(1, jnp.int32)
+    return Solution(states, status, one, zero, zero, failed_step)
 
 
 def iterates(

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from elk_ssm._options import concrete_method
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
-from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import cut, linearize_nodes
-from elk_ssm.surrogate.noise import NoisePolicy, as_policy
+from elk_ssm.surrogate.noise import NoisePolicy, as_policy, check_positive
 from elk_ssm.surrogate.surrogate import Surrogate
 
 
@@ -50,6 +50,7 @@ def linearize(
         >>> model.smooth().means.shape
         (9, 2)
     """
+    check_backend(backend)
     leaves = jax.tree.leaves(states)
     length = None if jax.tree.leaves(inputs) or not leaves else len(leaves[0])
     recurrence = canonicalize(f, initial_state, inputs, length)
@@ -97,4 +98,5 @@ def _process_variance(choice: ArrayLike | str, residual: Array) -> Array:
         raise ValueError(
             f'process_variance must be a number, "mean" or "per_step"; got {choice!r}.'
         )
+    check_positive("process_variance", jnp.asarray(choice))
     return jnp.asarray(choice, residual.dtype)

@@ -16,8 +16,16 @@ from jaxtyping import ArrayLike
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Their luminance differs as well: 0, .19, .31, .40, .51, .57.
-COLOURS = ("#000000", "#6a1b6a", "#0a5c9e", "#c4501b", "#2f9e6e", "#d08a1d")
+# Their luminance differs as well: 0, .19, .31, .40, .51, .57, .62.
+COLOURS = (
+    "#000000",
+    "#6a1b6a",
+    "#0a5c9e",
+    "#c4501b",
+    "#2f9e6e",
+    "#d08a1d",
+    "#9e9e9e",
+)
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P")
 
@@ -33,7 +41,8 @@ def residuals(histories: Mapping[str, History], ax: "Axes | None" = None) -> "Ax
 
     Args:
         histories: by label, the `history` of a solution; `residual_norm` has shape
-            `(n,)` and is NaN past the last iteration.
+            `(n,)` and is NaN past the last iteration. A residual of zero has no place
+            on a logarithmic axis and is drawn at the rounding unit.
         ax: the axes to draw on; new ones by default.
 
     Returns:
@@ -119,7 +128,8 @@ def _axes(ax: "Axes | None") -> "Axes":
 def _finite_curve(history: History) -> tuple[np.ndarray, np.ndarray]:
     residual = np.asarray(history.residual_norm)
     finite = np.isfinite(residual)
-    return np.arange(1, residual.size + 1)[finite], residual[finite]
+    shown = np.where(residual == 0, np.finfo(residual.dtype).eps, residual)
+    return np.arange(1, residual.size + 1)[finite], shown[finite]
 
 
 def _check_bands(

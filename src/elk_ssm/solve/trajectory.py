@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._closures import HoistedFunction
+from elk_ssm._trees import is_float
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import History, Status, int_status
@@ -68,7 +69,9 @@ def _solve(
     if settings.fall_back:
         states, status = _fall_back(step, primals, settings, states, report.status)
         report = report._replace(status=status)
-    status, failed_step = _find_failure(step, initial, inputs, states, report.status)
+    states, status, failed_step = _find_failure(
+        step, initial, inputs, states, report.status
+    )
     return states, report._replace(status=status, failed_step=failed_step)
 
 
@@ -111,12 +114,13 @@ def _find_by_method(
     inputs: PyTree,
     options: Options,
 ) -> tuple[Array, Report]:
-    blocks = cut(initial, inputs, settings.length, method.block_size)
+    block_size = min(method.block_size, settings.length)
+    blocks = cut(initial, inputs, settings.length, block_size)
     carry = iterate(
         method,
         step,
         blocks,
-        _first_nodes(blocks, options.guess, method.block_size),
+        _first_nodes(blocks, options.guess, block_size),
         options.tolerance,
         options.max_iters,
         history=settings.history,
@@ -183,28 +187,46 @@ def _fall_back(
 
 def _find_failure(
     step: FlatStep, initial: Array, inputs: PyTree, states: Array, status: Array
-) -> tuple[Array, Array]:
-    """Locate the first non-finite value that f returns along the trajectory."""
+) -> tuple[Array, Array, Array]:
+    """Locate the first non-finite value that f returns along the trajectory.
+
+    Returns:
+        The states with non-finite rows replaced by the last finite one before them,
+        the status, and the failed step or -1.
+    """
     suspect = (status == Status.nonfinite) | ~jnp.all(jnp.isfinite(states))
 
-    def locate() -> Array:
+    def locate() -> tuple[Array, Array]:
         values = jax.vmap(step)(starts(initial, states), inputs)
-        finite = jnp.all(jnp.isfinite(values), axis=1)
-        return jnp.argmin(finite).astype(jnp.int32)
+        failed = jnp.argmin(jnp.all(jnp.isfinite(values), axis=1))
+        last = jnp.where(failed > 0, states[jnp.maximum(failed - 1, 0)], initial)
+        broken = ~jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
+        return jnp.where(broken, last, states), failed.astype(jnp.int32)
 
     nowhere = jnp.asarray(-1, jnp.int32)
-    failed_step = jax.lax.cond(suspect, locate, lambda: nowhere)
-    return jnp.where(suspect, int_status(Status.nonfinite), status), failed_step
+    states, failed_step = jax.lax.cond(suspect, locate, lambda: (states, nowhere))
+    return states, jnp.where(suspect, int_status(Status.nonfinite), status), failed_step
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def solve_sequentially(
-    function: HoistedFunction, length: int, primals: tuple
-) -> tuple[Array, Array]:
-    """Return the states `(T, D)` by `lax.scan`, and where f first failed or -1."""
-    consts, initial, inputs = primals
-    states = roll_out_sequentially(partial(function, consts), initial, inputs, length)
-    finite = jnp.all(jnp.isfinite(states), axis=1)
+    function: HoistedFunction,
+    length: int,
+    consts: list,
+    initial_state: PyTree,
+    inputs: PyTree,
+) -> tuple[PyTree, Array]:
+    """Return the states by `lax.scan`, and where a float leaf first failed or -1."""
+
+    def body(state: PyTree, entry: PyTree) -> tuple[PyTree, PyTree]:
+        state = function(consts, state, entry)
+        return state, state
+
+    states = jax.lax.scan(body, initial_state, inputs, length=length)[1]
+    finite = jnp.ones(length, bool)
+    for leaf in jax.tree.leaves(states):
+        if is_float(leaf):
+            finite &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
     first = jnp.argmin(finite).astype(jnp.int32)
     return states, jnp.where(jnp.all(finite), -1, first)
 
@@ -221,8 +243,9 @@ def all_iterates(
     """Return the guess and every iterate after it, `(num_iters + 1, T, D)`."""
     consts, initial, inputs = primals
     step = partial(function, consts)
-    blocks = cut(initial, inputs, settings.length, method.block_size)
-    nodes = _first_nodes(blocks, options.guess, method.block_size)
+    block_size = min(method.block_size, settings.length)
+    blocks = cut(initial, inputs, settings.length, block_size)
+    nodes = _first_nodes(blocks, options.guess, block_size)
     never = jnp.zeros_like(options.tolerance)
 
     def body(carry: Carry, _: None) -> tuple[Carry, Array]:

@@ -110,8 +110,15 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy:
             "noise must be a number, an array or a noise policy; "
             f"got {type(noise).__name__}."
         ) from error
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or is_integer(array)):
+        raise TypeError(f"noise must be real; got {array.dtype.name}.")
     check_positive("noise", array)
     return Constant(array)
+
+
+def is_integer(array: Array) -> bool:
+    """Say whether an array holds integers (booleans are none)."""
+    return jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def check_positive(name: str, value: Array) -> None:

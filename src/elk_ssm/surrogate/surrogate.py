@@ -111,8 +111,12 @@ class Surrogate:
     def _log_likelihood(self, filtered: Marginals) -> Array:
         evidence = damped_evidence(self.operator, -self.residual, self.noise, filtered)
         q = jnp.mean(self.process_variance)
-        scaled = evidence.mahalanobis / q + evidence.observed * jnp.log(2 * jnp.pi * q)
-        return -(scaled + evidence.log_det) / 2
+        # q is zero for an iterate that is exact: the density is then infinite.
+        known = q > 0
+        fit = jnp.where(known, evidence.mahalanobis / jnp.where(known, q, 1), 0)
+        spread = evidence.observed * jnp.log(2 * jnp.pi * q)
+        spread = jnp.where(evidence.observed > 0, spread, 0)
+        return -(fit + spread + evidence.log_det) / 2
 
     def _posterior(self, increments: Marginals, log_likelihood: Array) -> Posterior:
         q = self.process_variance
