@@ -117,7 +117,6 @@ def _signature(jaxpr: Any) -> tuple[Any, ...]:
             tuple(name(v) for v in eqn.outvars),
             _freeze(
                 {k: v for k, v in eqn.params.items() if k != "jvp_jaxpr_fun"},
-                rules=rules,
             ),
         )
         for eqn in jaxpr.eqns
