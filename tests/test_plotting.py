@@ -57,6 +57,12 @@ class TestResiduals:
         assert marked[-1] == 199
         assert len(marked) <= 12
 
+    def test_a_residual_of_zero_stays_visible(self, ax):
+        plotting.residuals({"a": history(1.0, 0.0)}, ax)
+        last = ax.lines[0].get_ydata()[-1]
+        assert last == np.finfo(float).eps
+        assert ax.get_ylim()[0] < last
+
     @pytest.mark.parametrize("curves", [{}, {"a": history(np.nan)}])
     def test_nothing_to_draw(self, ax, curves):
         assert plotting.residuals(curves, ax) is ax

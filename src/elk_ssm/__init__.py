@@ -27,25 +27,38 @@ from elk_ssm.surrogate.linearization import (
     UserJacobian,
     ZeroJacobian,
 )
-from elk_ssm.surrogate.noise import Constant, NoisePolicy
+from elk_ssm.surrogate.noise import (
+    Annealed,
+    Constant,
+    GainRatio,
+    NoisePolicy,
+    PerStep,
+    ResidualProportional,
+)
 from elk_ssm.surrogate.surrogate import Posterior, Surrogate
+from elk_ssm.sweep import NoiseSweep, sweep_noise
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Annealed",
     "Auto",
     "Constant",
     "DenseJacobian",
     "DiagonalJacobian",
+    "GainRatio",
     "Gate",
     "History",
     "IdentityJacobian",
     "Linearization",
     "Method",
     "NoisePolicy",
+    "NoiseSweep",
+    "PerStep",
     "Plan",
     "PlanKind",
     "Posterior",
+    "ResidualProportional",
     "Solution",
     "Status",
     "StochasticDiagonal",
@@ -65,4 +78,5 @@ __all__ = [
     "raise_if_failed",
     "scan",
     "sequential",
+    "sweep_noise",
 ]

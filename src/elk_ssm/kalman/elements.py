@@ -21,7 +21,8 @@ p(x_i | x_j, y_{1:j-1}) = N(x_i; E x_j + g, L), and combines to (lemma 10)
 
 where 1 is the earlier one.
 
-**Order of the arguments.** Both kinds go straight into `jax.lax.associative_scan`.
+**Order of the arguments.** Both kinds go straight into `jax.lax.associative_scan`, or
+into `prefix_scan`, which compiles in a tenth of the time.
 The filter operators take `(earlier, later)`. The smoother operators are used with
 `reverse=True`, which hands them `(later, earlier)`, and they expect that.
 

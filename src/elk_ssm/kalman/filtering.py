@@ -23,6 +23,7 @@ from jax import Array, lax
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.elements import combine_filter_dense, combine_filter_diagonal
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
+from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.scalar_updates import (
     Rows,
     WhitenedEmission,
@@ -151,7 +152,7 @@ def _associative(problem: Problem) -> tuple[Array, Array, Array]:
     steps = jnp.arange(problem.num_steps)
     elements = jax.vmap(lambda index: _element(problem, whole, index))(steps)
     combine = combine_filter_diagonal if problem.is_diagonal else combine_filter_dense
-    combined = lax.associative_scan(combine, elements)
+    combined = prefix_scan(combine, elements)
     before = (
         jnp.concatenate([zero[None], leaf[:-1]])
         for zero, leaf in zip(_nothing(problem), (combined.b, combined.C))

@@ -268,7 +268,9 @@ def _condition_covariance(cov, h, r, ok):
     s = _dot(h, g) + r
     inverse = _reciprocal(s, ok & (s > 0))
     K = g * inverse
-    M = cov - _outer(g, g) * inverse
+    # Joseph's correction cancels the rounding of M, so both must see the same bits:
+    # without the barrier a compiler may compute M twice, once with fused multiply-adds.
+    M = lax.optimization_barrier(cov - _outer(g, g) * inverse)
     correction = r * K - jnp.sum(M * h, axis=-1)
     # The two halves are summed last, so that fused multiply-adds keep the symmetry.
     return symmetrize(M + _outer(correction, K)), K, s, inverse

@@ -29,6 +29,7 @@ from elk_ssm.kalman.elements import (
 )
 from elk_ssm.kalman.filtering import filter_problem, transition_into
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
+from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.scalar_updates import (
     Whitener,
     condition_backward,
@@ -169,7 +170,7 @@ def _associative(problem: Problem, means: Array, covs: Array, cross: bool):
     diagonal = problem.is_diagonal
     combine = combine_smoother_diagonal if diagonal else combine_smoother_dense
     elements = SmootherElement(E, gap, L)
-    combined = lax.associative_scan(combine, elements, reverse=True)
+    combined = prefix_scan(combine, elements, reverse=True)
     lagged = _product(problem)(E, _following(combined.L)) if cross else None
     return means + combined.g, combined.L, lagged
 

@@ -26,7 +26,7 @@ from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.gate import extend_prefix, set_back, settle_prefix
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, linearize_nodes, starts
-from elk_ssm.solve.stopping import judge, largest, scale_of
+from elk_ssm.solve.stopping import PATIENCE, judge, largest, scale_of
 from elk_ssm.surrogate.noise import Seen
 
 RUNNING = -1
@@ -43,6 +43,7 @@ class Carry(NamedTuple):
     iteration: Array
     exact: Array
     status: Array
+    stalls: Array
     residual_norm: Array
     step_norm: Array
     history: History | None
@@ -107,6 +108,7 @@ def start(method: Method, guess: Array, history: int) -> Carry:
         iteration=jnp.asarray(0, jnp.int32),
         exact=jnp.asarray(0, jnp.int32),
         status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
+        stalls=jnp.asarray(0, jnp.int32),
         residual_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
         step_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
         history=empty_history(history, guess.dtype),
@@ -147,7 +149,9 @@ def one_pass(
         exact,
         to_rollout=method.block_size > 1,
     )
-    status = _status(verdict, exact, nodes, seen.values)
+    stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
+    carry = carry._replace(stalls=stalls)
+    status = _status(verdict, stalls, exact, nodes, seen.values)
     keep = status == Status.nonfinite
     nodes = jnp.where(keep, carry.nodes, nodes)
     if carry.accepted is not None:
@@ -202,11 +206,14 @@ def _consult_policy(method: Method, carry: Carry, seen: Pass) -> tuple[Carry, Ar
     ), accept
 
 
-def _status(verdict: Any, exact: Array, nodes: Array, values: Array) -> Array:
+def _status(
+    verdict: Any, stalls: Array, exact: Array, nodes: Array, values: Array
+) -> Array:
     complete = exact >= nodes.shape[0]
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
     broken = verdict.nonfinite | ~jnp.all(jnp.isfinite(values[exact - 1]))
-    status = jnp.where(verdict.stalled, int_status(Status.precision_limit), RUNNING)
+    limit = int_status(Status.precision_limit)
+    status = jnp.where(stalls >= PATIENCE, limit, RUNNING)
     done = verdict.converged | complete
     status = jnp.where(done, int_status(Status.converged), status)
     return jnp.where(broken, int_status(Status.nonfinite), status)

@@ -90,6 +90,170 @@ class Constant:
         return state, jnp.asarray(True)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerStep:
+    """One s^2 for each unknown, the same in every iteration.
+
+    Attributes:
+        value: s^2 > 0, shape `(T,)` (with blocks, `(T // C,)`); `inf` is allowed.
+    """
+
+    value: ArrayLike
+
+    @property
+    def can_reject(self) -> bool:
+        """Never."""
+        return False
+
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Check the length; there is no state but the value."""
+        value = jnp.asarray(self.value, dtype)
+        if value.shape != shape[:1]:
+            raise ValueError(
+                f"PerStep noise needs one value for each of {shape[0]} unknowns; got "
+                f"shape {value.shape}."
+            )
+        check_positive("noise", value)
+        return value[:, None]
+
+    def noise(self, state: Any) -> Array:
+        """Return the values."""
+        return state
+
+    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
+        """Accept everything."""
+        return state, jnp.asarray(True)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Annealed:
+    """s^2 grows by a factor in every iteration, towards the undamped method.
+
+    Attributes:
+        initial: s^2 > 0 of the first iteration.
+        growth: Factor >= 1 from one iteration to the next.
+        maximum: Largest s^2; `inf` ends undamped.
+    """
+
+    initial: ArrayLike = 1.0
+    growth: ArrayLike = 4.0
+    maximum: ArrayLike = jnp.inf
+
+    @property
+    def can_reject(self) -> bool:
+        """Never."""
+        return False
+
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Start at `initial`."""
+        check_positive("initial", jnp.asarray(self.initial))
+        return jnp.asarray(self.initial, dtype)
+
+    def noise(self, state: Any) -> Array:
+        """Return the current s^2."""
+        return state
+
+    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
+        """Grow, from the second iteration on."""
+        grown = jnp.minimum(state * self.growth, self.maximum).astype(state.dtype)
+        return jnp.where(seen.iteration > 0, grown, state), jnp.asarray(True)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ResidualProportional:
+    r"""Damping 1 / s^2 in proportion to the root-mean-square residual.
+
+    The rule lambda = c ||r|| keeps the quadratic convergence of Newton's method
+    (Fan & Yuan 2005, Computing 74, 23-39).
+
+    Attributes:
+        coefficient: c > 0; s^2 = 1 / (c rms(r)), `inf` at a zero residual.
+    """
+
+    coefficient: ArrayLike = 1e-2
+
+    @property
+    def can_reject(self) -> bool:
+        """Never."""
+        return False
+
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Check the coefficient; the first residual replaces this state."""
+        check_positive("coefficient", jnp.asarray(self.coefficient))
+        return jnp.asarray(jnp.inf, dtype)
+
+    def noise(self, state: Any) -> Array:
+        """Return the current s^2."""
+        return state
+
+    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
+        """Take s^2 from the residual; a non-finite one damps as the largest float."""
+        size = jnp.sqrt(jnp.mean(seen.residual**2))
+        huge = jnp.finfo(size.dtype).max ** 0.5
+        damping = self.coefficient * jnp.where(jnp.isfinite(size), size, huge)
+        return (1 / damping).astype(state.dtype), jnp.asarray(True)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GainRatio:
+    """Levenberg-Marquardt's gain-ratio rule, with rejection.
+
+    The ratio of the achieved to the predicted decrease of the merit (half the sum of
+    squared residuals) decides: below `reject` the iterate is refused and s^2 shrinks,
+    above `good` s^2 grows (Nocedal & Wright 2006, algorithm 4.1).
+
+    Attributes:
+        initial: s^2 > 0 of the first iteration.
+        grow: Factor > 1 after a good step.
+        shrink: Factor < 1 after a refused or poor one.
+        good: Ratio above which s^2 grows.
+        poor: Ratio below which s^2 shrinks.
+        reject: Ratio below which the iterate is refused.
+        minimum: Smallest s^2; an iterate is accepted there whatever its merit.
+    """
+
+    initial: ArrayLike = 1.0
+    grow: ArrayLike = 8.0
+    shrink: ArrayLike = 0.25
+    good: ArrayLike = 0.75
+    poor: ArrayLike = 0.25
+    reject: ArrayLike = 1e-4
+    minimum: ArrayLike = 1e-6
+
+    @property
+    def can_reject(self) -> bool:
+        """Yes."""
+        return True
+
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Start at `initial`."""
+        check_positive("initial", jnp.asarray(self.initial))
+        return jnp.asarray(self.initial, dtype)
+
+    def noise(self, state: Any) -> Array:
+        """Return the current s^2."""
+        return state
+
+    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
+        """Compare achieved with predicted decrease."""
+        first = jnp.isinf(seen.last_merit)
+        achieved = seen.last_merit - seen.merit
+        predicted = seen.last_merit - seen.predicted_merit
+        # Comparisons instead of a quotient: right for a zero or infinite prediction.
+        good = achieved >= self.good * predicted
+        poor = ~(achieved >= self.poor * predicted)
+        at_minimum = state <= self.minimum
+        accept = first | at_minimum | (achieved > self.reject * predicted)
+        factor = jnp.where(poor, self.shrink, jnp.where(good, self.grow, 1))
+        moved = jnp.maximum(state * factor, self.minimum)
+        noise = jnp.where(first, state, moved).astype(state.dtype)
+        return noise, accept
+
+
 def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy:
     """Wrap a number or an array in `Constant`; pass a policy through.
 

@@ -8,7 +8,10 @@ import argparse
 import importlib.metadata
 import json
 import math
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,15 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import elk_ssm as elk
-from elk_ssm._cells import CELL_NAMES, hidden_states, make_cell
-from elk_ssm._method_names import (
+from elk_ssm.cli.cells import CELL_NAMES, hidden_states, make_cell
+from elk_ssm.cli.method_names import (
     DAMPED_METHODS,
     DEFAULT_METHOD,
     DEFAULT_NOISE,
     METHOD_NAMES,
     make_method,
 )
-from elk_ssm._recording import (
+from elk_ssm.cli.recording import (
     UsageError,
     check_output,
     read_recording,
@@ -44,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; those of the process by default.
     """
+    if argv is None:
+        sys.unraisablehook = _interrupt_again
     try:
         args = _parser().parse_args(argv)
         return args.run(args)
@@ -53,7 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = str(error) or "out of memory"
         return _fail(f"the computation failed: {reason.splitlines()[0]}")
     except KeyboardInterrupt:
+        if argv is None:
+            # Shutting down in order after an interrupted compilation can crash XLA.
+            os._exit(130)
         return 130
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Repeat an interrupt that fell into JAX's garbage collection and was dropped."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(message: str) -> int:
@@ -171,7 +187,7 @@ def _positive(text: str) -> float:
 
 def _demo(args: argparse.Namespace) -> int:
     # Here, because the demo brings rich and matplotlib.
-    from elk_ssm._demo import run_demo
+    from elk_ssm.cli.demo import run_demo
 
     return run_demo(args.output_dir, args.length, args.seed)
 
@@ -245,7 +261,3 @@ def _report(args: argparse.Namespace, solution: Any) -> int:
         return 0
     print(f"elk-ssm: not converged: {status.message}", file=sys.stderr)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 import elk_ssm as elk
-from elk_ssm._cells import CELL_NAMES, Cell, make_cell
-from elk_ssm._demo_figure import write_figure
-from elk_ssm._method_names import METHOD_NAMES, make_method
-from elk_ssm._recording import UsageError, membrane_recording
+from elk_ssm.cli.cells import CELL_NAMES, Cell, make_cell
+from elk_ssm.cli.demo_figure import write_figure
+from elk_ssm.cli.method_names import METHOD_NAMES, make_method
+from elk_ssm.cli.recording import UsageError, membrane_recording
 
 STATE_SIZE = 8
 MAX_ITERS = 200  # Picard and Jacobi may need as many iterations as there are samples.

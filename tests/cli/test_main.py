@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm import _demo, cli
-from elk_ssm._cells import CELL_NAMES, make_cell
-from elk_ssm._method_names import METHOD_NAMES
-from elk_ssm._recording import membrane_recording
+from elk_ssm import cli
+from elk_ssm.cli import demo as demo_module
+from elk_ssm.cli import demo_figure
+from elk_ssm.cli.cells import CELL_NAMES, make_cell
+from elk_ssm.cli.method_names import METHOD_NAMES, make_method
+from elk_ssm.cli.recording import membrane_recording
 
 
 @pytest.fixture
@@ -251,54 +253,77 @@ def test_the_process_ends_with_the_exit_code(tmp_path):
     )
 
 
+LENGTH = 60
+DEMO_CELLS = ("gru", "lstm")
+DEMO_METHODS = ("deer", "quasi_elk", "picard")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One run of a small demo: its exit code, the rows of its table, its directory."""
+    directory = tmp_path_factory.mktemp("demo") / "new"
+    rows = []
+    with pytest.MonkeyPatch.context() as patch:
+        # Less to compile.
+        patch.setattr(demo_module, "STATE_SIZE", 2)
+        patch.setattr(demo_module, "CELL_NAMES", DEMO_CELLS)
+        patch.setattr(demo_module, "METHOD_NAMES", DEMO_METHODS)
+        patch.setattr(
+            demo_module, "_table", lambda runs, length: rows.extend(runs) or ""
+        )
+        code = cli.main(["demo", f"--length={LENGTH}", f"--output-dir={directory}"])
+    return code, rows, directory
+
+
 class TestDemo:
-    LENGTH = 60
-
-    @pytest.fixture(scope="class")
-    def demo(self, tmp_path_factory):
-        """One run of the demo: the rows of its table, and its directory."""
-        directory = tmp_path_factory.mktemp("demo") / "new"
-        rows = []
-        patch = pytest.MonkeyPatch()
-        patch.setattr(_demo, "_table", lambda runs, length: rows.extend(runs) or "")
-        with patch.context():
-            code = cli.main(
-                ["demo", f"--length={self.LENGTH}", f"--output-dir={directory}"]
-            )
-        patch.undo()
-        return code, rows, directory
-
     def test_rows(self, demo):
         code, rows, _ = demo
         assert code == 0
         names = [(row.cell, row.method) for row in rows]
-        methods = ("sequential", *METHOD_NAMES)
-        assert names == [(cell, method) for cell in CELL_NAMES for method in methods]
+        methods = ("sequential", *DEMO_METHODS)
+        assert names == [(cell, method) for cell in DEMO_CELLS for method in methods]
 
     def test_what_reports_converged_is_right(self, demo):
         reported = [row for row in demo[1] if row.status == "converged"]
-        assert {"deer", "quasi_deer", "elk", "quasi_elk"} <= {
-            r.method for r in reported
-        }
+        assert {"deer", "quasi_elk"} <= {row.method for row in reported}
         for row in reported:
             assert row.max_error < 1e-4, row.method
 
     def test_states_are_of_the_recording(self, demo):
         gru = demo[1][0]
-        (expected,) = oracle("gru", _demo.STATE_SIZE, membrane_recording(self.LENGTH))
+        (expected,) = oracle("gru", 2, membrane_recording(LENGTH))
         np.testing.assert_allclose(gru.solution.states, expected, atol=1e-6)
         assert gru.run_seconds > 0
         assert gru.compile_seconds > 0
 
     def test_figure(self, demo):
         directory = demo[2]
-        assert os.listdir(directory) == [_demo.FIGURE_NAME]
-        assert (directory / _demo.FIGURE_NAME).read_bytes().startswith(b"\x89PNG")
+        assert os.listdir(directory) == [demo_module.FIGURE_NAME]
+        assert (directory / demo_module.FIGURE_NAME).read_bytes().startswith(b"\x89PNG")
+
+    def test_figure_of_one_sample(self, tmp_path):
+        cell = make_cell("gru", 2, 1, seed=0)
+        method, inputs = make_method("quasi_elk"), np.zeros((1, 1), np.float32)
+        args = cell.step, cell.initial_state, inputs
+        solution = elk.evaluate(*args, method=method, history=3)
+        path = tmp_path / "one.png"
+        demo_module.write_figure(path, cell, inputs, {"quasi_elk": solution})
+        assert path.stat().st_size > 0
+
+    def test_bands_close_on_the_trajectory(self):
+        cell = make_cell("gru", 2, 1, seed=0)
+        inputs = jax.numpy.asarray(membrane_recording(LENGTH), "float32")
+        bands = demo_figure.posterior_bands(cell, inputs, 12)
+        assert bands.iterations == (1, 2, 4, 12)
+        assert bands.means.shape == bands.stds.shape == (4, LENGTH)
+        assert (np.diff(bands.stds.max(axis=1)) < 0).all()
+        error = np.abs(bands.means - bands.reference).max(axis=1)
+        assert error[-1] < 1e-4 < error[0]
 
     def test_table_fits_80_columns_and_shows_what_is_wrong(self, demo, capsys):
         rows = [*demo[1], demo[1][1]._replace(max_error=float("nan"))]
-        _demo.Console(width=80).print(_demo._table(rows, self.LENGTH))
+        demo_module.Console(width=80).print(demo_module._table(rows, LENGTH))
         out = capsys.readouterr().out
         assert "…" not in out
         assert out.count("converged (WRONG)") == 1
-        assert out.count("sequential") == len(CELL_NAMES)
+        assert out.count("sequential") == len(DEMO_CELLS)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elk_ssm._cells import CELL_NAMES, hidden_states, make_cell
+from elk_ssm.cli.cells import CELL_NAMES, hidden_states, make_cell
 
 D, C = 5, 3
 GATES = {

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from elk_ssm._recording import (
+from elk_ssm.cli.recording import (
     UsageError,
     check_output,
     membrane_recording,
