@@ -245,20 +245,38 @@ def _lstm(name, length, rng):
     return Problem(name, f, state, _normal(rng, length, units), length)
 
 
-def _chaotic_rnn(name, length, rng):
-    """Vanilla RNN h' = tanh(g W h + u / 100), W_ij ~ N(0, 1/D), D = 32.
+def _growth_rate(weights, h, steps=1000):
+    """Largest Lyapunov exponent of h' = tanh(W h), in NumPy."""
+    direction, total = np.ones_like(h) / math.sqrt(h.size), 0.0
+    for _ in range(steps):
+        h = np.tanh(weights @ h)
+        direction = (1 - h**2) * (weights @ direction)
+        norm = np.linalg.norm(direction)
+        direction, total = direction / norm, total + math.log(norm)
+    return total / steps
 
-    Chaotic for gain g > 1 as D grows. Source: Sompolinsky, Crisanti, Sommers,
-    Phys. Rev. Lett. 61 (1988) 259, in discrete time.
+
+def _chaotic_rnn(name, length, rng):
+    """Vanilla RNN h' = tanh(g W h + u / 1000), W_ij ~ N(0, 1/D), D = 32.
+
+    Chaotic for every gain g > 1 as D grows, but at D = 32 only for some draws of W:
+    it is redrawn until the Lyapunov exponent without inputs exceeds 0.01. Source:
+    Sompolinsky, Crisanti, Sommers, Phys. Rev. Lett. 61 (1988) 259, in discrete time.
     """
     dim, gain = 32, float(name.rsplit("_g", 1)[1])
-    weights = _single(gain * _normal(rng, dim, dim) / math.sqrt(dim))
+    start = _normal(rng, dim) / 2
+    for _ in range(200):
+        weights = _single(gain * _normal(rng, dim, dim) / math.sqrt(dim))
+        if _growth_rate(weights, start) > 0.01:
+            break
+    else:
+        raise ValueError(f"no chaotic network of gain {gain} found in 200 draws.")
 
     def f(h, u):
         return jnp.tanh(weights @ h + u)
 
-    inputs = _single(_normal(rng, length, dim) * 0.01)
-    return Problem(name, f, _normal(rng, dim) / 2, inputs, length, chaotic=True)
+    inputs = _single(_normal(rng, length, dim) * 0.001)
+    return Problem(name, f, start, inputs, length, chaotic=True)
 
 
 def _bistable_rnn(name, length, rng):
@@ -325,16 +343,24 @@ def argru_params(seed: int) -> dict[str, np.ndarray]:
         return {key: _single(data[key]) for key in data.files}
 
 
-def _argru(name, length, rng):
-    """Trained autoregressive GRU sampling a noisy sine; ``argru_seed<k>``, D = 4.
+def argru(name: str, params: dict[str, np.ndarray], length: int, seed) -> Problem:
+    """Sample from an autoregressive GRU with the noise fixed by the seed.
 
-    x_0 is one step taken from the zero state; see ``argru_step``.
+    x_0 is one step taken from the zero state, u_t the noise of ``argru_step``.
     """
-    f = partial(argru_step, argru_params(int(name.rsplit("seed", 1)[1])))
-    noise = _normal(rng, length + 1)
+    f = partial(argru_step, params)
+    noise = _normal(np.random.default_rng(seed), length + 1)
     with jax.enable_x64(True):
         start = f(jnp.zeros(4), jnp.asarray(noise[0], jnp.float64))
     return Problem(name, f, _single(start), noise[1:], length, observe=0)
+
+
+def _argru(name, length, rng):
+    """Trained autoregressive GRU sampling a noisy sine, D = 4.
+
+    ``argru_seed<k>`` has the k-th set of weights; see ``argru_step``.
+    """
+    return argru(name, argru_params(int(name.rsplit("seed", 1)[1])), length, rng)
 
 
 # --- dynamical systems ------------------------------------------------------
