@@ -10,6 +10,7 @@ Example:
     'converged'
 """
 
+from elk_ssm.diagnose import Diagnosis, diagnose
 from elk_ssm.evaluate import evaluate, iterates, sequential
 from elk_ssm.linearize import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
@@ -45,6 +46,7 @@ __all__ = [
     "Auto",
     "Constant",
     "DenseJacobian",
+    "Diagnosis",
     "DiagonalJacobian",
     "GainRatio",
     "Gate",
@@ -67,6 +69,7 @@ __all__ = [
     "ZeroJacobian",
     "auto",
     "deer",
+    "diagnose",
     "elk",
     "evaluate",
     "iterates",

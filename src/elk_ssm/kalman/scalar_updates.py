@@ -166,7 +166,9 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
         return (mean + K * error, cov, log_density)
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
-    return _over_rows(take_in, start, rows)
+    mean, cov, log_density = _over_rows(take_in, start, rows)
+    # Fused multiply-adds round the two sides of the diagonal differently.
+    return mean, symmetrize(cov), log_density
 
 
 def condition_element(
@@ -212,7 +214,8 @@ def condition_backward(
 
     inverse = whitener.inverse
     rows = (matmul(inverse, weights), whitener.variances, inverse)
-    return _over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
+    E, L = _over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
+    return E, symmetrize(L)
 
 
 def condition_diagonal(
@@ -265,15 +268,15 @@ def whitener_of(covariance: Operator) -> Whitener:
 
 def _condition_covariance(cov, h, r, ok):
     g = jnp.sum(cov * h, axis=-1)
-    s = _dot(h, g) + r
-    inverse = _reciprocal(s, ok & (s > 0))
-    K = g * inverse
-    # Joseph's correction cancels the rounding of M, so both must see the same bits:
-    # without the barrier a compiler may compute M twice, once with fused multiply-adds.
-    M = lax.optimization_barrier(cov - _outer(g, g) * inverse)
-    correction = r * K - jnp.sum(M * h, axis=-1)
-    # The two halves are summed last, so that fused multiply-adds keep the symmetry.
-    return symmetrize(M + _outer(correction, K)), K, s, inverse
+    a = _dot(h, g)
+    s = a + r
+    usable = ok & (s > 0)
+    inverse = _reciprocal(s, usable)
+    rank_one = _outer(g * _reciprocal(a, usable & (a > 0)), g)
+    precise = r < a
+    away = jnp.where(precise, 1.0, a * inverse) * usable
+    back = jnp.where(precise, r * inverse, 0.0) * usable
+    return (cov - away * rank_one) + back * rank_one, g * inverse, s, inverse
 
 
 def _log_normal(error, variance, ok):

@@ -47,8 +47,12 @@ def matvec(matrix: Array, vector: Array) -> Array:
     """
     if matrix.shape[-1] != vector.shape[-1]:
         raise ValueError(f"cannot multiply {matrix.shape} by {vector.shape}.")
-    if matrix.shape[-1] <= _UNROLLED:
-        return jnp.sum(matrix * vector[..., None, :], axis=-1)
+    inner = matrix.shape[-1]
+    # Not a `sum`: XLA 0.10.2 on a CPU that fuses a random number generator into such a
+    # reduction gives wrong numbers from element 32768 on.
+    if 0 < inner <= _UNROLLED:
+        terms = [matrix[..., :, k] * vector[..., None, k] for k in range(inner)]
+        return sum(terms[1:], terms[0])
     return jnp.matmul(matrix, vector[..., None], precision=_HIGHEST)[..., 0]
 
 

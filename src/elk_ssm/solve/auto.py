@@ -181,7 +181,7 @@ def evaluate_forgetful(
         return jnp.zeros((count * size, initial.shape[0]), initial.dtype), unknown
 
     states, nodes = jax.lax.cond(pays, in_blocks, nothing)
-    bound = tight * jnp.maximum(probe.scale, scale_of(states, initial))
+    bound = tight * jnp.maximum(probe.scale, _size(states, initial))
     states, repaired, worst = _repair(step, blocks, inputs, states, nodes, bound, ~pays)
     tail = length - states.shape[0]
     if tail:
@@ -214,7 +214,7 @@ def _probe(
     true = roll_out_sequentially(step, initial, head, reach)
     typical = true[-1]
     other = roll_out_sequentially(step, typical, head, reach)
-    scale = scale_of(true, initial)
+    scale = _size(true, initial)
     apart = ~jnp.all(jnp.abs(true - other) <= tight * scale, axis=1)
     merged = reach - jnp.argmax(apart[::-1])
     merged = jnp.where(jnp.any(apart), merged, 0)
@@ -225,6 +225,11 @@ def _probe(
     return Probe(
         jnp.where(usable, length, -1), jnp.where(usable, typical, initial), scale
     )
+
+
+def _size(states: Array, initial: Array) -> Array:
+    """Largest state per dimension, `(D,)`."""
+    return scale_of(states, initial, "sequential")[-1]
 
 
 def _collect(

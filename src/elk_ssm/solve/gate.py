@@ -65,7 +65,7 @@ def set_back(
     exact: Array,
     *,
     to_rollout: bool,
-) -> tuple[Array, Array]:
+) -> Array:
     """Apply the gate to updated nodes.
 
     Args:
@@ -78,7 +78,7 @@ def set_back(
         to_rollout: Whether rollout values, where finite, are what to set back to.
 
     Returns:
-        The gated nodes and which were set back, `(n, D)` and `(n,)`.
+        The gated nodes, `(n, D)`.
     """
     frozen = jnp.arange(candidate.shape[0]) < exact
     refused = ~jnp.all(jnp.isfinite(candidate), axis=1)
@@ -95,4 +95,4 @@ def set_back(
         fallback = jnp.where(usable, values, last_exact)
     else:
         fallback = jnp.broadcast_to(last_exact, values.shape)
-    return jnp.where(refused[:, None], fallback, candidate), refused
+    return jnp.where(refused[:, None], fallback, candidate)

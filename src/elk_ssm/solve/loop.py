@@ -23,7 +23,7 @@ from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
 from elk_ssm.kalman.structure import Operator
 from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.gate import extend_prefix, set_back, settle_prefix
+from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, linearize_nodes, starts
 from elk_ssm.solve.stopping import PATIENCE, judge, largest, scale_of
@@ -37,6 +37,7 @@ class Carry(NamedTuple):
 
     nodes: Array
     accepted: Array | None
+    gated: Array | None
     merit: Array
     predicted: Array
     policy: Any
@@ -102,6 +103,7 @@ def start(method: Method, guess: Array, history: int) -> Carry:
     return Carry(
         nodes=guess,
         accepted=guess if policy is not None and policy.can_reject else None,
+        gated=None if method.gate is None else guess,
         merit=unknown,
         predicted=unknown,
         policy=None if policy is None else policy.init(guess.shape, guess.dtype),
@@ -133,22 +135,15 @@ def one_pass(
     seen = _evaluate(method, step, blocks, backend, carry)
     carry, accept = _consult_policy(method, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
-    scale = scale_of(seen.values, blocks.initial)
+    scale = scale_of(seen.values, blocks.initial, backend)
     verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm)
     update = seen.step if noise is None else _damped(method, seen, noise, backend)
     update = jnp.where(verdict.converged, seen.step, update)
     exact = extend_prefix(carry.exact, carry.nodes, seen.values)
     nodes = settle_prefix(carry.nodes + update, carry.nodes, seen.values, exact)
     small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
-    nodes, _ = set_back(
-        method.gate,
-        nodes,
-        seen.values,
-        small,
-        blocks.initial,
-        exact,
-        to_rollout=method.block_size > 1,
-    )
+    nodes, gated = _gate(method, blocks, carry, seen, nodes, small, exact)
+    carry = carry._replace(gated=gated)
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
     status = _status(verdict, stalls, exact, nodes, seen.values)
@@ -204,6 +199,51 @@ def _consult_policy(method: Method, carry: Carry, seen: Pass) -> tuple[Carry, Ar
         merit=jnp.where(accept, merit, carry.merit),
         accepted=jnp.where(accept, carry.nodes, carry.accepted),
     ), accept
+
+
+def _gate(
+    method: Method,
+    blocks: Blocks,
+    carry: Carry,
+    seen: Pass,
+    nodes: Array,
+    small: Array,
+    exact: Array,
+) -> tuple[Array, Array | None]:
+    """Apply the gate; the first update is tried ungated.
+
+    A linear recurrence is solved by the first pass, however far out it goes, and the
+    gate would hold it back. So the gated nodes wait until the second pass has seen the
+    residuals of the ungated ones, and replace them unless those are small throughout.
+
+    Returns:
+        The nodes to go on with, and the gated ones that wait.
+    """
+    to_rollout = blocks.times.shape[0] > 1
+
+    def apply_gate(gate: Gate | None) -> Array:
+        return set_back(
+            gate,
+            nodes,
+            seen.values,
+            small,
+            blocks.initial,
+            exact,
+            to_rollout=to_rollout,
+        )
+
+    if method.gate is None:
+        return apply_gate(None), None
+    assert carry.gated is not None
+    gated = apply_gate(method.gate)
+    frozen = jnp.arange(nodes.shape[0])[:, None] < exact
+    waiting = jnp.where(frozen, nodes, carry.gated)
+    tried = jnp.where(jnp.all(small), gated, waiting)
+    # Nothing was refused in the first pass when what waits is what was tried.
+    same = jnp.array_equal(carry.gated, carry.nodes)
+    second = (carry.iteration == 1) & ~same
+    onward = jnp.where(second, tried, gated)
+    return jnp.where(carry.iteration == 0, apply_gate(None), onward), gated
 
 
 def _status(

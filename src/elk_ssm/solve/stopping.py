@@ -7,9 +7,11 @@ false) and joined with `jnp.all`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
+from elk_ssm.kalman.backend import Backend, by_backend
 
 _PER_DIMENSION_FLOOR = 0.1
 _ROUNDING_UNITS = 32
@@ -37,16 +39,30 @@ def default_tolerance(dtype: jnp.dtype) -> float:
     return 1e-12 if jnp.finfo(dtype).bits == 64 else 1e-5
 
 
-def scale_of(values: Array, initial: Array) -> Array:
-    """Size of the states per dimension, `(D,)`, which tolerances are relative to.
+def scale_of(values: Array, initial: Array, backend: Backend) -> Array:
+    """Size of the states so far, `(n, D)`, which tolerances are relative to.
 
-    Dimensions much smaller than the largest one are held to a tenth of that one: their
-    rounding errors come from it.
+    A running maximum per dimension: wild states later on do not loosen the tolerance
+    of those before. Dimensions much smaller than the largest one are held to a tenth of
+    that one, because their rounding errors come from it.
     """
-    everything = jnp.concatenate([initial[None], values])
-    finite = jnp.where(jnp.isfinite(everything), jnp.abs(everything), 0)
-    size = jnp.max(finite, axis=0)
-    return jnp.maximum(size, _PER_DIMENSION_FLOOR * jnp.max(size))
+    magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
+    first = jnp.abs(initial)
+
+    def sequential(magnitude: Array) -> Array:
+        def body(size: Array, now: Array) -> tuple[Array, Array]:
+            size = jnp.maximum(size, now)
+            return size, size
+
+        return jax.lax.scan(body, first, magnitude)[1]
+
+    def associative(magnitude: Array) -> Array:
+        return jnp.maximum(jax.lax.cummax(magnitude), first)
+
+    size = by_backend(backend, sequential, associative, magnitude)
+    return jnp.maximum(
+        size, _PER_DIMENSION_FLOOR * jnp.max(size, axis=-1, keepdims=True)
+    )
 
 
 def largest(x: Array) -> Array:
@@ -67,7 +83,7 @@ def judge(
     Args:
         residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
         step: `(n, D)`, the undamped step from it.
-        scale: `(D,)`, from `scale_of`.
+        scale: `(n, D)`, from `scale_of`.
         tolerance: Relative tolerance.
         last_step_norm: Largest undamped step of the pass before.
     """

@@ -1,0 +1,227 @@
+r"""Will a recurrence parallelise, which method suits it, and why.
+
+What decides is the product of Jacobians along the trajectory, J_t ... J_{s+1}: how much
+a perturbation at s matters at t. If every such product dies out within a few steps the
+recurrence forgets, and blocks evaluated side by side agree after two or three passes.
+If some product is large, Newton's method has to work through that stretch: the largest
+growth over any interval predicts the number of iterations far better than the mean
+growth rate (the Lyapunov exponent) does.
+
+The products are followed for a few tangent directions from several starting points, so
+the growth is a lower bound, and exact for D <= 8 over intervals that begin at those
+points.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._closures import HoistedFunction
+from elk_ssm._recurrence import canonicalize
+from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
+from elk_ssm.evaluate import sequential
+from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.nodes import starts
+
+_DIRECTIONS = 8
+_FORGOTTEN = 1e-6
+_SAMPLES = 64
+_HARD_GROWTH = 8.0
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` found; numbers are arrays of shape `()`.
+
+    Attributes:
+        lyapunov_exponent: Mean logarithmic growth of a perturbation per step.
+        growth: Largest log |J_t ... J_{s+1}| over the intervals looked at, at least 0.
+        growth_interval: Its first and last step, shape `(2,)`.
+        forgetting_length: Steps after which every followed product is below 1e-6, or -1
+            when one is not within the stretch looked at.
+        off_diagonal_share: |J - diag J| / |J| in the Frobenius norm, mean over time.
+        log_growth: log |J_t ... J_{s+1}| for every start, `(S, T)`, NaN before it.
+        length: Number of steps T of the recurrence, an integer.
+        size: Number D of state dimensions, an integer.
+    """
+
+    lyapunov_exponent: Array
+    growth: Array
+    growth_interval: Array
+    forgetting_length: Array
+    off_diagonal_share: Array
+    log_growth: Array
+    length: int
+    size: int
+
+    @property
+    def predicted_passes(self) -> int:
+        """Passes that `auto` needs: exact for blocks, a rough guess for Newton."""
+        length = int(self.forgetting_length)
+        block = Auto().forgetful_block_size(self.length)
+        if length >= 0:
+            return int(np.ceil(1.25 * length / block)) + 1
+        limit = max(self.length // 16, 1)
+        return int(min(limit, np.ceil(4 + 2.5 * float(self.growth))))
+
+    @property
+    def recommendation(self) -> str:
+        """Which method to use, and why."""
+        if int(self.forgetting_length) >= 0:
+            return (
+                f"auto(): the state is forgotten after {int(self.forgetting_length)} "
+                "steps, so blocks side by side agree after a few passes"
+            )
+        if float(self.growth) > _HARD_GROWTH:
+            return (
+                "auto(), or sequential on a CPU; on an accelerator deer(block_size=16, "
+                "gate=Gate()): perturbations grow too much for undamped steps"
+            )
+        if float(self.off_diagonal_share) < 0.3:
+            return "quasi_deer(): nothing grows and the Jacobian is nearly diagonal"
+        return "deer(): nothing grows, and the Jacobian is far from diagonal"
+
+    def __repr__(self) -> str:
+        first, last = (int(i) for i in self.growth_interval)
+        forgets = int(self.forgetting_length)
+        memory = f"{forgets} steps" if forgets >= 0 else "longer than looked at"
+        return (
+            f"Diagnosis of {self.length} steps, {self.size} dimensions\n"
+            f"  Lyapunov exponent   {float(self.lyapunov_exponent):+.3g} per step\n"
+            f"  largest growth      exp({float(self.growth):.3g}), steps {first} to "
+            f"{last}\n"
+            f"  forgetting length   {memory}\n"
+            f"  off-diagonal share  {float(self.off_diagonal_share):.2g}\n"
+            f"  predicted passes    {self.predicted_passes}\n"
+            f"  recommended         {self.recommendation}"
+        )
+
+
+def diagnose(
+    f: Dynamics,
+    initial_state: PyTree,
+    inputs: PyTree = None,
+    *,
+    length: int | None = None,
+    max_length: int = 2000,
+    num_starts: int = 16,
+) -> Diagnosis:
+    """Say how a recurrence amplifies and forgets, and which method suits it.
+
+    Evaluates the first `max_length` steps sequentially and follows products of
+    Jacobians along them; call it once on a typical sequence.
+
+    Args:
+        f: The recurrence, as for `evaluate`.
+        initial_state: As for `evaluate`.
+        inputs: As for `evaluate`.
+        length: As for `evaluate`.
+        max_length: Steps to look at, from the beginning.
+        num_starts: Starting points of the products, evenly spaced.
+
+    Returns:
+        A `Diagnosis`; print it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> found = elk.diagnose(
+        ...     lambda x, u: jnp.tanh(0.5 * x + u), jnp.zeros(2), jnp.ones((200, 2))
+        ... )
+        >>> int(found.forgetting_length) < 20
+        True
+    """
+    if max_length < 2 or num_starts < 1:
+        raise ValueError("max_length must be at least 2 and num_starts at least 1.")
+    total = canonicalize(f, initial_state, inputs, length).length
+    looked = min(total, max_length)
+    head = jax.tree.map(lambda x: jnp.asarray(x)[:looked], inputs)
+    states = sequential(f, initial_state, head, length=looked).states
+    recurrence = canonicalize(f, initial_state, head, looked)
+    flat = recurrence.flatten_states(states, "states")
+    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
+    found = _follow(recurrence.function, min(num_starts, looked), primals, flat)
+    return Diagnosis(**_summarize(*found), length=total, size=flat.shape[1])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _follow(
+    function: HoistedFunction, num_starts: int, primals: tuple, states: Array
+) -> tuple[Array, Array, Array]:
+    """Log norms of products `(S, T)`, where each starts `(S,)`, off-diagonal share."""
+    consts, initial, inputs = primals
+    step = partial(function, consts)
+    before = starts(initial, states)
+    length, size = states.shape
+    begins = jnp.arange(num_starts) * length // num_starts
+    directions = _orthonormal(size, states.dtype)
+    shape = (num_starts, *directions.shape)
+    frames = jnp.broadcast_to(directions, shape)
+    logs = jnp.zeros(num_starts, states.dtype)
+
+    def body(carry: tuple, entry: tuple) -> tuple[tuple, Array]:
+        frames, logs = carry
+        time, state, user_input = entry
+        tangent = jax.linearize(lambda x: step(x, user_input), state)[1]
+        pushed = jax.vmap(jax.vmap(tangent))(frames)
+        norms = jnp.max(jnp.linalg.norm(pushed, axis=-1), axis=-1)
+        active = begins <= time
+        tiny = jnp.finfo(norms.dtype).tiny
+        scaled = pushed / jnp.maximum(norms, tiny)[:, None, None]
+        frames = jnp.where(active[:, None, None], scaled, frames)
+        logs = jnp.where(active, logs + jnp.log(jnp.maximum(norms, tiny)), logs)
+        return (frames, logs), jnp.where(active, logs, jnp.nan)
+
+    times = jnp.arange(length)
+    _, growth = jax.lax.scan(body, (frames, logs), (times, before, inputs))
+    share = _off_diagonal_share(step, before, inputs)
+    return growth.T, begins, share
+
+
+def _orthonormal(size: int, dtype: jnp.dtype) -> Array:
+    """At most eight orthonormal directions; all of them for small states."""
+    if size <= _DIRECTIONS:
+        return jnp.eye(size, dtype=dtype)
+    random = np.random.default_rng(0).normal(size=(size, _DIRECTIONS))
+    return jnp.asarray(np.linalg.qr(random)[0].T, dtype)
+
+
+def _off_diagonal_share(step: FlatStep, before: Array, inputs: PyTree) -> Array:
+    stride = max(before.shape[0] // _SAMPLES, 1)
+    some = jax.tree.map(lambda x: x[::stride], (before, inputs))
+
+    def share(state: Array, user_input: PyTree) -> Array:
+        jacobian = jax.jacfwd(lambda x: step(x, user_input))(state)
+        total = jnp.sum(jacobian**2)
+        rest = total - jnp.sum(jnp.diagonal(jacobian) ** 2)
+        return jnp.sqrt(jnp.maximum(rest, 0) / jnp.where(total > 0, total, 1))
+
+    return jnp.mean(jax.lax.map(lambda xu: share(*xu), some, batch_size=16))
+
+
+def _summarize(growth: Array, begins: Array, share: Array) -> dict[str, Array]:
+    length = growth.shape[1]
+    lyapunov = growth[0, -1] / length
+    filled = jnp.where(jnp.isnan(growth), -jnp.inf, growth)
+    place = jnp.argmax(filled)
+    largest = jnp.maximum(filled.reshape(-1)[place], 0)
+    interval = jnp.stack([begins[place // length], place % length])
+    forgotten = filled < jnp.log(_FORGOTTEN)
+    # Steps from the start of each product to where it has died out for good.
+    alive = (~forgotten) & ~jnp.isnan(growth)
+    steps = jnp.max(jnp.where(alive, jnp.arange(length), -1), axis=1) + 1 - begins
+    decided = ~alive[:, -1]
+    # Products that begin near the end have no time to die out: they do not count.
+    judged = begins <= length // 2
+    forgets = jnp.all(decided | ~judged) & jnp.any(judged)
+    memory = jnp.max(jnp.where(judged, steps, 0))
+    return {
+        "lyapunov_exponent": lyapunov,
+        "growth": largest,
+        "growth_interval": interval,
+        "forgetting_length": jnp.where(forgets, memory, -1),
+        "off_diagonal_share": share,
+        "log_growth": growth,
+    }
