@@ -1,7 +1,7 @@
 """What every task does first: check the options and separate choices from numbers."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,9 @@ def prepare(
 ) -> tuple[Settings, Options]:
     """Check the options and separate choices from numbers."""
     check_backend(backend)
-    if adjoint not in ("auto", "sequential", "parallel"):
-        raise ValueError(
-            f'adjoint must be "auto", "sequential" or "parallel"; got {adjoint!r}.'
-        )
+    if adjoint not in get_args(Adjoint):
+        names = ", ".join(get_args(Adjoint))
+        raise ValueError(f"adjoint must be one of {names}; got {adjoint!r}.")
     method = bind_method(method, recurrence)
     dtype, length = recurrence.initial.dtype, recurrence.length
     block_size = method.block_size if isinstance(method, Method) else 1

@@ -67,8 +67,11 @@ def evaluate(
         backend: Which scans to use; `"auto"` is sequential on a CPU and associative
             elsewhere.
         adjoint: How derivatives solve their linear recursion: `"sequential"` pushes
-            (co)tangents through f step by step with memory T x D; `"parallel"` forms
-            the `(T, D, D)` Jacobians and scans over them; `"auto"` chooses.
+            (co)tangents through f step by step with memory T x D; `"blocks"` does so
+            for blocks of about sqrt(T) steps side by side; `"parallel"` forms the
+            `(T, D, D)` Jacobians and scans over them. `"auto"` is sequential on a CPU;
+            elsewhere parallel for `deer` and `elk` without blocks, which hold such
+            Jacobians anyway, and blocks for every other method.
 
     Returns:
         A `Solution`. A failed solve does not raise: look at `status`, or call

@@ -71,7 +71,8 @@ def damped_filter(
     Args:
         operator: A_1, ..., A_T, `Dense` of `(T, D, D)` or `Diagonal` of `(T, D)`.
         offsets: b_1, ..., b_T, shape `(T, D)`.
-        noise: s_t^2, shape `(T, D)`, positive, `inf` where nothing is observed.
+        noise: s_t^2, broadcastable to `(T, D)`, positive, `inf` where nothing is
+            observed.
         backend: `"auto"`, `"sequential"` or `"associative"`.
 
     Returns:
@@ -88,13 +89,13 @@ def damped_filter_means(
     """Return `damped_filter(...).means` without keeping any covariance."""
 
     def sequential(operator: Operator, offsets: Array, noise: Array) -> Array:
-        step, start = _filter_step(operator, offsets)
+        step, start, entries = _filter_step(operator, offsets, noise)
 
         def means_only(carry: Marginals, entry: tuple) -> tuple[Marginals, Array]:
             carry, _ = step(carry, entry)
             return carry, carry.means
 
-        return jax.lax.scan(means_only, start, (operator, offsets, noise))[1]
+        return jax.lax.scan(means_only, start, entries)[1]
 
     def associative(operator: Operator, offsets: Array, noise: Array) -> Array:
         return _filter_associative(operator, offsets, noise).means
@@ -117,7 +118,7 @@ def damped_evidence(
 ) -> Evidence:
     """Evidence of the pseudo-observations, from the filtered marginals."""
     predicted = _predict(_initial_or_previous(filtered), operator, offsets)
-    return _condition(predicted, noise)[1]
+    return _condition(predicted, jnp.broadcast_to(noise, offsets.shape))[1]
 
 
 def _initial_or_previous(filtered: Marginals) -> Marginals:
@@ -201,22 +202,32 @@ def _condition_dense(state: Marginals, noise: Array) -> tuple[Marginals, Evidenc
 # --------------------------------------------------------------------- sequential
 
 
-def _filter_step(operator: Operator, offsets: Array) -> tuple[Callable, Marginals]:
-    """Return the scan body of the filter and its carry before step 1."""
+def _filter_step(
+    operator: Operator, offsets: Array, noise: Array
+) -> tuple[Callable, Marginals, tuple]:
+    """Return the scan body of the filter, its carry before step 1, and what it scans.
+
+    Noise that does not change over time is not scanned over, which saves a `(T, D)`
+    array.
+    """
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x[0]), operator)
     start = Marginals(jnp.zeros_like(offsets[0]), zeros)
+    varies = noise.ndim == 2 and noise.shape[0] == offsets.shape[0] > 1
+    constant = jnp.broadcast_to(noise if noise.ndim < 2 else noise[0], offsets.shape[1])
 
     def step(carry: Marginals, entry: tuple) -> tuple[Marginals, Marginals]:
-        operator_t, offset, noise = entry
-        carry, _ = _condition(_predict(carry, operator_t, offset), noise)
+        operator_t, offset, *changing = entry
+        now = jnp.broadcast_to(changing[0], offset.shape) if varies else constant
+        carry, _ = _condition(_predict(carry, operator_t, offset), now)
         return carry, carry
 
-    return step, start
+    entries = (operator, offsets, noise) if varies else (operator, offsets)
+    return step, start, entries
 
 
 def _filter_sequential(operator: Operator, offsets: Array, noise: Array) -> Marginals:
-    step, start = _filter_step(operator, offsets)
-    return jax.lax.scan(step, start, (operator, offsets, noise))[1]
+    step, start, entries = _filter_step(operator, offsets, noise)
+    return jax.lax.scan(step, start, entries)[1]
 
 
 def _smooth_sequential(
@@ -244,6 +255,7 @@ def _smooth_sequential(
 
 
 def _filter_associative(operator: Operator, offsets: Array, noise: Array) -> Marginals:
+    noise = jnp.broadcast_to(noise, offsets.shape)
     first = jnp.arange(offsets.shape[0]) == 0
     known = jax.tree.map(
         lambda a: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), 0, a), operator

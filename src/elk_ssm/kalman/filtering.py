@@ -65,8 +65,8 @@ def lgssm_filter(
 ) -> FilterPosterior:
     """Filter a series: p(z_t | y_{0:t}) for every t, and the marginal likelihood.
 
-    Särkkä and García-Fernández (2021), section IV, for the parallel form; Joseph's
-    form of the update, one scalar at a time, for the arithmetic.
+    Särkkä and García-Fernández (2021), section IV, for the parallel form; Kalman's
+    update, one scalar at a time, for the arithmetic.
 
     Args:
         model: the model.

@@ -1,24 +1,28 @@
 r"""Conditioning one Gaussian on one scalar at a time, the arithmetic of every pass.
 
-For x ~ N(m, P) and a scalar z = h' x + N(0, r), with g = P h, s = h' g + r, K = g / s,
+For x ~ N(m, P) and a scalar z = h' x + N(0, r), with g = P h, a = h' g, s = a + r,
 
-    m <- m + K (z - h' m)
-    P <- (I - K h') P (I - K h')' + r K K'          (Joseph: a sum of two PSD terms)
+    m <- m + K (z - h' m),      K = g / s
+    P <- P - g g' / s
 
 Independent noise lets a vector be taken in one entry after the other, which needs no
-matrix factorisation, handles a missing entry by K = 0, and in Joseph form keeps P
-positive semidefinite in float32. With M = P - K g', which is (I - K h') P, Joseph is
+matrix factorisation and handles a missing entry by K = 0. In float32 the subtraction
+can leave less than nothing of P where r is far below a. Then it is split,
 
-    P <- M + (r K - M h) K'
+    P <- (P - g g' / a)  +  (r / s) g g' / a                        if r < a
 
-where r K - M h is zero in exact arithmetic: it is the correction that the plain form
-omits. Correlated noise is first decorrelated by R = L diag(d) L', L unit lower
-triangular, which allows zero variances where a Cholesky factor would not.
+into conditioning without noise, which leaves exactly zero along an axis that is
+observed by itself, and a PSD term that puts the noise back. (Joseph's form achieves the
+same for more arithmetic, as long as no compiler rounds its two copies of P - K g'
+differently; XLA's fused multiply-adds do.)
+
+Correlated noise is first decorrelated by R = L diag(d) L', L unit lower triangular,
+which allows zero variances where a Cholesky factor would not.
 
 The same update gives the smoother: z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
-observations of z_t, so p(z_t | z_{t+1}, y_{0:t}) = N(m + E (z_{t+1} - F m - c), L) has
-an L that is PSD by construction, and no difference of two nearly equal covariances is
-formed (the textbook P + E (P^s - P^p) E' loses definiteness that way).
+observations of z_t, so p(z_t | z_{t+1}, y_{0:t}) = N(m + E (z_{t+1} - F m - c), L) with
+an L that is reached by D small steps, and no difference of two nearly equal smoothed
+and predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
 
 A scalar whose variance s is zero is known already and teaches nothing: K = 0.
 """
@@ -167,7 +171,7 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
     mean, cov, log_density = _over_rows(take_in, start, rows)
-    # Fused multiply-adds round the two sides of the diagonal differently.
+    # The two sides of the diagonal round differently.
     return mean, symmetrize(cov), log_density
 
 
@@ -267,6 +271,7 @@ def whitener_of(covariance: Operator) -> Whitener:
 
 
 def _condition_covariance(cov, h, r, ok):
+    """Return the new covariance, K, s and 1 / s, or no change and zeros if not ok."""
     g = jnp.sum(cov * h, axis=-1)
     a = _dot(h, g)
     s = a + r

@@ -11,10 +11,11 @@ differentiable to any order, and transposes it into the adjoint recursion
     w_t = J_{t+1}^T w_{t+1} + v_t,      t = T, ..., 1,      w_{T+1} = 0.
 
 Nothing of size T x D x D is formed unless the parallel dense adjoint is asked for: the
-recursions push one tangent or cotangent through f, step by step.
+recursions push tangents or cotangents through f, step by step or in blocks.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -22,17 +23,17 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.structure import Dense
 from elk_ssm.solve.nodes import starts
 
-Adjoint: TypeAlias = Literal["auto", "sequential", "parallel"]
+Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks"]
+Recursion: TypeAlias = str
 _CHUNK = 512
 
 
 def trajectory_tangent(
     function: Callable[[list, Array, PyTree], Array],
-    adjoint: Adjoint,
+    adjoint: Recursion,
     primals: tuple[list, Array, PyTree],
     tangents: tuple[list, Array, PyTree],
     states: Array,
@@ -70,46 +71,136 @@ def _over_time(step: Callable, before: Array, inputs: PyTree) -> Array:
 
 
 def _solve(
-    step: Callable, before: Array, inputs: PyTree, source: Array, adjoint: Adjoint
+    step: Callable, before: Array, inputs: PyTree, source: Array, adjoint: Recursion
 ) -> Array:
-    def push(x: Array, u: PyTree, tangent: Array) -> Array:
-        return jax.jvp(lambda x: step(x, u), (x,), (tangent,))[1]
+    """Solve the tangent system for `source`, differentiably."""
 
     def system(d: Array) -> Array:
         shifted = starts(jnp.zeros_like(d[0]), d)
         pushed = jax.jvp(lambda x: _over_time(step, x, inputs), (before,), (shifted,))
         return d - pushed[1]
 
-    def forward(_: Any, source: Array) -> Array:
-        if adjoint == "parallel":
-            return _dense(step, before, inputs, source, reverse=False)
+    def recursion(*, reverse: bool) -> Callable:
+        def by(kind: Recursion) -> Callable:
+            return partial(_RECURSIONS[kind], step, before, inputs, reverse=reverse)
 
-        def body(d: Array, entry: tuple) -> tuple[Array, Array]:
-            x, u, g = entry
-            d = push(x, u, d) + g
-            return d, d
+        def run(_: Any, source: Array) -> Array:
+            if adjoint.startswith("cpu-sequential-else-"):
+                other = by(adjoint.removeprefix("cpu-sequential-else-"))
+                return jax.lax.platform_dependent(
+                    source, cpu=by("sequential"), default=other
+                )
+            return by(adjoint)(source)
 
-        zero = jnp.zeros_like(source[0])
-        return jax.lax.scan(body, zero, (before, inputs, source))[1]
+        return run
 
-    def backward(_: Any, source: Array) -> Array:
-        if adjoint == "parallel":
-            return _dense(step, before, inputs, source, reverse=True)
+    return jax.lax.custom_linear_solve(
+        system, source, recursion(reverse=False), recursion(reverse=True)
+    )
 
-        def body(pulled: Array, entry: tuple) -> tuple[Array, Array]:
-            x, u, v = entry
-            w = pulled + v
-            return jax.vjp(lambda x: step(x, u), x)[1](w)[0], w
 
-        zero = jnp.zeros_like(source[0])
-        return jax.lax.scan(body, zero, (before, inputs, source), reverse=True)[1]
+def _push(step: Callable, x: Array, u: PyTree, tangent: Array) -> Array:
+    """J d."""
+    return jax.jvp(lambda x: step(x, u), (x,), (tangent,))[1]
 
-    return jax.lax.custom_linear_solve(system, source, forward, backward)
+
+def _pull(step: Callable, x: Array, u: PyTree, cotangent: Array) -> Array:
+    """J^T w."""
+    return jax.vjp(lambda x: step(x, u), x)[1](cotangent)[0]
+
+
+def _sequential(
+    step: Callable, before: Array, inputs: PyTree, source: Array, *, reverse: bool
+) -> Array:
+    """One tangent or cotangent through f, step by step."""
+
+    def forward(d: Array, entry: tuple) -> tuple[Array, Array]:
+        x, u, g = entry
+        d = _push(step, x, u, d) + g
+        return d, d
+
+    def backward(pulled: Array, entry: tuple) -> tuple[Array, Array]:
+        x, u, v = entry
+        w = pulled + v
+        return _pull(step, x, u, w), w
+
+    body = backward if reverse else forward
+    zero = jnp.zeros_like(source[0])
+    return jax.lax.scan(body, zero, (before, inputs, source), reverse=reverse)[1]
 
 
 def _dense(
     step: Callable, before: Array, inputs: PyTree, source: Array, *, reverse: bool
 ) -> Array:
+    """All Jacobians, `(T, D, D)`, and an affine scan over them."""
     jacobians = jax.vmap(jax.jacfwd(step))(before, inputs)
-    backend: Backend = "auto"
-    return affine_scan(Dense(jacobians), source, reverse=reverse, backend=backend)
+    return affine_scan(Dense(jacobians), source, reverse=reverse, backend="auto")
+
+
+def _blocks(
+    step: Callable, before: Array, inputs: PyTree, source: Array, *, reverse: bool
+) -> Array:
+    """Blocks side by side: memory T x D and (T / C) x D x D, depth 2 C + 2 log2(T / C).
+
+    A first sweep finds what each block adds on its own and how it maps its boundary, by
+    pushing (pulling) the D unit vectors through it; an affine scan joins the blocks;
+    a second sweep starts from the right boundaries. The last block is filled up with
+    steps without source, which change nothing.
+    """
+    length, size = source.shape
+    block = max(int(length**0.5), 1)
+    count = -(-length // block)
+
+    def lay_out(x: Array) -> Array:
+        filled = jnp.concatenate([x, jnp.repeat(x[-1:], count * block - length, 0)])
+        return jnp.swapaxes(filled.reshape(count, block, *x.shape[1:]), 0, 1)
+
+    quiet = jnp.zeros((count * block - length, size), source.dtype)
+    sources = jnp.concatenate([source, quiet]).reshape(count, block, size)
+    entries = (*jax.tree.map(lay_out, (before, inputs)), jnp.swapaxes(sources, 0, 1))
+
+    def through(x: Array, u: PyTree, d: Array, g: Array) -> tuple[Array, Array]:
+        if reverse:
+            return _pull(step, x, u, d + g), d + g
+        d = _push(step, x, u, d) + g
+        return d, d
+
+    def columns(x: Array, u: PyTree, m: Array) -> Array:
+        return jax.vmap(lambda d: through(x, u, d, jnp.zeros_like(d))[0], -1, -1)(m)
+
+    def sweep(carry: tuple, entry: tuple) -> tuple[tuple, None]:
+        d, m = carry
+        x, u, g = entry
+        return (jax.vmap(through)(x, u, d, g)[0], jax.vmap(columns)(x, u, m)), None
+
+    def collect(d: Array, entry: tuple) -> tuple[Array, Array]:
+        x, u, g = entry
+        return jax.vmap(through)(x, u, d, g)
+
+    nothing = jnp.zeros((count, size), source.dtype)
+    unit = jnp.broadcast_to(jnp.eye(size, dtype=source.dtype), (count, size, size))
+    (own, maps), _ = jax.lax.scan(sweep, (nothing, unit), entries, reverse=reverse)
+    turn = -1 if reverse else 1
+    ends = affine_scan(Dense(maps[::turn]), own[::turn], backend="auto")
+    begins = starts(jnp.zeros_like(ends[0]), ends)[::turn]
+    found = jax.lax.scan(collect, begins, entries, reverse=reverse)[1]
+    return jnp.swapaxes(found, 0, 1).reshape(count * block, size)[:length]
+
+
+_RECURSIONS: dict[str, Callable] = {
+    "sequential": _sequential,
+    "parallel": _dense,
+    "blocks": _blocks,
+}
+
+
+def choose_recursion(adjoint: Adjoint, *, has_jacobians: bool) -> Recursion:
+    """Resolve `"auto"`: sequential on a CPU, else dense for the dense methods.
+
+    Args:
+        adjoint: What the user asked for.
+        has_jacobians: Whether the forward pass forms `(T, D, D)` Jacobians anyway.
+    """
+    if adjoint != "auto":
+        return adjoint
+    return "cpu-sequential-else-" + ("parallel" if has_jacobians else "blocks")

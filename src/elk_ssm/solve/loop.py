@@ -172,12 +172,10 @@ def _damped(method: Method, seen: Pass, noise: Array, backend: Backend) -> Array
     """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
 
     def damped(seen: Pass) -> Array:
-        full = jnp.broadcast_to(noise, seen.residual.shape)
+        offsets = -seen.residual
         if method.estimate == "smoother":
-            return damped_smoother(
-                seen.operator, -seen.residual, full, backend=backend
-            ).means
-        return damped_filter_means(seen.operator, -seen.residual, full, backend=backend)
+            return damped_smoother(seen.operator, offsets, noise, backend=backend).means
+        return damped_filter_means(seen.operator, offsets, noise, backend=backend)
 
     return jax.lax.cond(jnp.all(jnp.isinf(noise)), lambda s: s.step, damped, seen)
 

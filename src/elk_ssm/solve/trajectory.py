@@ -13,11 +13,12 @@ from elk_ssm._trees import is_float
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.adjoint import Adjoint, trajectory_tangent
+from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, evaluate_forgetful, newton_plan
 from elk_ssm.solve.loop import Carry, empty_history, iterate, one_pass, start
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, roll_out, roll_out_sequentially, starts
+from elk_ssm.surrogate.linearization import DenseJacobian
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,11 @@ def _solve_jvp(
 ) -> tuple:
     problem, options = primals
     states, report = _solve(function, settings, problem, options)
-    tangent = trajectory_tangent(
-        function, settings.adjoint, problem, tangents[0], states
-    )
+    method = options.method
+    dense = isinstance(method, Method) and method.block_size == 1
+    dense = dense and isinstance(method.linearization, DenseJacobian)
+    recursion = choose_recursion(settings.adjoint, has_jacobians=dense)
+    tangent = trajectory_tangent(function, recursion, problem, tangents[0], states)
     return (states, report), (tangent, jax.tree.map(_zero_tangent, report))
 
 
