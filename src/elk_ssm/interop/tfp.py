@@ -152,7 +152,9 @@ def _distribution(problem: Problem, shift: Array) -> Any:
         dense = to_dense(operator)
         if dense.ndim == 2:
             return dense
-        return lambda step: dense[jnp.minimum(step + ahead, last)]
+        # TFP asks what a function returns for its batch shape: no bare arrays.
+        wrap = _tfp().tf2jax.linalg.LinearOperatorFullMatrix
+        return lambda step: wrap(dense[jnp.minimum(step + ahead, last)])
 
     return tfd.LinearGaussianStateSpaceModel(
         num_timesteps=problem.num_steps,

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.small_linalg import matvec
+from elk_ssm.kalman.small_linalg import matvec, symmetrize
 from elk_ssm.kalman.structure import (
     Dense,
     Diagonal,
@@ -189,7 +189,11 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, .
         operator = as_operator(getattr(model, name), columns, name)
         times = () if name == "initial_covariance" else (T,)
         _expect_matrix(name, operator, rows, columns, times)
-        operators.append(type(operator)(operator[0].astype(dtype)))
+        array = operator[0].astype(dtype)
+        if name.endswith("covariance") and isinstance(operator, Dense):
+            # So that derivatives are symmetric as well, whatever reads which half.
+            array = symmetrize(array)
+        operators.append(type(operator)(array))
     if all(isinstance(operator, Diagonal) for operator in operators):
         return tuple(operators)
     return (Dense(to_dense(operators[0])), *operators[1:])

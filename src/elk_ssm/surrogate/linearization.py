@@ -193,6 +193,8 @@ class UserJacobian(_Unbound):
 
     def bind(self, recurrence: Recurrence) -> "UserJacobian":
         """Check the function's result and make what it closes over explicit."""
+        if isinstance(self.function, HoistedFunction):
+            return self
         layout = recurrence.layout
         vector = jax.ShapeDtypeStruct((layout.size,), layout.dtype)
 

@@ -1,0 +1,1 @@
+"""Nonlinear state-space models: densities, expansions, iterated smoothing, fitting."""

@@ -1,0 +1,74 @@
+r"""The extended Kalman smoother: each step expanded where the filter stands.
+
+    dynamics into t   around the filtered mean m_{t-1|t-1}
+    emission of t     around the predicted mean m_{t|t-1}
+
+The filter finds these points one after the other. The model expanded at them is linear,
+and one smoothing pass over it is the extended Rauch-Tung-Striebel smoother, by any
+backend (Särkkä 2013, Bayesian Filtering and Smoothing, algorithms 5.4 and 9.1).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from elk_ssm._types import Array
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.scalar_updates import Rows as ScalarRows
+from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.small_linalg import matmul, symmetrize, transpose
+from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother
+from elk_ssm.kalman.structure import Operator, at_step, to_dense
+from elk_ssm.nssm.expansion import expand, step_rows, value_and_jacobian
+from elk_ssm.nssm.posed import Posed
+
+
+def extended_points(posed: Posed) -> tuple[Array, Array]:
+    """Return the filtered and the predicted means, `(T, D)` each."""
+
+    def step(carry, index):
+        mean, cov = carry
+        entry = jax.tree.map(lambda u: u[index], posed.inputs)
+        first = index == 0
+        moved, F = value_and_jacobian(lambda x: posed.call("dynamics", x, entry), mean)
+        Q = _process_covariance(posed, mean, entry, index)
+        spread = symmetrize(matmul(F, matmul(cov, transpose(F)))) + Q
+        predicted = jnp.where(first, posed.initial_mean, moved)
+        spread = jnp.where(first, posed.initial_covariance, spread)
+        rows = ScalarRows(*_rows(posed, predicted, entry, index))
+        change, cov, _ = condition(jnp.zeros_like(predicted), spread, rows)
+        mean = predicted + change
+        return (mean, cov), (mean, predicted)
+
+    start = (posed.initial_mean, posed.initial_covariance)
+    return lax.scan(step, start, jnp.arange(posed.shape[0]))[1]
+
+
+def _process_covariance(posed: Posed, mean, entry, index) -> Array:
+    if posed.dynamics_covariance is None:
+        return posed.call("dynamics_covariance", mean, entry)
+    return to_dense(at_step(posed.dynamics_covariance, index))
+
+
+def _rows(posed: Posed, point: Array, entry, index):
+    covariance: Operator | None = posed.emission_covariance
+    if covariance is not None:
+        covariance = at_step(covariance, index)
+    value, observed = posed.values[index], posed.observed[index]
+    return step_rows(posed, point, entry, covariance, value, observed)
+
+
+def extended_posterior(posed: Posed, backend: Backend) -> SmootherPosterior:
+    """Smooth the model expanded at the filter's points."""
+    filtered, predicted = extended_points(posed)
+    expansion = expand(posed, filtered, emission_points=predicted)
+    # From increments around the points to states: x_t = f_t + F (x_{t-1} - m_{t-1}).
+    weights, rows = expansion.weights, expansion.rows
+    means = expansion.offsets + filtered
+    before = jnp.concatenate([filtered[:1], filtered[:-1]])
+    shift = means - jnp.sum(weights * before[:, None], axis=-1)
+    values = rows.values + jnp.sum(rows.weights * predicted[:, None], axis=-1)
+    model = expansion.model()._replace(
+        initial_mean=posed.initial_mean, dynamics_bias=shift
+    )
+    return lgssm_smoother(model, values, mask=rows.observed, backend=backend)

@@ -1,0 +1,114 @@
+r"""Parameters by gradient ascent on the approximate marginal likelihood.
+
+    theta <- optimiser step along d/dtheta [ log p(y; theta) + log prior(theta) ]
+
+log p(y; theta) is `Smoothed.log_likelihood`, the Gaussian approximation at the mode, and
+its derivative is implicit at the mode (see `mode`): it contains how the mode moves. The
+mode of one step is the guess of the next, so later steps need few passes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from elk_ssm._types import Array, PyTree
+from elk_ssm.nssm.model import NonlinearSSM
+from elk_ssm.smooth import Smoothed, smooth
+
+
+class Fit(NamedTuple):
+    """Fitted parameters.
+
+    Attributes:
+        params: The parameters with the largest objective seen.
+        objective: log p(y) + log prior at each step, per emission, `(num_steps,)`.
+        statuses: Status of the smoother at each step, `(num_steps,)`.
+        smoothed: The smoother's result at `params`.
+    """
+
+    params: PyTree
+    objective: Array
+    statuses: Array
+    smoothed: Smoothed
+
+
+def fit(
+    build: Callable[[PyTree], NonlinearSSM],
+    params: PyTree,
+    emissions: Array,
+    inputs: PyTree = None,
+    *,
+    num_steps: int = 100,
+    optimizer: optax.GradientTransformation | float = 0.05,
+    log_prior: Callable[[PyTree], Array] | None = None,
+    guess: Array | None = None,
+    **options: Any,
+) -> Fit:
+    """Maximise the approximate marginal likelihood with an optax optimiser.
+
+    A step whose objective or gradient is not finite is skipped.
+
+    Args:
+        build: `build(params) -> NonlinearSSM`; transform constrained parameters here.
+        params: First parameters, unconstrained, any pytree of floats.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: Pytree with leading axis T.
+        num_steps: Optimiser steps.
+        optimizer: An optax transformation, or the learning rate of Adam.
+        log_prior: Added to the log likelihood.
+        guess: First trajectory `(T, D)` of the first step.
+        **options: For `smooth`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> def build(log_q):
+        ...     q = ScaledIdentity(jnp.exp(log_q))
+        ...     return NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
+        >>> fitted = fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
+        >>> bool(fitted.params < -0.5)
+        True
+    """
+    tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer
+    emissions = jnp.asarray(emissions)
+    count = jnp.maximum(jnp.sum(~jnp.isnan(emissions)), 1)
+
+    def loss(params: PyTree, states: Array) -> tuple[Array, Smoothed]:
+        result = smooth(build(params), emissions, inputs, guess=states, **options)
+        prior = 0.0 if log_prior is None else log_prior(params)
+        return -(result.log_likelihood + prior) / count, result
+
+    def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
+        params, state, states, best = carry
+        (value, result), slope = jax.value_and_grad(loss, has_aux=True)(params, states)
+        best = _choose(value < best[0], (value, params), best)
+        updates, new_state = tool.update(slope, state, params)
+        fine = _finite((value, slope))
+        moved = _choose(fine, optax.apply_updates(params, updates), params)
+        states = jnp.where(jnp.isfinite(result.means), result.means, states)
+        after = (moved, _choose(fine, new_state, state), states, best)
+        return after, (-value, result.status)
+
+    if guess is None:
+        mean = jnp.asarray(build(params).initial_mean)
+        guess = jnp.broadcast_to(mean, (emissions.shape[0], *mean.shape))
+    worst = jnp.asarray(jnp.inf, jax.eval_shape(loss, params, guess)[0].dtype)
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=num_steps))
+    carry, (objective, statuses) = run(
+        (params, tool.init(params), guess, (worst, params))
+    )
+    smoothed = smooth(build(carry[3][1]), emissions, inputs, guess=carry[2], **options)
+    return Fit(carry[3][1], objective, statuses, smoothed)
+
+
+def _choose(condition: Array, chosen: PyTree, other: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+
+def _finite(tree: PyTree) -> Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))

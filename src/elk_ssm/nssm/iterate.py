@@ -1,0 +1,264 @@
+r"""Iterated smoothing: expand, smooth the increments, accept what raises log p(z, y).
+
+One pass at the trajectory x:
+
+    expansion   linear-Gaussian model of the increments around x       expansion
+    trust       rows that observe the increments near zero             trust
+    d           its smoothed mean, a Levenberg-Marquardt step           kalman
+    x + a d     a = 1, 1/2, 1/4, ... until log p(z, y) has risen enough
+
+The noise policy sees the merit -log p(z, y) of the accepted point and what the
+expansion promised for the full step, and so adapts the trust region. A step that is
+small because the trust region is proves nothing: such a pass is followed by an undamped
+one, and only a small undamped step is convergence.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.smoothing import lgssm_smoother
+from elk_ssm.kalman.structure import to_dense
+from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.expansion import Expansion, Linearization, expand
+from elk_ssm.nssm.posed import Posed
+from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
+from elk_ssm.solution import Status, int_status
+from elk_ssm.surrogate.noise import NoisePolicy, Seen
+
+RUNNING = -1
+_ENOUGH = 1e-4
+_ROUNDING_UNITS = 8
+_PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is static: linearisation, backend, acceptance, longest line search."""
+
+    linearization: Linearization
+    backend: Backend
+    safeguard: bool
+    max_halvings: int
+
+
+class Limits(NamedTuple):
+    """What is data: the noise policy (or `None`), tolerance, number of passes."""
+
+    noise: NoisePolicy | None
+    tolerance: Array
+    max_iters: Array
+
+
+class Carry(NamedTuple):
+    """What travels through the loop."""
+
+    states: Array
+    covariances: Array | None
+    merit: Array
+    last_merit: Array
+    predicted: Array
+    policy: Any
+    undamped: Array
+    iteration: Array
+    stalls: Array
+    step_norm: Array
+    status: Array
+
+
+class Step(NamedTuple):
+    """The smoothed increments of one pass, and what they promise.
+
+    `increments: (T, D)`, `slope` the derivative of log p along them, `promise` the rise
+    of log p that the expansion predicts, `covariances` the posterior ones.
+    """
+
+    increments: Array
+    slope: Array
+    promise: Array
+    covariances: Array
+
+
+def iterate(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Carry:
+    """Run passes from a guess `(T, D)` until a stopping rule holds."""
+
+    def running(carry: Carry) -> Array:
+        return (carry.status == RUNNING) & (carry.iteration < limits.max_iters)
+
+    def body(carry: Carry) -> Carry:
+        return one_pass(posed, choices, limits, carry)
+
+    first = start(posed, guess, choices, limits)
+    carry = jax.lax.while_loop(running, body, first)
+    cut_off = int_status(Status.max_iters_reached)
+    status = jnp.where(carry.status == RUNNING, cut_off, carry.status)
+    if not choices.safeguard:
+        return carry._replace(status=status)
+    # The slack for rounding in the line search must not add up to a loss.
+    keep = carry.merit <= first.merit
+    states = jnp.where(keep, carry.states, first.states)
+    return carry._replace(states=states, status=status)
+
+
+def start(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Carry:
+    """Return the carry before the first pass."""
+    merit = -log_joint(posed, guess)
+    unknown = jnp.full_like(merit, jnp.inf)
+    policy, covariances = None, None
+    if limits.noise is not None:
+        policy = limits.noise.init(posed.shape, guess.dtype)
+    if choices.linearization != "taylor":
+        covariances = _posterior(expand(posed, guess), choices.backend)[1]
+    broken = int_status(Status.nonfinite)
+    return Carry(
+        states=guess,
+        covariances=covariances,
+        merit=merit,
+        last_merit=unknown,
+        predicted=unknown,
+        policy=policy,
+        undamped=jnp.asarray(False),
+        iteration=jnp.asarray(0, jnp.int32),
+        stalls=jnp.asarray(0, jnp.int32),
+        step_norm=unknown,
+        status=jnp.where(jnp.isfinite(merit), jnp.asarray(RUNNING, jnp.int32), broken),
+    )
+
+
+def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Carry:
+    """Expand, step, accept, judge."""
+    expansion = expand(posed, carry.states, carry.covariances, choices.linearization)
+    policy, precision = _consult_policy(limits.noise, carry, expansion)
+    step = _step(posed, choices, carry, expansion, precision)
+    slack = _slack(carry)
+    share, merit = _search(posed, choices, carry, step, slack)
+    moved = share > 0
+    states = jnp.where(moved, carry.states + share * step.increments, carry.states)
+    scale = _scale(carry.states, expansion)
+    small = jnp.all(jnp.abs(step.increments) <= limits.tolerance * scale)
+    damped = jnp.any(precision > 0)
+    norm = jnp.max(jnp.abs(step.increments) / scale)
+    at_floor = (step.promise <= slack) & ~(norm < carry.step_norm)
+    hopeless = ~moved & ((limits.noise is None) | (step.promise <= slack))
+    stalls = jnp.where(at_floor | hopeless, carry.stalls + 1, 0)
+    carry = carry._replace(
+        states=states,
+        merit=jnp.where(moved, merit, carry.merit),
+        last_merit=carry.merit,
+        predicted=carry.merit - step.promise,
+        policy=policy,
+        # After a small damped step look without damping, once.
+        undamped=small & damped & ~carry.undamped,
+        iteration=carry.iteration + 1,
+        stalls=stalls,
+        step_norm=norm,
+        status=_judge(small & ~damped, stalls, carry, moved, step, limits),
+    )
+    if carry.covariances is None:
+        return carry
+    finite = jnp.all(jnp.isfinite(step.covariances))
+    kept = jnp.where(finite, step.covariances, carry.covariances)
+    return carry._replace(covariances=kept)
+
+
+def _consult_policy(
+    noise: NoisePolicy | None, carry: Carry, expansion: Expansion
+) -> tuple[Any, Array]:
+    """Return the policy's state and the precision of the trust rows, `(T, D)`."""
+    if noise is None:
+        return None, jnp.zeros_like(carry.states)
+    residual = jnp.concatenate([expansion.first[None], expansion.offsets[1:]])
+    seen = Seen(
+        residual, carry.merit, carry.last_merit, carry.predicted, carry.iteration
+    )
+    policy, _ = noise.update(carry.policy, seen)
+    precision = 1 / (noise.noise(policy) * noise_scale(expansion))
+    return policy, jnp.where(carry.undamped, 0, precision)
+
+
+def _step(
+    posed: Posed,
+    choices: Choices,
+    carry: Carry,
+    expansion: Expansion,
+    precision: Array,
+) -> Step:
+    tilt = covariance_tilt(posed, carry.states)
+    if carry.policy is not None or tilt is not None:
+        expansion = expansion.with_rows(trust_rows(precision, tilt))
+    increments, covariances = _posterior(expansion, choices.backend)
+    _, slope = jax.jvp(lambda x: log_joint(posed, x), (carry.states,), (increments,))
+    # Of (H + P) d = g, with P the trust region: g'd - d'Hd / 2 = g'd / 2 + d'Pd / 2.
+    promise = (slope + jnp.sum(precision * increments**2)) / 2
+    return Step(increments, slope, promise, covariances)
+
+
+def _posterior(expansion: Expansion, backend: Backend) -> tuple[Array, Array]:
+    rows = expansion.rows
+    posterior = lgssm_smoother(
+        expansion.model(), rows.values, mask=rows.observed, backend=backend
+    )
+    return posterior.smoothed_means, to_dense(posterior.smoothed_covariances)
+
+
+def _search(
+    posed: Posed, choices: Choices, carry: Carry, step: Step, slack: Array
+) -> tuple[Array, Array]:
+    """Return the accepted share of the step, 0 if none, and its merit."""
+
+    def merit_at(share: Array) -> Array:
+        return -log_joint(posed, carry.states + share * step.increments)
+
+    one = jnp.ones_like(slack)
+    first = merit_at(one)
+    if not choices.safeguard:
+        ok = jnp.all(jnp.isfinite(step.increments)) & jnp.isfinite(first)
+        return jnp.where(ok, one, 0), first
+
+    def enough(share: Array, merit: Array) -> Array:
+        rise = _ENOUGH * share * jnp.maximum(step.slope, 0)
+        return merit <= carry.merit - rise + slack
+
+    def searching(state):
+        share, merit, halvings = state
+        return ~enough(share, merit) & (halvings < choices.max_halvings)
+
+    def halve(state):
+        share, _, halvings = state
+        return share / 2, merit_at(share / 2), halvings + 1
+
+    share, merit, _ = jax.lax.while_loop(searching, halve, (one, first, 0))
+    return jnp.where(enough(share, merit), share, 0), merit
+
+
+def _slack(carry: Carry) -> Array:
+    """Rounding error of the merit."""
+    eps = jnp.finfo(carry.merit.dtype).eps
+    return _ROUNDING_UNITS * eps * (jnp.abs(carry.merit) + carry.states.size)
+
+
+def _scale(states: Array, expansion: Expansion) -> Array:
+    """Size of the states, `(D,)`, at least the spread of the noise."""
+    spread = jnp.sqrt(jnp.max(noise_scale(expansion), axis=0))
+    return jnp.maximum(jnp.max(jnp.abs(states), axis=0), spread)
+
+
+def _judge(
+    converged: Array,
+    stalls: Array,
+    carry: Carry,
+    moved: Array,
+    step: Step,
+    limits: Limits,
+) -> Array:
+    limit = int_status(Status.precision_limit)
+    patience = 1 if limits.noise is None else _PATIENCE
+    stuck = (stalls >= _PATIENCE) | (~moved & (stalls >= patience))
+    status = jnp.where(stuck, limit, jnp.asarray(RUNNING, jnp.int32))
+    status = jnp.where(converged, int_status(Status.converged), status)
+    broken = ~jnp.all(jnp.isfinite(step.increments)) & (limits.noise is None)
+    return jnp.where(broken, int_status(Status.nonfinite), status)

@@ -1,0 +1,140 @@
+r"""The nonlinear state-space model and its index convention.
+
+    z_0 ~ N(m, P)
+    z_t = f(z_{t-1}, u_t) + N(0, Q_t)                          t = 1 .. T-1
+    y_t = h(z_t, u_t)     + N(0, R_t)                          t = 0 .. T-1
+    or  log p(y_t | z_t) = log_density(h(z_t, u_t), y_t, u_t)
+
+**Index convention.** Input u_t and entry t of a time-varying Q act on the transition
+*into* step t; entry 0 of Q is never used, because z_0 comes from the initial
+distribution. It is that of `elk_ssm.LGSSM` and of dynamax from 1.0.3 on.
+
+A covariance is declared, never guessed: a bare `(D, D)` array or `Dense` is static, with
+a leading axis T it varies in time, `Diagonal` and `ScaledIdentity` likewise, and a
+function is state-dependent: Q(z_{t-1}, u_t) and R(z_t, u_t).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.structure import Matrix
+
+Covariance: TypeAlias = Matrix | Callable[[Array, PyTree], Matrix]
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True)
+class NonlinearSSM:
+    """A state-space model with state `D`, emissions `E` and any pytree of inputs.
+
+    A pytree: arrays are data, and so is a function that is itself a pytree
+    (`jax.tree_util.Partial`, an Equinox module); a plain function is part of the
+    structure. What a plain function closes over may be traced: build the model inside
+    the function that is differentiated or compiled.
+
+    Attributes:
+        initial_mean: m, `(D,)`, float32 or float64; all else takes this dtype.
+        initial_covariance: P, `(D, D)`, positive definite.
+        dynamics: f, `(D,), input -> (D,)`; the input is `None` without inputs.
+        dynamics_covariance: Q, `(D, D)`, positive definite.
+        emission: h, `(D,), input -> (E,)`; the state itself if `None`.
+        emission_covariance: R, `(E, E)`, positive definite, for Gaussian emissions.
+        log_density: `log_density(h, y, input) -> ()` instead of a covariance. A step
+            with a missing entry is missing as a whole.
+        draw: `draw(key, h, input) -> y`, only needed to sample with `log_density`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> pendulum = NonlinearSSM(
+        ...     initial_mean=jnp.zeros(2),
+        ...     initial_covariance=ScaledIdentity(1.0),
+        ...     dynamics=lambda z, u: z + 0.05 * jnp.array([z[1], -9.8 * jnp.sin(z[0])]),
+        ...     dynamics_covariance=ScaledIdentity(1e-3),
+        ...     emission=lambda z, u: jnp.sin(z[:1]),
+        ...     emission_covariance=ScaledIdentity(0.1),
+        ... )
+        >>> pendulum.state_dim
+        2
+    """
+
+    initial_mean: Array
+    initial_covariance: Matrix
+    dynamics: Callable[[Array, PyTree], Array]
+    dynamics_covariance: Covariance
+    emission: Callable[[Array, PyTree], Array] | None = None
+    emission_covariance: Covariance | None = None
+    log_density: Callable[[Array, Array, PyTree], Array] | None = None
+    draw: Callable[[Array, Array, PyTree], Array] | None = None
+
+    @property
+    def state_dim(self) -> int:
+        """The number of state dimensions, D."""
+        return jnp.shape(self.initial_mean)[-1]
+
+    def tree_flatten(self) -> tuple[tuple, tuple]:
+        """Keep plain functions in the structure and everything else as data."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        plain = [_is_plain_function(value) for value in values]
+        data = tuple(None if p else value for p, value in zip(plain, values))
+        return data, tuple(value if p else None for p, value in zip(plain, values))
+
+    @classmethod
+    def tree_unflatten(cls, functions: tuple, data: Any) -> "NonlinearSSM":
+        """Put the functions back among the data."""
+        return cls(*(x if f is None else f for f, x in zip(functions, data)))
+
+    @classmethod
+    def from_distribution(
+        cls,
+        initial_mean: Array,
+        initial_covariance: Matrix,
+        dynamics: Callable[[Array, PyTree], Array],
+        dynamics_covariance: Covariance,
+        distribution: Callable[[Array, PyTree], Any],
+        emission: Callable[[Array, PyTree], Array] | None = None,
+    ) -> "NonlinearSSM":
+        """Build a model whose emissions follow any distribution, for example TFP's.
+
+        Args:
+            initial_mean: As the attribute.
+            initial_covariance: As the attribute.
+            dynamics: As the attribute.
+            dynamics_covariance: As the attribute.
+            distribution: `distribution(h, input)` returns an object with `log_prob(y)`
+                and `sample(seed=key)`; a log_prob of several entries is summed.
+            emission: The predictor h, on which the distribution depends; the state
+                itself if `None`. A low-dimensional h makes the smoother cheaper.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from elk_ssm.kalman.structure import ScaledIdentity
+            >>> import tensorflow_probability.substrates.jax.distributions as tfd
+            >>> one = ScaledIdentity(1.0)
+            >>> model = NonlinearSSM.from_distribution(
+            ...     jnp.zeros(1), one, lambda z, u: 0.9 * z, one,
+            ...     lambda h, u: tfd.Poisson(log_rate=h),
+            ... )
+            >>> round(float(model.log_density(jnp.zeros(1), jnp.ones(1), None)), 3)
+            -1.0
+        """
+        return cls(
+            initial_mean,
+            initial_covariance,
+            dynamics,
+            dynamics_covariance,
+            emission,
+            None,
+            lambda h, y, u: jnp.sum(distribution(h, u).log_prob(y)),
+            lambda key, h, u: distribution(h, u).sample(seed=key),
+        )
+
+
+def _is_plain_function(value: Any) -> bool:
+    return callable(value) and jax.tree_util.all_leaves([value])

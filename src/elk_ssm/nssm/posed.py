@@ -1,0 +1,244 @@
+"""A model checked against its data, with its functions hoisted: what algorithms take.
+
+Functions are traced once and compared by structure (see `_closures`), so a model made
+of fresh lambdas finds its compiled smoother again, and captured arrays are operands
+that may be differentiated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._recurrence import check_length, without_time
+from elk_ssm._trees import describe, static
+from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.structure import Dense, Operator, as_operator, to_dense
+from elk_ssm.nssm.model import NonlinearSSM
+
+
+class Program(NamedTuple):
+    """The functions of a model without what they closed over; `None` if not used."""
+
+    dynamics: HoistedFunction
+    emission: HoistedFunction
+    dynamics_covariance: HoistedFunction | None = None
+    emission_covariance: HoistedFunction | None = None
+    log_density: HoistedFunction | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Posed:
+    """A model with its data.
+
+    Attributes:
+        program: The hoisted functions, static.
+        consts: What each function closed over, a `Program` of lists.
+        initial_mean: `(D,)`.
+        initial_covariance: `(D, D)`.
+        dynamics_covariance: Static or with T entries; `None` if a function.
+        emission_covariance: Likewise; `None` also with a log density.
+        inputs: Pytree with leading axis T, or `None`.
+        values: Emissions `(T, E)`, finite; what is missing holds a stand-in.
+        observed: `(T, E)` boolean, or `(T, 1)` with a log density.
+    """
+
+    program: Program = static()
+    consts: Program
+    initial_mean: Array
+    initial_covariance: Array
+    dynamics_covariance: Operator | None
+    emission_covariance: Operator | None
+    inputs: PyTree
+    values: Array
+    observed: Array
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Evaluate one of the functions with its closure filled in."""
+        return getattr(self.program, name)(getattr(self.consts, name), *args)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(T, D)`."""
+        return self.values.shape[0], self.initial_mean.shape[0]
+
+    @property
+    def inputs_into(self) -> PyTree:
+        """The inputs of the transitions into steps 1, ..., T-1."""
+        return jax.tree.map(lambda u: u[1:], self.inputs)
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the emissions are Gaussian."""
+        return self.program.log_density is None
+
+    @property
+    def has_varying_noise(self) -> bool:
+        """Whether a covariance depends on the state."""
+        program = self.program
+        return bool(program.dynamics_covariance or program.emission_covariance)
+
+
+def pose(
+    model: NonlinearSSM, emissions: Any, inputs: PyTree = None, mask: Any = None
+) -> Posed:
+    """Check a model against its data and hoist its functions.
+
+    Raises:
+        ValueError: A shape does not fit the others, or a covariance is missing.
+        TypeError: A dtype or a function cannot be used.
+    """
+    mean = _check_model(model)
+    emissions = jnp.asarray(emissions)
+    if emissions.ndim != 2 or emissions.shape[0] == 0:
+        raise ValueError(f"emissions must be (T, E), T > 0; got {emissions.shape}.")
+    emissions = emissions.astype(mean.dtype)
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    steps = check_length(inputs, emissions.shape[0])
+    program, consts, width = _hoist_all(model, mean, emissions, inputs)
+    values, observed = _observed(emissions, mask, program.log_density is not None)
+    size = mean.shape[0]
+    initial = _covariance("initial_covariance", model, size, 0, mean.dtype)
+    assert initial is not None
+    return Posed(
+        program,
+        consts,
+        mean,
+        to_dense(initial),
+        _covariance("dynamics_covariance", model, size, steps, mean.dtype),
+        _covariance("emission_covariance", model, width, steps, mean.dtype),
+        inputs,
+        values,
+        observed,
+    )
+
+
+def _check_model(model: NonlinearSSM) -> Array:
+    if not isinstance(model, NonlinearSSM):
+        raise TypeError(f"expected a NonlinearSSM; got {type(model).__name__}.")
+    mean = jnp.asarray(model.initial_mean)
+    if mean.ndim != 1:
+        raise ValueError(f"initial_mean must be (D,); got shape {mean.shape}.")
+    if mean.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"initial_mean must be float32 or float64; got {mean.dtype}.")
+    if (model.emission_covariance is None) == (model.log_density is None):
+        raise ValueError(
+            "give either emission_covariance (Gaussian emissions) or log_density; got "
+            + ("neither." if model.log_density is None else "both.")
+        )
+    return mean
+
+
+def _hoist_all(
+    model: NonlinearSSM, mean: Array, emissions: Array, inputs: PyTree
+) -> tuple[Program, Program, int]:
+    """Return the functions, their closures, and the number of emissions E."""
+    state = jax.ShapeDtypeStruct(mean.shape, mean.dtype)
+    entry = without_time(inputs)
+    value = jax.ShapeDtypeStruct(emissions.shape[1:], mean.dtype)
+    dynamics = _traced("dynamics", model.dynamics, state, entry)
+    _expect("dynamics", dynamics[2], state.shape, mean.dtype)
+    emission = _traced("emission", _emission_of(model, mean.dtype), state, entry)
+    predictor = emission[2]
+    found = {"dynamics": dynamics, "emission": emission}
+    if model.log_density is not None:
+        traced = _traced("log_density", model.log_density, predictor, value, entry)
+        _expect("log_density", traced[2], (), mean.dtype)
+        found["log_density"] = traced
+    else:
+        _expect("emission", predictor, value.shape, mean.dtype)
+    for name, size in (
+        ("dynamics_covariance", mean.shape[0]),
+        ("emission_covariance", value.shape[0]),
+    ):
+        if callable(function := getattr(model, name)):
+            dense = _dense_function(name, function, size, mean.dtype)
+            found[name] = _traced(name, dense, state, entry)
+    program = Program(**{name: traced[0] for name, traced in found.items()})
+    consts: dict[str, Any] = {name: traced[1] for name, traced in found.items()}
+    return program, Program(**consts), value.shape[0]
+
+
+def _traced(name: str, function: Any, *example: Any) -> tuple[Any, Any, Any]:
+    if not callable(function):
+        raise TypeError(f"{name} must be a function; got {type(function).__name__}.")
+    try:
+        hoisted, consts = hoist(function, *example)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        shapes = ", ".join(describe(x) for x in example)
+        raise kind(
+            f"{name} failed on ({shapes}), without time axis: {error}"
+        ) from error
+    return hoisted, consts, jax.eval_shape(hoisted, consts, *example)
+
+
+def _expect(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    leaves = jax.tree.leaves(found)
+    if len(leaves) == 1 and leaves[0].shape == shape and leaves[0].dtype == dtype:
+        return
+    raise ValueError(
+        f"{name} must return an array of shape {shape} and dtype {dtype}; got "
+        f"{describe(found)}."
+    )
+
+
+def _emission_of(model: NonlinearSSM, dtype: Any) -> Callable:
+    """Return h as a function that gives a vector of the state's dtype."""
+    emission = model.emission
+    if emission is None:
+        return lambda state, _: state
+    if not callable(emission):
+        raise TypeError(f"emission must be a function; got {type(emission).__name__}.")
+    return lambda state, u: jnp.atleast_1d(emission(state, u)).astype(dtype)
+
+
+def _dense_function(name: str, function: Callable, size: int, dtype: Any) -> Callable:
+    def dense(state: Array, entry: PyTree) -> Array:
+        matrix = to_dense(as_operator(function(state, entry), size, name))
+        if matrix.shape != (size, size):
+            raise ValueError(f"expected shape {(size, size)}; got {matrix.shape}.")
+        return matrix.astype(dtype)
+
+    return dense
+
+
+def _covariance(
+    name: str, model: NonlinearSSM, size: int, steps: int, dtype: Any
+) -> Operator | None:
+    given = getattr(model, name)
+    if given is None or (callable(given) and not isinstance(given, jax.Array)):
+        return None
+    operator = as_operator(given, size, name)
+    matrix = (size, size) if isinstance(operator, Dense) else (size,)
+    allowed = [matrix, (steps, *matrix)] if steps else [matrix]
+    if operator[0].shape not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise ValueError(f"{name} must have shape {wanted}; got {operator[0].shape}.")
+    return type(operator)(operator[0].astype(dtype))
+
+
+def _observed(emissions: Array, mask: Any, whole_steps: bool) -> tuple[Array, Array]:
+    """Return values without NaN and what was observed."""
+    observed = ~jnp.isnan(emissions)
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.dtype != jnp.bool_:
+            raise TypeError(f"mask must be boolean, True = observed; got {mask.dtype}.")
+        if mask.shape not in (emissions.shape, emissions.shape[:1]):
+            raise ValueError(
+                f"mask must have shape {emissions.shape} or {emissions.shape[:1]}; "
+                f"got {mask.shape}."
+            )
+        observed = observed & (mask if mask.ndim == 2 else mask[:, None])
+    if not whole_steps:
+        return jnp.where(observed, emissions, 0), observed
+    observed = jnp.all(observed, axis=1, keepdims=True)
+    # A log density may be undefined at zero: a value that occurs is a safe stand-in.
+    stand_in = emissions[jnp.argmax(observed[:, 0])]
+    stand_in = jnp.where(jnp.any(observed), stand_in, 0)
+    return jnp.where(observed, emissions, stand_in), observed

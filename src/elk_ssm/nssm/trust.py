@@ -1,0 +1,77 @@
+r"""The trust region as observations: the increments are observed near zero.
+
+    d_ti observed as e_ti / p_ti with variance 1 / p_ti,    p = 1 / (s^2 q) + tilt share
+
+s^2 is the noise policy's, in units of the process variance q_ti = (Q_t)_ii (of the
+initial variance at t = 0), so the rows are the Levenberg-Marquardt damping that the
+package uses everywhere. e is the part of the gradient of the log density that a linear-
+Gaussian expansion does not have: that of state-dependent covariances,
+
+    e = d/dx [ sum_t log N(r_t; 0, Q(x_{t-1})) + log N(s_t; 0, R(x_t)) ],  r, s held.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array
+from elk_ssm.kalman.structure import Dense, variances_of
+from elk_ssm.nssm.densities import factor_of, log_normal, observed_factor
+from elk_ssm.nssm.expansion import Expansion, Rows
+from elk_ssm.nssm.posed import Posed
+
+_TILT_SHARE = 0.01
+
+
+def noise_scale(expansion: Expansion) -> Array:
+    """Return q, `(T, D)`, the variances that s^2 is relative to."""
+    steps, size = expansion.offsets.shape
+    q = jnp.broadcast_to(variances_of(expansion.covariance), (steps, size))
+    first = jnp.diagonal(expansion.initial_covariance)
+    return jnp.concatenate([first[None], q[1:]])
+
+
+def trust_rows(precision: Array, tilt: Array | None) -> Rows:
+    """Observe every increment.
+
+    Args:
+        precision: 1 / (s^2 q), `(T, D)`; zero observes nothing.
+        tilt: e, `(T, D)`, or `None`.
+    """
+    steps, size = precision.shape
+    pull = jnp.zeros_like(precision) if tilt is None else tilt
+    precision = precision + _TILT_SHARE * pull**2
+    observed = precision > 0
+    variances = 1 / jnp.where(observed, precision, 1)
+    weights = jnp.broadcast_to(jnp.eye(size, dtype=pull.dtype), (steps, size, size))
+    return Rows(weights, variances, pull * variances, observed)
+
+
+def covariance_tilt(posed: Posed, states: Array) -> Array | None:
+    """Return e, `(T, D)`, or `None` if no covariance depends on the state."""
+    if not posed.has_varying_noise:
+        return None
+    return jax.grad(lambda moving: _held_residuals(posed, states, moving))(states)
+
+
+def _held_residuals(posed: Posed, states: Array, moving: Array) -> Array:
+    total = jnp.zeros((), states.dtype)
+    if posed.program.dynamics_covariance is not None:
+
+        def transition(held, after, at, entry):
+            residual = after - posed.call("dynamics", held, entry)
+            Q = posed.call("dynamics_covariance", at, entry)
+            return log_normal(residual, factor_of(Dense(Q)))
+
+        data = (states[:-1], states[1:], moving[:-1], posed.inputs_into)
+        total = total + jnp.sum(jax.vmap(transition)(*data))
+    if posed.program.emission_covariance is not None:
+
+        def emission(held, at, entry, value, ok):
+            mean = posed.call("emission", held, entry)
+            R = Dense(posed.call("emission_covariance", at, entry))
+            residual = jnp.where(ok, value - mean, 0)
+            return log_normal(residual, observed_factor(R, ok), ok)
+
+        rest = (posed.inputs, posed.values, posed.observed)
+        total = total + jnp.sum(jax.vmap(emission)(states, moving, *rest))
+    return total

@@ -1,0 +1,306 @@
+"""Smoothing of nonlinear state-space models: the trajectory that real data suggest."""
+
+from functools import partial
+from typing import NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, ArrayLike, PyTree
+from elk_ssm.kalman.backend import Backend, check_backend
+from elk_ssm.kalman.smoothing import lgssm_smoother
+from elk_ssm.kalman.structure import to_dense
+from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.expansion import Expansion, Linearization, expand
+from elk_ssm.nssm.extended import extended_posterior
+from elk_ssm.nssm.iterate import Carry, Choices, Limits, iterate
+from elk_ssm.nssm.mode import attach
+from elk_ssm.nssm.model import NonlinearSSM
+from elk_ssm.nssm.posed import Posed, pose
+from elk_ssm.solution import Status, int_status
+from elk_ssm.surrogate.noise import GainRatio, NoisePolicy, as_policy
+
+DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
+
+
+class Smoothed(NamedTuple):
+    """A smoothed trajectory.
+
+    Attributes:
+        means: The mode, `(T, D)`.
+        covariances: Of the Gaussian approximation at the mode, `(T, D, D)`.
+        log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
+            Laplace with Gauss-Newton curvature otherwise), `()`.
+        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
+        status: Value of a `Status`, `()`.
+        num_iters: Passes done, `()`.
+        step_norm: Largest entry of the last step relative to the states' size, `()`.
+        filtered_means: Of the model expanded at the mode, `(T, D)`.
+        filtered_covariances: Likewise, `(T, D, D)`.
+    """
+
+    means: Array
+    covariances: Array
+    log_likelihood: Array
+    log_posterior: Array
+    status: Array
+    num_iters: Array
+    step_norm: Array
+    filtered_means: Array
+    filtered_covariances: Array
+
+
+def smooth(
+    model: NonlinearSSM,
+    emissions: Array,
+    inputs: PyTree = None,
+    *,
+    mask: Array | None = None,
+    linearization: Linearization = "taylor",
+    noise: NoisePolicy | ArrayLike | None = DEFAULT_NOISE,
+    guess: Array | str | None = None,
+    tol: float | None = None,
+    max_iters: int = 100,
+    safeguard: bool = True,
+    backend: Backend = "auto",
+) -> Smoothed:
+    r"""Find the MAP trajectory of a nonlinear model and the Gaussian around it.
+
+    Maximises log p(z_0) + sum log p(z_t | z_{t-1}) + sum log p(y_t | z_t) by iterated
+    extended Kalman smoothing (Bell 1994, SIAM J. Optim. 4): each pass is a Kalman
+    smoother, parallel in time by the backend. The trust region is an extra observation
+    of the previous iterate (Särkkä & Svensson 2020, "Levenberg-Marquardt and
+    line-search extended Kalman smoothers"), and a pass is only accepted where the true
+    log posterior rises.
+
+    Derivatives with respect to everything in the model, the emissions and the inputs
+    are implicit at the mode: they do not depend on the iteration, and are right when it
+    has converged. With sigma points they are those of the MAP mode.
+
+    Args:
+        model: The model.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: Pytree with leading axis T; entry t drives the transition into t.
+        mask: `(T, E)` or `(T,)` boolean, True where observed.
+        linearization: `"taylor"`, or sigma points, `"unscented"` or `"cubature"`. These
+            suggest steps from the spread of the posterior and need no Jacobian; log
+            densities are always expanded by Taylor.
+        noise: s^2 of the observation of the previous iterate in units of the process
+            variance: a number, an array or a policy; `None` is undamped Gauss-Newton.
+        guess: First trajectory `(T, D)`; `"extended"` for the extended Kalman smoother
+            (a sequential filter finds it); `None` for the initial mean throughout.
+        tol: Largest undamped step relative to the states' size, 1e-8 in float64 and
+            1e-4 in float32.
+        max_iters: Largest number of passes.
+        safeguard: Whether only rises of the log posterior are accepted; then the
+            returned one is never below that of the guess.
+        backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+
+    Returns:
+        A `Smoothed`. Its status is `converged`, `max_iters_reached`, `precision_limit`
+        (no point along the step is higher, by rounding or, with sigma points, because
+        their fixed point is no mode) or `nonfinite` (at the guess, or undamped).
+
+    Raises:
+        ValueError: A shape or an option does not fit.
+        TypeError: A dtype or a function cannot be used.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.nssm.model import NonlinearSSM
+        >>> one = ScaledIdentity(1.0)
+        >>> model = NonlinearSSM(
+        ...     jnp.zeros(1), one, lambda z, u: jnp.sin(z), one, lambda z, u: z, one
+        ... )
+        >>> smoothed = smooth(model, jnp.array([[1.0], [jnp.nan], [2.0]]))
+        >>> int(smoothed.status), smoothed.means.shape, smoothed.covariances.shape
+        (0, (3, 1), (3, 1, 1))
+    """
+    posed = pose(model, emissions, inputs, mask)
+    choices = check_choices(linearization, backend, safeguard)
+    limits = check_limits(noise, tol, max_iters, posed)
+    start = _check_guess(guess, posed)
+    return _smooth(posed, start, choices, limits)
+
+
+def extended_smoother(
+    model: NonlinearSSM,
+    emissions: Array,
+    inputs: PyTree = None,
+    *,
+    mask: Array | None = None,
+    backend: Backend = "auto",
+) -> Smoothed:
+    """Run one pass of the extended Kalman smoother, without iterating.
+
+    Fast, and the baseline: it may be far from the mode, or diverge. Arguments and
+    result as `smooth`; the status is `converged` if all is finite. The log likelihood
+    is that of the extended Kalman filter for Gaussian emissions, and a rough one (that
+    of the pseudo-observations) for a log density.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.nssm.model import NonlinearSSM
+        >>> one = ScaledIdentity(1.0)
+        >>> model = NonlinearSSM(
+        ...     jnp.zeros(1), one, lambda z, u: jnp.sin(z), one, lambda z, u: z, one
+        ... )
+        >>> extended_smoother(model, jnp.ones((4, 1))).means.shape
+        (4, 1)
+    """
+    check_backend(backend)
+    return _extended(pose(model, emissions, inputs, mask), backend)
+
+
+def log_prob(
+    model: NonlinearSSM,
+    states: Array,
+    emissions: Array,
+    inputs: PyTree = None,
+    *,
+    mask: Array | None = None,
+) -> Array:
+    """Return log p(states, emissions), `()`, without the missing emissions.
+
+    Args:
+        model: The model.
+        states: `(T, D)`.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: Pytree with leading axis T.
+        mask: `(T, E)` or `(T,)` boolean, True where observed.
+
+    Raises:
+        ValueError: A shape does not fit.
+        TypeError: A dtype or a function cannot be used.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.nssm.model import NonlinearSSM
+        >>> one = ScaledIdentity(1.0)
+        >>> model = NonlinearSSM(
+        ...     jnp.zeros(1), one, lambda z, u: z, one, lambda z, u: z, one
+        ... )
+        >>> round(float(log_prob(model, jnp.zeros((1, 1)), jnp.zeros((1, 1)))), 3)
+        -1.838
+    """
+    posed = pose(model, emissions, inputs, mask)
+    return log_joint(posed, _check_states("states", states, posed))
+
+
+def check_choices(linearization: str, backend: Backend, safeguard: bool) -> Choices:
+    """Collect the static options, or say what is wrong with them."""
+    check_backend(backend)
+    if linearization not in get_args(Linearization):
+        raise ValueError(
+            f"linearization must be one of {', '.join(get_args(Linearization))}; got "
+            f"{linearization!r}."
+        )
+    return Choices(linearization, backend, bool(safeguard), 12)  # type: ignore[arg-type]
+
+
+def check_limits(
+    noise: NoisePolicy | ArrayLike | None,
+    tol: float | None,
+    max_iters: int,
+    posed: Posed,
+) -> Limits:
+    """Collect the numbers, or say what is wrong with them."""
+    dtype = posed.initial_mean.dtype
+    if tol is None:
+        tol = 1e-8 if dtype == jnp.float64 else 1e-4
+    if not isinstance(tol, jax.core.Tracer) and not tol > 0:
+        raise ValueError(f"tol must be positive; got {tol}.")
+    if not isinstance(max_iters, jax.core.Tracer) and max_iters < 0:
+        raise ValueError(f"max_iters must not be negative; got {max_iters}.")
+    policy = None if noise is None else as_policy(noise)
+    return Limits(policy, jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32))
+
+
+def _check_states(name: str, states: Array, posed: Posed) -> Array:
+    states = jnp.asarray(states)
+    if states.shape != posed.shape:
+        raise ValueError(f"{name} must be {posed.shape}; got {states.shape}.")
+    return states.astype(posed.initial_mean.dtype)
+
+
+def _check_guess(guess: Array | str | None, posed: Posed) -> Array | str:
+    if guess is None:
+        return jnp.broadcast_to(posed.initial_mean, posed.shape)
+    if isinstance(guess, str):
+        if guess != "extended":
+            raise ValueError(f'guess must be an array or "extended"; got {guess!r}.')
+        return guess
+    return _check_states("guess", guess, posed)
+
+
+def _smooth(
+    posed: Posed, guess: Array | str, choices: Choices, limits: Limits
+) -> Smoothed:
+    if isinstance(guess, str):
+        return _smooth_from(posed, None, choices, limits)
+    return _smooth_from(posed, guess, choices, limits)
+
+
+@partial(jax.jit, static_argnames="choices")
+def _smooth_from(
+    posed: Posed, guess: Array | None, choices: Choices, limits: Limits
+) -> Smoothed:
+    held = jax.lax.stop_gradient((posed, guess, limits))
+    if guess is None:
+        first = extended_posterior(held[0], choices.backend).smoothed_means
+    else:
+        first = held[1]
+    found = jax.lax.stop_gradient(iterate(held[0], first, choices, held[2]))
+    return summarize(posed, attach(posed, found.states), found, choices)
+
+
+def summarize(posed: Posed, states: Array, found: Carry, choices: Choices) -> Smoothed:
+    """Return the Gaussian approximation around a mode `(T, D)`."""
+    density = log_joint(posed, states)
+    expansion = expand(
+        posed, states, found.covariances, choices.linearization, iterating=False
+    )
+    exact = posed.is_gaussian and not posed.has_varying_noise
+    if not exact:
+        # The mode of the expansion is then not the mode: look at its spread only.
+        expansion = expansion.without_data()
+    rows = expansion.rows
+    posterior = lgssm_smoother(
+        expansion.model(), rows.values, mask=rows.observed, backend=choices.backend
+    )
+    evidence = posterior.log_likelihood
+    if not exact:
+        evidence = evidence + density - expansion.log_joint_at_zero()
+    return Smoothed(
+        means=states,
+        covariances=to_dense(posterior.smoothed_covariances),
+        log_likelihood=evidence,
+        log_posterior=density,
+        status=found.status,
+        num_iters=found.iteration,
+        step_norm=found.step_norm,
+        filtered_means=states + posterior.filtered_means,
+        filtered_covariances=to_dense(posterior.filtered_covariances),
+    )
+
+
+@partial(jax.jit, static_argnames="backend")
+def _extended(posed: Posed, backend: Backend) -> Smoothed:
+    posterior = extended_posterior(posed, backend)
+    means = posterior.smoothed_means
+    finite = jnp.all(jnp.isfinite(means))
+    good, bad = int_status(Status.converged), int_status(Status.nonfinite)
+    return Smoothed(
+        means=means,
+        covariances=to_dense(posterior.smoothed_covariances),
+        log_likelihood=posterior.log_likelihood,
+        log_posterior=log_joint(posed, means),
+        status=jnp.where(finite, good, bad),
+        num_iters=jnp.asarray(1, jnp.int32),
+        step_norm=jnp.asarray(jnp.nan, means.dtype),
+        filtered_means=posterior.filtered_means,
+        filtered_covariances=to_dense(posterior.filtered_covariances),
+    )
