@@ -51,7 +51,8 @@ def machine_line(machine: Row) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, device {machine['device']}, jax "
         f"{machine['jax']}, Python {machine['python']}, {machine['dtype']}; load "
-        f"average {machine['load']} when it began (above 0.5 other programs shared the cores)."
+        f"average {machine['load']} when it began (above 0.5 "
+        "other programs shared the cores)."
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `elk-ssm demo` and `elk-ssm evaluate`.
+"""The command line: `elk-ssm demo`, `elk-ssm evaluate` and `elk-ssm bench`.
 
 Exit codes: 0 done; 1 the evaluation did not converge (its file is written all the
 same); 2 a mistake in the arguments or the data, told in one line; 130 interrupted.
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import elk_ssm as elk
+from elk_ssm.cli.bench import add_bench
 from elk_ssm.cli.cells import CELL_NAMES, hidden_states, make_cell
 from elk_ssm.cli.method_names import (
     DAMPED_METHODS,
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_evaluate(commands)
+    add_bench(commands)
     return parser
 
 

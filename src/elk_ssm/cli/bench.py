@@ -1,0 +1,45 @@
+"""`elk-ssm bench NAME`: run one of the repository's benchmarks.
+
+The benchmarks live beside the package, in a checkout, and not in the installed wheel:
+they compare with packages that users do not need.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from elk_ssm.cli.recording import UsageError
+
+NAMES = ("convergence", "gradients", "kalman", "speed")
+
+
+def add_bench(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "bench",
+        help="run a benchmark of the repository",
+        description="Run a benchmark; needs a checkout of the repository.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--small", action="store_true", help="small sizes, no files")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    module = _find(args.name)
+    return int(module.main(["--small"] if args.small else []) or 0)
+
+
+def _find(name: str) -> Any:
+    """Import `benchmarks.<name>` from the checkout that this package belongs to."""
+    checkout = Path(__file__).parents[3]
+    if not (checkout / "benchmarks" / f"{name}.py").exists():
+        raise UsageError(
+            f"the benchmark {name} is not here: run it from a checkout of the "
+            "repository, where `make test` has installed the package"
+        )
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module(f"benchmarks.{name}")
