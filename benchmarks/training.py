@@ -36,6 +36,13 @@ from benchmarks.data_io import (
 )
 from elk_ssm.interop import cells
 
+METHODS = {
+    "auto": elk.auto(),
+    "newton": elk.auto(strategy="newton"),
+    "quasi_deer": elk.quasi_deer(),
+    "deer_blocks": elk.deer(block_size=32, gate=elk.Gate()),
+}
+
 Evaluator = Callable[[Callable, Any, Any], Any]
 
 
@@ -275,7 +282,8 @@ def main(arguments: argparse.Namespace) -> None:
     dtype = np.float64 if arguments.check else np.float32
     data, test, classes = load(arguments, dtype)
     config = Config(arguments.state_size, steps=arguments.steps)
-    evaluators = {"sequential": sequential, "parallel": parallel()}
+    chosen = METHODS[arguments.method]
+    evaluators = {"sequential": sequential, arguments.method: parallel(chosen)}
     print(f"{jax.devices()[0].device_kind}, {np.dtype(dtype)}, {asdict(config)}")
     print(f"{len(data.labels)} + {len(test.labels)} recordings {data.inputs.shape[1:]}")
     if arguments.check:
@@ -296,6 +304,18 @@ def main(arguments: argparse.Namespace) -> None:
             f"{np.round(scores, 3).tolist()}",
             flush=True,
         )
+    print(f"{arguments.method}, once trained: {how(run.params, data, chosen)}")
+
+
+def how(params: Any, data: Batch, method: Any) -> str:
+    """Say how the first layer's recurrence over the first recording is evaluated."""
+    cell = nn.GRUCell(params["kernel"].shape[0], param_dtype=data.inputs.dtype)
+    f, h0 = cells.from_linen(cell, params["layers"][0])
+    solution = elk.evaluate(f, h0, jnp.asarray(data.inputs[0]), method=method)
+    if solution.plan is not None:
+        return solution.plan.describe()
+    status = elk.Status(int(solution.status)).name
+    return f"{status} after {int(solution.num_iters)} iterations"
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -308,6 +328,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--state-size", type=int, default=16)
     parser.add_argument("--length", type=int, help="cut or pad to this many steps")
+    parser.add_argument("--method", choices=METHODS, default="auto")
     parser.add_argument("--check", action="store_true", help="compare float64 losses")
     return parser.parse_args(words)
 
