@@ -33,7 +33,7 @@ class Problem(NamedTuple):
 
 
 def pendulum(length: int = 200, step: float = 0.05) -> Problem:
-    """Angle and velocity; the sine of the angle is observed, with standard error 0.3."""
+    """Angle and velocity; the sine of the angle is observed to 0.3."""
     Q = 0.05 * jnp.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]])
 
     def dynamics(z, _):

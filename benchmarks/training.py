@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,16 +141,18 @@ def begin(config: Config, data: Batch, classes: int) -> Training:
     """Return a run of which no step is done."""
     params = init_params(config, data.inputs.shape[-1], classes, data.inputs.dtype)
     losses = jnp.full(config.steps, jnp.nan, data.inputs.dtype)
-    return Training(params, _adam(config).init(params), jnp.asarray(0), losses)
+    optimizer = _adam(config.learning_rate).init(params)
+    return Training(params, optimizer, jnp.asarray(0), losses)
 
 
-def _adam(config: Config) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate))
+def _adam(rate: float) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
-def make_step(config: Config, evaluator: Evaluator) -> Callable:
+@cache
+def make_step(learning_rate: float, evaluator: Evaluator) -> Callable:
     """Return the jitted `step(training, batch) -> training`."""
-    adam = _adam(config)
+    adam = _adam(learning_rate)
 
     @jax.jit
     def step(run: Training, batch: Batch) -> Training:
@@ -192,7 +195,7 @@ def train(
         stop_after: Leave after this many steps in all, as an interruption would: what
             was done since the last checkpoint is lost.
     """
-    run, step = begin(config, data, classes), make_step(config, evaluator)
+    run, step = begin(config, data, classes), make_step(config.learning_rate, evaluator)
     manager = None if checkpoints is None else _manager(checkpoints, every)
     if manager is not None and manager.latest_step() is not None:
         run = _restore(manager, run)
@@ -229,7 +232,7 @@ def _restore(manager: Any, like: Training) -> Training:
 def temporary_bytes(config: Config, data: Batch, classes: int, evaluator: Any) -> int:
     """Return the temporary memory that XLA plans for one training step."""
     run = begin(config, data, classes)
-    step = make_step(config, evaluator)
+    step = make_step(config.learning_rate, evaluator)
     compiled = step.lower(run, batch_at(data, config, 0)).compile()
     return int(compiled.memory_analysis().temp_size_in_bytes)
 
@@ -239,7 +242,7 @@ def time_per_step(
 ) -> dict[str, float]:
     """Return the median seconds of a training step, candidates interleaved."""
     run, batch = begin(config, data, classes), batch_at(data, config, 0)
-    steps = {name: make_step(config, e) for name, e in evaluators.items()}
+    steps = {name: make_step(config.learning_rate, e) for name, e in evaluators.items()}
     for step in steps.values():
         jax.block_until_ready(step(run, batch))
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -295,8 +298,8 @@ def main(arguments: argparse.Namespace) -> None:
         memory = temporary_bytes(config, data, classes, evaluator) / 2**20
         scores = []
         for seed in range(arguments.seeds):
-            chosen = Config(arguments.state_size, steps=arguments.steps, seed=seed)
-            run = train(chosen, data, classes, evaluator)
+            seeded = Config(arguments.state_size, steps=arguments.steps, seed=seed)
+            run = train(seeded, data, classes, evaluator)
             scores.append(accuracy(run.params, test))
         print(
             f"{name:>10}: {1e3 * seconds[name]:.0f} ms a step, {memory:.0f} MiB "

@@ -12,6 +12,13 @@ Example:
 
 from elk_ssm.diagnose import Diagnosis, diagnose
 from elk_ssm.evaluate import evaluate, iterates, sequential
+from elk_ssm.kalman.filtering import lgssm_filter
+from elk_ssm.kalman.forecasting import lgssm_predict
+from elk_ssm.kalman.lgssm import LGSSM
+from elk_ssm.kalman.likelihood import lgssm_log_likelihood
+from elk_ssm.kalman.sampling import lgssm_sample
+from elk_ssm.kalman.smoothing import lgssm_smoother
+from elk_ssm.kalman.structure import Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearize import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.scan import scan
@@ -42,11 +49,14 @@ from elk_ssm.sweep import NoiseSweep, sweep_noise
 __version__ = "0.1.0"
 
 __all__ = [
+    "LGSSM",
     "Annealed",
     "Auto",
     "Constant",
+    "Dense",
     "DenseJacobian",
     "Diagnosis",
+    "Diagonal",
     "DiagonalJacobian",
     "GainRatio",
     "Gate",
@@ -61,6 +71,7 @@ __all__ = [
     "PlanKind",
     "Posterior",
     "ResidualProportional",
+    "ScaledIdentity",
     "Solution",
     "Status",
     "StochasticDiagonal",
@@ -74,6 +85,11 @@ __all__ = [
     "evaluate",
     "iterates",
     "jacobi",
+    "lgssm_filter",
+    "lgssm_log_likelihood",
+    "lgssm_predict",
+    "lgssm_sample",
+    "lgssm_smoother",
     "linearize",
     "picard",
     "quasi_deer",

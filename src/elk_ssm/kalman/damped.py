@@ -39,6 +39,7 @@ from elk_ssm.kalman.elements import (
     combine_smoother_dense,
     combine_smoother_diagonal,
 )
+from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.small_linalg import matmul, solve
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 
@@ -267,7 +268,7 @@ def _filter_associative(operator: Operator, offsets: Array, noise: Array) -> Mar
         element = FilterElement(
             keep * a, keep * offsets, keep, -a * inverse * offsets, a * inverse * a
         )
-        out = jax.lax.associative_scan(combine_filter_diagonal, element)
+        out = prefix_scan(combine_filter_diagonal, element)
         return Marginals(out.b, Diagonal(out.C))
     a = known.matrix
     transposed = jnp.swapaxes(a, -1, -2)
@@ -278,7 +279,7 @@ def _filter_associative(operator: Operator, offsets: Array, noise: Array) -> Mar
         -apply(Dense(transposed), inverse * offsets),
         matmul(transposed, inverse[..., None] * a),
     )
-    out = jax.lax.associative_scan(combine_filter_dense, element)
+    out = prefix_scan(combine_filter_dense, element)
     return Marginals(out.b, Dense(out.C))
 
 
@@ -298,9 +299,9 @@ def _smooth_associative(
         append(spread[0], filtered.covariances[0]),
     )
     if isinstance(operator, Diagonal):
-        out = jax.lax.associative_scan(combine_smoother_diagonal, element, reverse=True)
+        out = prefix_scan(combine_smoother_diagonal, element, reverse=True)
         return Marginals(out.g, Diagonal(out.L))
-    out = jax.lax.associative_scan(combine_smoother_dense, element, reverse=True)
+    out = prefix_scan(combine_smoother_dense, element, reverse=True)
     return Marginals(out.g, Dense(out.L))
 
 

@@ -1,0 +1,85 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elk_ssm.kalman.lgssm import LGSSM, pose
+from elk_ssm.kalman.structure import (
+    Dense,
+    Diagonal,
+    ScaledIdentity,
+    as_operator,
+    to_dense,
+    variances_of,
+)
+
+ONE = ScaledIdentity(1.0)
+MODEL = LGSSM(jnp.zeros(2), ONE, ONE, ONE, ONE, ONE)
+EMISSIONS = jnp.zeros((5, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"initial_mean": jnp.zeros((5, 2))}, r"initial_mean.*\(2,\).*got \(5, 2\)"),
+        ({"initial_covariance": jnp.eye(3)}, r"initial_covariance.*got \(3, 3\)"),
+        ({"dynamics_weights": jnp.ones(2)}, r"Diagonal\(vector\)"),
+        ({"dynamics_weights": jnp.ones((4, 2, 2))}, r"\(5, 2, 2\); got \(4, 2, 2\)"),
+        ({"dynamics_covariance": Diagonal(jnp.ones(3))}, r"got \(3,\)"),
+        ({"emission_weights": jnp.ones((3, 2))}, r"emission_weights.*got \(3, 2\)"),
+        ({"emission_covariance": 1.0}, r"ScaledIdentity\(number\)"),
+        ({"dynamics_bias": jnp.ones(3)}, r"dynamics_bias.*got \(3,\)"),
+        ({"emission_input_weights": jnp.ones((2, 2))}, r"\(2, 3\).*got \(2, 2\)"),
+    ],
+)
+def test_wrong_shapes_say_what_was_expected(change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        pose(MODEL._replace(**change), EMISSIONS, jnp.ones((5, 3)), None)
+
+
+def test_a_diagonal_cannot_be_rectangular():
+    with pytest.raises(ValueError, match="use Dense"):
+        pose(MODEL, jnp.zeros((5, 3)), None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((jnp.zeros(5), None, None), ValueError),
+        ((jnp.zeros((5, 2), int), None, None), TypeError),
+        ((EMISSIONS, jnp.zeros(5), None), ValueError),
+        ((EMISSIONS, None, jnp.ones((5, 2))), TypeError),
+        ((EMISSIONS, None, jnp.ones((4,), bool)), ValueError),
+    ],
+)
+def test_wrong_data_is_refused(arguments, error):
+    with pytest.raises(error, match="got"):
+        pose(MODEL, *arguments)
+
+
+def test_structure_is_declared_and_kept():
+    assert pose(MODEL, EMISSIONS, None, None).is_diagonal
+    dense = MODEL._replace(dynamics_weights=jnp.eye(2))
+    assert not pose(dense, EMISSIONS, None, None).is_diagonal
+
+
+def test_scaled_identity_may_vary_in_time():
+    operator = as_operator(ScaledIdentity(jnp.arange(3.0)), 2, "Q")
+    assert np.array_equal(to_dense(operator)[2], 2 * np.eye(2))
+
+
+def test_variances_read_both_types():
+    diagonal = Diagonal(jnp.ones((4, 2)))
+    assert np.array_equal(
+        variances_of(diagonal), variances_of(Dense(to_dense(diagonal)))
+    )
+
+
+def test_missing_is_nan_or_masked_or_infinitely_noisy():
+    emissions = EMISSIONS.at[1, 0].set(jnp.nan)
+    mask = jnp.ones(5, bool).at[2].set(False)
+    noise = Diagonal(jnp.ones((5, 2)).at[3, 1].set(jnp.inf))
+    model = MODEL._replace(emission_covariance=noise)
+    observed = np.asarray(pose(model, emissions, None, mask).observed)
+    expected = np.ones((5, 2), bool)
+    expected[1, 0] = expected[2] = expected[3, 1] = False
+    assert np.array_equal(observed, expected)
