@@ -90,7 +90,8 @@ def switched():
     """Make `switched(which, length)`: any cell, chosen by a number it closes over.
 
     The program is the same for every `which` (an index of `CELLS`, traced or not), so
-    one compilation serves the four cells. The state is a pair, as the LSTM's; the other cells split theirs.
+    one compilation serves the four cells. The state is a pair, as the LSTM's; the
+    other cells split theirs.
     """
 
     def make(which: Any, length: int) -> Problem:

@@ -1,0 +1,102 @@
+"""Blocks: layout, block maps and their Jacobians, rollouts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elk_ssm.solve.nodes import cut, linearize_nodes, roll_out, starts
+from elk_ssm.surrogate.linearization import (
+    DenseJacobian,
+    DiagonalJacobian,
+    IdentityJacobian,
+    ZeroJacobian,
+)
+
+T, D = 11, 2
+X0 = jnp.asarray([0.5, -0.5])
+INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(T, D)), jnp.float32)
+MIX = jnp.asarray([[0.4, -0.9], [0.7, 0.2]])
+
+
+def step(x, u):
+    return jnp.tanh((MIX * x).sum(-1) + u)
+
+
+def block_map(x, inputs):
+    for u in inputs:
+        x = step(x, u)
+    return x
+
+
+def trajectory():
+    states, x = [], X0
+    for u in INPUTS:
+        x = step(x, u)
+        states.append(x)
+    return jnp.stack(states)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 11])
+def test_cut_keeps_every_step_once(size):
+    blocks = cut(X0, {"u": INPUTS}, T, size)
+    count = T // size
+    assert blocks.inputs["u"].shape == (size, count, D)
+    assert blocks.times.shape == (size, count)
+    assert blocks.tail["u"].shape == (T % size, D)
+    times = jnp.concatenate([blocks.times.T.ravel(), blocks.tail_times])
+    np.testing.assert_array_equal(times, jnp.arange(T))
+    lanes = jnp.swapaxes(blocks.inputs["u"], 0, 1).reshape(-1, D)
+    np.testing.assert_array_equal(jnp.concatenate([lanes, blocks.tail["u"]]), INPUTS)
+
+
+def test_starts_shift_by_one_block():
+    nodes = jnp.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(starts(X0, nodes), [X0, [0, 1], [2, 3]])
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_operators_are_derivatives_of_the_block_maps(size):
+    blocks = cut(X0, INPUTS, T, size)
+    nodes = trajectory()[size - 1 :: size][: T // size] + 0.1
+    before = starts(X0, nodes)
+    values, dense = linearize_nodes(
+        DenseJacobian(), step, blocks, nodes, jnp.asarray(0)
+    )
+    for k, x in enumerate(before):
+        inputs = INPUTS[k * size : (k + 1) * size]
+        np.testing.assert_allclose(values[k], block_map(x, inputs), atol=1e-6)
+        expected = jax.jacrev(block_map)(x, inputs)
+        np.testing.assert_allclose(dense.matrix[k], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_diagonal_operators_multiply_along_a_block(size):
+    blocks = cut(X0, INPUTS, T, size)
+    nodes = jnp.full((T // size, D), 0.2)
+    _, found = linearize_nodes(DiagonalJacobian(), step, blocks, nodes, jnp.asarray(0))
+    for k, x in enumerate(starts(X0, nodes)):
+        product = np.ones(D)
+        for u in INPUTS[k * size : (k + 1) * size]:
+            product = product * np.diag(jax.jacrev(step)(x, u))
+            x = step(x, u)
+        np.testing.assert_allclose(found.diagonal[k], product, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("linearization", "value"), [(IdentityJacobian(), 1.0), (ZeroJacobian(), 0.0)]
+)
+@pytest.mark.parametrize("size", [1, 3])
+def test_constant_operators(linearization, value, size):
+    blocks = cut(X0, INPUTS, T, size)
+    nodes = jnp.zeros((T // size, D))
+    _, found = linearize_nodes(linearization, step, blocks, nodes, jnp.asarray(0))
+    np.testing.assert_array_equal(found.diagonal, jnp.full((T // size, D), value))
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 11])
+def test_rolling_out_exact_nodes_gives_the_trajectory(size):
+    exact = trajectory()
+    blocks = cut(X0, INPUTS, T, size)
+    nodes = exact[size - 1 :: size][: T // size]
+    np.testing.assert_allclose(roll_out(step, blocks, nodes), exact, atol=1e-6)

@@ -1,0 +1,114 @@
+"""Imports run downwards only, and importing the package changes nothing."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import elk_ssm
+
+ROOT = Path(elk_ssm.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+OPTIONAL = {
+    "dynamax": {"interop/dynamax.py"},
+    "tensorflow_probability": {"interop/tfp.py"},
+}
+
+GROUND = {"_types", "_trees", "_closures", "_recurrence", "solution"}
+FOLDERS = {"kalman": 1, "surrogate": 2, "solve": 3, "interop": 4}
+FACE = {"__init__", "methods", "cli", "plotting"}
+
+
+def name_of(path):
+    """Path of a module below the package, such as `kalman/affine` or `scan`."""
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def floor(name):
+    """0 ground, 1 algebra, 2 surrogate, 3 engine, 4 tasks, 5 face."""
+    top = name.split("/")[0]
+    if top in FOLDERS:
+        return FOLDERS[top]
+    return 0 if top in GROUND else 5 if top in FACE else 4
+
+
+def imported(path):
+    """Absolute names of everything that a module imports, wherever in the file."""
+    package = ["elk_ssm", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                deeper = ROOT.parent.joinpath(*module.split("."), f"{alias.name}.py")
+                folder = deeper.with_suffix("")
+                known = deeper.exists() or (folder / "__init__.py").exists()
+                yield f"{module}.{alias.name}" if known else module
+
+
+def targets(path):
+    """Modules of the package that a module imports, as `name_of` writes them."""
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "elk_ssm":
+            yield "/".join(parts[1:]) or "__init__"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_import_runs_up_the_floors(path):
+    here = name_of(path)
+    arrows = [f"{here} -> {t}" for t in targets(path) if floor(t) > floor(here)]
+    assert not arrows
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kalman").glob("*.py")), ids=name_of)
+def test_the_algebra_knows_nothing_but_itself(path):
+    assert {t.split("/")[0] for t in targets(path)} <= {"kalman"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_optional_packages_are_imported_in_one_place(path):
+    here = path.relative_to(ROOT).as_posix()
+    for name in imported(path):
+        assert here in OPTIONAL.get(name.split(".")[0], {here})
+
+
+def test_the_reader_sees_arrows():
+    arrows = set(targets(ROOT / "solve" / "loop.py"))
+    assert {"kalman/affine", "solve/gate", "solution"} <= arrows
+    assert floor("kalman/affine") < floor("surrogate/noise") < floor("solve/loop")
+    assert floor("solve/loop") < floor("evaluate") < floor("methods")
+    assert any(name.startswith("jax") for name in imported(ROOT / "evaluate.py"))
+
+
+SCRIPT = """
+import json, sys
+import jax
+before = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+import elk_ssm as elk
+import jax.numpy as jnp
+elk.evaluate(lambda x, u: 0.5 * x + u, jnp.zeros(1), jnp.ones((3, 1)))
+after = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+print(json.dumps([before, after, sorted(sys.modules)]))
+"""
+
+
+def test_importing_changes_no_setting_and_loads_nothing_optional():
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    before, after, modules = json.loads(run.stdout.splitlines()[-1])
+    assert before == after
+    loaded = set(modules)
+    assert "elk_ssm.solve.loop" in loaded
+    optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
+    assert not optional & loaded
