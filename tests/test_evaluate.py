@@ -277,9 +277,20 @@ def test_infinite_noise_is_bitwise_undamped(damped, plain, problem):
         return elk.evaluate(f, x0, inputs, method=damped(noise), history=5)
 
     expected = elk.evaluate(f, x0, inputs, method=plain(), history=5)
-    full = jnp.full((40, 3), jnp.inf)
-    for found in (solve(jnp.inf), jax.jit(solve)(jnp.inf), solve(full)):
+    for found in (solve(jnp.inf), solve(jnp.full((40, 3), jnp.inf))):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("damped", "plain"), [(elk.elk, elk.deer), (elk.quasi_elk, elk.quasi_deer)]
+)
+def test_a_traced_infinity_takes_the_undamped_steps(damped, plain, problem, close):
+    # Another program: the same steps, and f rounded as that program rounds it.
+    f, x0, inputs = problem("gru", 40)
+    solve = jax.jit(lambda s: elk.evaluate(f, x0, inputs, method=damped(s), history=5))
+    found, expected = solve(jnp.inf), elk.evaluate(f, x0, inputs, method=plain())
+    assert int(found.num_iters) == int(expected.num_iters)
+    close(found.states, expected.states, atol=1e-6)
 
 
 # ------------------------------------------------------------ guess, tol, history

@@ -21,7 +21,11 @@ from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.kalman.structure import Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearize import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
+from elk_ssm.nssm.draws import Sample, sample
+from elk_ssm.nssm.fit import Fit, fit
+from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scan import scan
+from elk_ssm.smooth import Smoothed, extended_smoother, log_prob, smooth
 from elk_ssm.solution import History, Solution, Status, raise_if_failed
 from elk_ssm.solve.auto import Auto, Plan, PlanKind
 from elk_ssm.solve.gate import Gate
@@ -58,6 +62,7 @@ __all__ = [
     "Diagnosis",
     "Diagonal",
     "DiagonalJacobian",
+    "Fit",
     "GainRatio",
     "Gate",
     "History",
@@ -66,12 +71,15 @@ __all__ = [
     "Method",
     "NoisePolicy",
     "NoiseSweep",
+    "NonlinearSSM",
     "PerStep",
     "Plan",
     "PlanKind",
     "Posterior",
     "ResidualProportional",
+    "Sample",
     "ScaledIdentity",
+    "Smoothed",
     "Solution",
     "Status",
     "StochasticDiagonal",
@@ -83,6 +91,8 @@ __all__ = [
     "diagnose",
     "elk",
     "evaluate",
+    "extended_smoother",
+    "fit",
     "iterates",
     "jacobi",
     "lgssm_filter",
@@ -91,11 +101,14 @@ __all__ = [
     "lgssm_sample",
     "lgssm_smoother",
     "linearize",
+    "log_prob",
     "picard",
     "quasi_deer",
     "quasi_elk",
     "raise_if_failed",
+    "sample",
     "scan",
     "sequential",
+    "smooth",
     "sweep_noise",
 ]

@@ -126,8 +126,9 @@ def canonicalize(
         TypeError: f is not callable, or a state or result has an unusable dtype.
         ValueError: A shape, structure or length does not fit.
     """
+    check_callable(f)
+    check_state(jax.tree.map(_as_array, initial_state))
     initial_state, inputs, length = check_problem(f, initial_state, inputs, length)
-    check_state(initial_state)
     split = Split.of(initial_state)
     discrete, before = _discrete_leaves(f, split, initial_state, inputs, length)
     floats, _ = split.part(initial_state)
@@ -150,16 +151,21 @@ def check_problem(
     f: Dynamics, initial_state: PyTree, inputs: PyTree, length: int | None
 ) -> tuple[PyTree, PyTree, int]:
     """Return state and inputs as arrays, and T; raise as `canonicalize` does."""
-    if not callable(f):
-        raise TypeError(
-            "The first argument must be the recurrence f(state, input) -> state; got "
-            f"{type(f).__name__}. The order is evaluate(f, initial_state, inputs)."
-        )
+    check_callable(f)
     initial_state = jax.tree.map(_as_array, initial_state)
     inputs = jax.tree.map(_as_array, inputs)
     length = check_length(inputs, length)
     check_result(f, initial_state, without_time(inputs))
     return initial_state, inputs, length
+
+
+def check_callable(f: Any) -> None:
+    """Raise `TypeError` unless f is a function; the usual cause is the order."""
+    if not callable(f):
+        raise TypeError(
+            "The first argument must be the recurrence f(state, input) -> state; got "
+            f"{type(f).__name__}. The order is evaluate(f, initial_state, inputs)."
+        )
 
 
 def without_time(tree: PyTree) -> PyTree:

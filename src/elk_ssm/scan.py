@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from elk_ssm._options import prepare
 from elk_ssm._recurrence import canonicalize
+from elk_ssm._trees import describe
 from elk_ssm._types import PyTree
 from elk_ssm.evaluate import run
 from elk_ssm.solve.auto import Auto
@@ -53,6 +54,8 @@ def scan(
     if reverse:
         xs = jax.tree.map(lambda x: jnp.asarray(x)[::-1], xs)
 
+    _check_pair(f, init, xs)
+
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
 
@@ -81,3 +84,17 @@ def scan(
     if reverse:
         ys = jax.tree.map(lambda y: y[::-1], ys)
     return jax.tree.map(lambda x: x[-1], states), ys
+
+
+def _check_pair(f: Any, init: PyTree, xs: PyTree) -> None:
+    """Raise `TypeError` unless one step returns a pair."""
+    if not callable(f):
+        raise TypeError(f"f must be callable; got {type(f).__name__}.")
+    first = jax.tree.map(lambda x: jnp.asarray(x)[0] if jnp.ndim(x) else x, xs)
+    found = jax.eval_shape(f, init, first)
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise TypeError(
+            "f must return a pair (carry, y), as for jax.lax.scan; got "
+            f"{describe(found)}. For a step that returns the state alone use "
+            "elk.evaluate."
+        )

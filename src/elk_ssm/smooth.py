@@ -11,12 +11,13 @@ from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.kalman.structure import to_dense
 from elk_ssm.nssm.densities import log_joint
-from elk_ssm.nssm.expansion import Expansion, Linearization, expand
+from elk_ssm.nssm.expansion import expand
 from elk_ssm.nssm.extended import extended_posterior
 from elk_ssm.nssm.iterate import Carry, Choices, Limits, iterate
 from elk_ssm.nssm.mode import attach
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
+from elk_ssm.nssm.sigma import Linearization
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import GainRatio, NoisePolicy, as_policy
 
@@ -120,8 +121,7 @@ def smooth(
     posed = pose(model, emissions, inputs, mask)
     choices = check_choices(linearization, backend, safeguard)
     limits = check_limits(noise, tol, max_iters, posed)
-    start = _check_guess(guess, posed)
-    return _smooth(posed, start, choices, limits)
+    return _smooth(posed, _check_guess(guess, posed), choices, limits)
 
 
 def extended_smoother(
@@ -226,34 +226,26 @@ def _check_states(name: str, states: Array, posed: Posed) -> Array:
     return states.astype(posed.initial_mean.dtype)
 
 
-def _check_guess(guess: Array | str | None, posed: Posed) -> Array | str:
+def _check_guess(guess: Array | str | None, posed: Posed) -> Array | None:
+    """Return the first trajectory, `None` for that of the extended smoother."""
     if guess is None:
         return jnp.broadcast_to(posed.initial_mean, posed.shape)
     if isinstance(guess, str):
         if guess != "extended":
             raise ValueError(f'guess must be an array or "extended"; got {guess!r}.')
-        return guess
+        return None
     return _check_states("guess", guess, posed)
 
 
-def _smooth(
-    posed: Posed, guess: Array | str, choices: Choices, limits: Limits
-) -> Smoothed:
-    if isinstance(guess, str):
-        return _smooth_from(posed, None, choices, limits)
-    return _smooth_from(posed, guess, choices, limits)
-
-
 @partial(jax.jit, static_argnames="choices")
-def _smooth_from(
+def _smooth(
     posed: Posed, guess: Array | None, choices: Choices, limits: Limits
 ) -> Smoothed:
-    held = jax.lax.stop_gradient((posed, guess, limits))
+    held = jax.lax.stop_gradient((posed, limits))
     if guess is None:
-        first = extended_posterior(held[0], choices.backend).smoothed_means
-    else:
-        first = held[1]
-    found = jax.lax.stop_gradient(iterate(held[0], first, choices, held[2]))
+        guess = extended_posterior(held[0], choices.backend).smoothed_means
+    guess = jax.lax.stop_gradient(guess)
+    found = jax.lax.stop_gradient(iterate(held[0], guess, choices, held[1]))
     return summarize(posed, attach(posed, found.states), found, choices)
 
 

@@ -52,8 +52,9 @@ def smooth(
         **options: For `elk_ssm.smooth`.
 
     Returns:
-        A `PosteriorGSSMSmoothed`. Its means are the MAP trajectory, its filtered moments
-        those of the model expanded there. For the status see `smooth_with_status`.
+        A `PosteriorGSSMSmoothed`. Its means are the MAP trajectory, its filtered
+        moments those of the model expanded there. For the status see
+        `smooth_with_status`.
 
     Raises:
         ValueError: A shape does not fit.
@@ -175,8 +176,8 @@ def _static(name: str, matrix: Matrix, size: int) -> Operator:
     operator = as_operator(matrix, size, name)
     if operator[0].ndim > (2 if isinstance(operator, Dense) else 1):
         raise ValueError(
-            f"{name} must be static; got shape {operator[0].shape}. A linear model with "
-            "time-varying weights is solved exactly by elk_ssm.lgssm_smoother."
+            f"{name} must be static; got shape {operator[0].shape}. A linear model "
+            "with time-varying weights is solved exactly by elk_ssm.lgssm_smoother."
         )
     return operator
 

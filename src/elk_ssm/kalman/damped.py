@@ -175,28 +175,48 @@ def _evidence(innovation: Array, total: Array, noise: Array) -> Evidence:
 
 def _condition_dense(state: Marginals, noise: Array) -> tuple[Marginals, Evidence]:
     size = state.means.shape[-1]
-    zeros = jnp.zeros_like(state.means)
-    start = (state.means, state.covariances[0], zeros, zeros)
+    mean, covariance = state.means, state.covariances[0]
+    if size > _UNROLL_UP_TO:
+        return _condition_in_a_loop(mean, covariance, noise)
+    innovations, totals = [], []
+    for i in range(size):
+        column = covariance[..., :, i]
+        innovations.append(mean[..., i])
+        totals.append(column[..., i] + noise[..., i])
+        mean, covariance = _rank_one(mean, covariance, column, mean[..., i], totals[-1])
+    evidence = _evidence(jnp.stack(innovations, -1), jnp.stack(totals, -1), noise)
+    return Marginals(mean, Dense(covariance)), evidence
 
-    def one_dimension(i: int | Array, carry: tuple) -> tuple:
+
+def _rank_one(
+    mean: Array, covariance: Array, column: Array, innovation: Array, total: Array
+) -> tuple[Array, Array]:
+    """Condition on one dimension, observed as zero with total variance `total`."""
+    inverse = (1 / total)[..., None]
+    mean = mean - column * (innovation[..., None] * inverse)
+    outer = column[..., :, None] * column[..., None, :]
+    return mean, covariance - outer * inverse[..., None]
+
+
+def _condition_in_a_loop(
+    mean: Array, covariance: Array, noise: Array
+) -> tuple[Marginals, Evidence]:
+    """The same for many dimensions, where unrolling would take the compiler long."""
+
+    def body(i: Array, carry: tuple) -> tuple:
         mean, covariance, innovations, totals = carry
         column = jnp.take(covariance, i, axis=-1)
-        total = jnp.take(column, i, axis=-1) + jnp.take(noise, i, axis=-1)
         innovation = jnp.take(mean, i, axis=-1)
+        total = jnp.take(column, i, axis=-1) + jnp.take(noise, i, axis=-1)
+        moved = _rank_one(mean, covariance, column, innovation, total)
         innovations = innovations.at[..., i].set(innovation)
-        totals = totals.at[..., i].set(total)
-        inverse = (1 / total)[..., None]
-        mean = mean - column * (innovation[..., None] * inverse)
-        outer = column[..., :, None] * column[..., None, :]
-        return mean, covariance - outer * inverse[..., None], innovations, totals
+        return *moved, innovations, totals.at[..., i].set(total)
 
-    if size <= _UNROLL_UP_TO:
-        carry = start
-        for i in range(size):
-            carry = one_dimension(i, carry)
-    else:
-        carry = jax.lax.fori_loop(0, size, one_dimension, start)
-    mean, covariance, innovations, totals = carry
+    zeros = jnp.zeros_like(mean)
+    start = (mean, covariance, zeros, zeros)
+    mean, covariance, innovations, totals = jax.lax.fori_loop(
+        0, mean.shape[-1], body, start
+    )
     return Marginals(mean, Dense(covariance)), _evidence(innovations, totals, noise)
 
 

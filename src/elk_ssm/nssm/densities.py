@@ -24,7 +24,7 @@ from elk_ssm.nssm.posed import Posed
 
 
 class Factor(NamedTuple):
-    """`inverse @ C @ inverse.T = diag(variances)`; `inverse` is `None` for diagonals."""
+    """`inverse @ C @ inverse.T = diag(variances)`; no `inverse` for diagonals."""
 
     inverse: Array | None
     variances: Array

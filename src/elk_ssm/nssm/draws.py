@@ -18,7 +18,7 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluate import evaluate
 from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import Dense, at_step, to_dense
+from elk_ssm.kalman.structure import at_step, to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.solve.auto import Auto
@@ -128,11 +128,11 @@ def draw_emissions(
     def gaussian(key, state, entry, index):
         mean = posed.call("emission", state, entry)
         if posed.emission_covariance is None:
-            R = Dense(posed.call("emission_covariance", state, entry))
+            R = posed.call("emission_covariance", state, entry)
         else:
-            R = at_step(posed.emission_covariance, index)
+            R = to_dense(at_step(posed.emission_covariance, index))
         eps = jax.random.normal(key, mean.shape, mean.dtype)
-        return mean + matvec(square_root(to_dense(R)), eps)
+        return mean + matvec(square_root(R), eps)
 
     return jax.vmap(gaussian)(keys, states, posed.inputs, jnp.arange(posed.shape[0]))
 

@@ -21,7 +21,8 @@ during the iteration: it is the scale that the density itself suggests (its mean
 the Fisher information) and keeps the step finite where the density is flat.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,18 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.scalar_updates import square_root
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
+from elk_ssm.kalman.small_linalg import matmul
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
-from elk_ssm.nssm.densities import Factor, factor_of, log_normal
-from elk_ssm.nssm.densities import observed_factor, time_axis
+from elk_ssm.nssm.densities import (
+    Factor,
+    factor_of,
+    log_normal,
+    observed_factor,
+    time_axis,
+)
 from elk_ssm.nssm.posed import Posed
+from elk_ssm.nssm.sigma import Linearization, regress
 
-Linearization: TypeAlias = Literal["taylor", "unscented", "cubature"]
 _OUTER_SHARE = 0.1
 
 
@@ -189,7 +195,7 @@ def _taylor_rows(posed: Posed, points: Array, iterating: bool) -> Rows:
     covariance = posed.emission_covariance
     axes = (0, 0, time_axis(covariance), 0, 0)
     data = (points, posed.inputs, covariance, posed.values, posed.observed)
-    return jax.vmap(lambda *args: step_rows(posed, *args, iterating), axes)(*data)
+    return jax.vmap(partial(step_rows, posed, iterating=iterating), axes)(*data)
 
 
 def step_rows(
@@ -276,40 +282,9 @@ def _forward_substitute(lower: Array, vector: Array) -> Array:
     return vector
 
 
-def sigma_points(kind: Linearization, size: int) -> tuple[list[list[float]], list]:
-    """Return points `(J, D)` and weights `(J,)` with unit covariance.
-
-    Cubature: 2 D points at distance sqrt(D) (Arasaratnam & Haykin 2009). Unscented:
-    one more at the centre, with alpha = sqrt(3), beta = 2, kappa = 1 as in dynamax, so
-    that all weights are positive.
-    """
-    spread = size if kind == "cubature" else 3 * (size + 1)
-    eye = [[float(i == j) * spread**0.5 for j in range(size)] for i in range(size)]
-    points = eye + [[-x for x in row] for row in eye]
-    weights = [1 / (2 * spread)] * (2 * size)
-    if kind == "unscented":
-        return [[0.0] * size, *points], [1 - size / spread, *weights]
-    return points, weights
-
-
-def _regress(
-    function, state: Array, root: Array, kind: Linearization
-) -> tuple[Array, Array, Array]:
-    """Return regression matrix, mean and error covariance under N(state, S S')."""
-    points, weights = sigma_points(kind, state.shape[0])
-    xi, w = jnp.asarray(points, state.dtype), jnp.asarray(weights, state.dtype)
-    values = jax.vmap(lambda x: function(state + matvec(root, x)))(xi)
-    mean = jnp.sum(w[:, None] * values, axis=0)
-    centred = values - mean
-    slope = matmul(transpose(w[:, None] * centred), xi)
-    error = matmul(transpose(w[:, None] * centred), centred)
-    matrix = transpose(solve(transpose(root), transpose(slope)))
-    return matrix, mean, error - matmul(slope, transpose(slope))
-
-
 def _sigma_dynamics(posed: Posed, states, roots, kind: Linearization):
     def one(state: Array, root: Array, entry: PyTree):
-        return _regress(lambda x: posed.call("dynamics", x, entry), state, root, kind)
+        return regress(lambda x: posed.call("dynamics", x, entry), state, root, kind)
 
     weights, means, excess = jax.vmap(one)(states[:-1], roots[:-1], posed.inputs_into)
     return weights, means, _shifted_in(excess)
@@ -317,7 +292,7 @@ def _sigma_dynamics(posed: Posed, states, roots, kind: Linearization):
 
 def _sigma_rows(posed: Posed, points: Array, roots: Array, kind: Linearization) -> Rows:
     def one(state, root, entry, covariance, value, observed) -> Rows:
-        H, mean, excess = _regress(
+        H, mean, excess = regress(
             lambda x: posed.call("emission", x, entry), state, root, kind
         )
         if covariance is None:

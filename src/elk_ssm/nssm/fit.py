@@ -2,9 +2,9 @@ r"""Parameters by gradient ascent on the approximate marginal likelihood.
 
     theta <- optimiser step along d/dtheta [ log p(y; theta) + log prior(theta) ]
 
-log p(y; theta) is `Smoothed.log_likelihood`, the Gaussian approximation at the mode, and
-its derivative is implicit at the mode (see `mode`): it contains how the mode moves. The
-mode of one step is the guess of the next, so later steps need few passes.
+log p(y; theta) is `Smoothed.log_likelihood`, the Gaussian approximation at the mode,
+and its derivative is implicit at the mode (see `mode`): it contains how the mode moves.
+The mode of one step is the guess of the next, so later steps need few passes.
 """
 
 from collections.abc import Callable

@@ -24,8 +24,9 @@ from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.kalman.structure import to_dense
 from elk_ssm.nssm.densities import log_joint
-from elk_ssm.nssm.expansion import Expansion, Linearization, expand
+from elk_ssm.nssm.expansion import Expansion, expand
 from elk_ssm.nssm.posed import Posed
+from elk_ssm.nssm.sigma import Linearization
 from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import NoisePolicy, Seen
@@ -213,25 +214,27 @@ def _search(
     def merit_at(share: Array) -> Array:
         return -log_joint(posed, carry.states + share * step.increments)
 
-    one = jnp.ones_like(slack)
-    first = merit_at(one)
     if not choices.safeguard:
-        ok = jnp.all(jnp.isfinite(step.increments)) & jnp.isfinite(first)
-        return jnp.where(ok, one, 0), first
+        one = jnp.ones_like(slack)
+        merit = merit_at(one)
+        finite = jnp.all(jnp.isfinite(step.increments)) & jnp.isfinite(merit)
+        return jnp.where(finite, one, 0), merit
 
     def enough(share: Array, merit: Array) -> Array:
         rise = _ENOUGH * share * jnp.maximum(step.slope, 0)
         return merit <= carry.merit - rise + slack
 
-    def searching(state):
-        share, merit, halvings = state
-        return ~enough(share, merit) & (halvings < choices.max_halvings)
+    def searching(state: tuple) -> Array:
+        share, merit, tried = state
+        return ~enough(share, merit) & (tried <= choices.max_halvings)
 
-    def halve(state):
-        share, _, halvings = state
-        return share / 2, merit_at(share / 2), halvings + 1
+    def halve(state: tuple) -> tuple:
+        share, _, tried = state
+        return share / 2, merit_at(share / 2), tried + 1
 
-    share, merit, _ = jax.lax.while_loop(searching, halve, (one, first, 0))
+    # From twice the step, of infinite merit, so that the merit is compiled once.
+    before = (2 * jnp.ones_like(slack), jnp.full_like(slack, jnp.inf), 0)
+    share, merit, _ = jax.lax.while_loop(searching, halve, before)
     return jnp.where(enough(share, merit), share, 0), merit
 
 

@@ -9,8 +9,8 @@ r"""The nonlinear state-space model and its index convention.
 *into* step t; entry 0 of Q is never used, because z_0 comes from the initial
 distribution. It is that of `elk_ssm.LGSSM` and of dynamax from 1.0.3 on.
 
-A covariance is declared, never guessed: a bare `(D, D)` array or `Dense` is static, with
-a leading axis T it varies in time, `Diagonal` and `ScaledIdentity` likewise, and a
+A covariance is declared, never guessed: a bare `(D, D)` array or `Dense` is static,
+with a leading axis T it varies in time, `Diagonal` and `ScaledIdentity` likewise, and a
 function is state-dependent: Q(z_{t-1}, u_t) and R(z_t, u_t).
 """
 
@@ -55,7 +55,7 @@ class NonlinearSSM:
         >>> pendulum = NonlinearSSM(
         ...     initial_mean=jnp.zeros(2),
         ...     initial_covariance=ScaledIdentity(1.0),
-        ...     dynamics=lambda z, u: z + 0.05 * jnp.array([z[1], -9.8 * jnp.sin(z[0])]),
+        ...     dynamics=lambda z, u: z + 0.05 * jnp.array([z[1], -9 * jnp.sin(z[0])]),
         ...     dynamics_covariance=ScaledIdentity(1e-3),
         ...     emission=lambda z, u: jnp.sin(z[:1]),
         ...     emission_covariance=ScaledIdentity(0.1),

@@ -16,7 +16,13 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import check_length, without_time
 from elk_ssm._trees import describe, static
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.structure import Dense, Operator, as_operator, to_dense
+from elk_ssm.kalman.structure import (
+    Dense,
+    Operator,
+    as_operator,
+    to_dense,
+    variances_of,
+)
 from elk_ssm.nssm.model import NonlinearSSM
 
 
@@ -36,7 +42,6 @@ class Posed:
     """A model with its data.
 
     Attributes:
-        program: The hoisted functions, static.
         consts: What each function closed over, a `Program` of lists.
         initial_mean: `(D,)`.
         initial_covariance: `(D, D)`.
@@ -45,9 +50,9 @@ class Posed:
         inputs: Pytree with leading axis T, or `None`.
         values: Emissions `(T, E)`, finite; what is missing holds a stand-in.
         observed: `(T, E)` boolean, or `(T, 1)` with a log density.
+        program: The hoisted functions, static.
     """
 
-    program: Program = static()
     consts: Program
     initial_mean: Array
     initial_covariance: Array
@@ -56,6 +61,7 @@ class Posed:
     inputs: PyTree
     values: Array
     observed: Array
+    program: Program = static()
 
     def call(self, name: str, *args: Any) -> Any:
         """Evaluate one of the functions with its closure filled in."""
@@ -105,7 +111,6 @@ def pose(
     initial = _covariance("initial_covariance", model, size, 0, mean.dtype)
     assert initial is not None
     return Posed(
-        program,
         consts,
         mean,
         to_dense(initial),
@@ -114,6 +119,7 @@ def pose(
         inputs,
         values,
         observed,
+        program,
     )
 
 
@@ -219,7 +225,17 @@ def _covariance(
     if operator[0].shape not in allowed:
         wanted = " or ".join(map(str, allowed))
         raise ValueError(f"{name} must have shape {wanted}; got {operator[0].shape}.")
+    _check_variances(name, variances_of(operator))
     return type(operator)(operator[0].astype(dtype))
+
+
+def _check_variances(name: str, variances: Array) -> None:
+    if isinstance(variances, jax.core.Tracer) or bool(jnp.all(variances > 0)):
+        return
+    raise ValueError(
+        f"{name} must be positive definite, or the log density does not exist; got a "
+        f"variance of {float(jnp.min(variances))}. Give a noise-free entry a small one."
+    )
 
 
 def _observed(emissions: Array, mask: Any, whole_steps: bool) -> tuple[Array, Array]:

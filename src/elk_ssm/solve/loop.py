@@ -147,7 +147,8 @@ def one_pass(
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
     status = _status(verdict, stalls, exact, nodes, seen.values)
-    keep = status == Status.nonfinite
+    # Behind a break, and at the rounding floor, the iterate is better than its update.
+    keep = (status == Status.nonfinite) | (status == Status.precision_limit)
     nodes = jnp.where(keep, carry.nodes, nodes)
     if carry.accepted is not None:
         frozen = jnp.arange(nodes.shape[0])[:, None] < exact

@@ -89,20 +89,20 @@ def linearize_nodes(
         first = jax.tree.map(lambda x: x[0], (blocks.inputs, blocks.times))
         return _map_nodes(from_start, (begin, *first), linearization.time_chunk)
     # The first step starts from the identity, the others push what has accumulated.
-    lanes = jax.vmap(one_step)
+    chunk = linearization.time_chunk
     every = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (nodes.shape[0], *x.shape)), before
     )
 
     def body(carry: tuple, entry: tuple) -> tuple[tuple, None]:
-        return lanes(*carry, *entry), None
+        return _map_nodes(one_step, (*carry, *entry), chunk), None
 
     return jax.lax.scan(body, (begin, every), (blocks.inputs, blocks.times))[0]
 
 
 def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
     """Map over the leading axis, at most `chunk` entries side by side."""
-    count = operands[0].shape[0]
+    count = jax.tree.leaves(operands)[0].shape[0]
     if chunk is None or count <= chunk:
         return jax.vmap(function)(*operands)
     return jax.lax.map(lambda args: function(*args), operands, batch_size=chunk)

@@ -95,7 +95,8 @@ def judge(
     room = jnp.clip(ratio - 1, _SLOWEST_ROOM, 1)
     settled = (jnp.abs(residual) <= bound) & (jnp.abs(step) <= room * bound)
     converged = jnp.all(settled)
-    rows_settled = jnp.all(settled, axis=1)
+    # Behind a break no step has a size, so the rate says nothing there.
+    rows_settled = jnp.all((jnp.abs(residual) <= bound) & (jnp.abs(step) <= bound), 1)
     broken = ~jnp.all(jnp.isfinite(residual), axis=1)
     up_to_break = jnp.cumsum(broken) == 0
     nonfinite = jnp.any(broken) & jnp.all(rows_settled | ~up_to_break)

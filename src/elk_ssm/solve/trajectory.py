@@ -69,7 +69,7 @@ def _solve(
     states, report = _find(step, settings, initial, inputs, options)
     if settings.fall_back:
         states, status = _fall_back(step, primals, settings, states, report.status)
-        report = report._replace(status=status)
+        return states, report._replace(status=status)
     states, status, failed_step = _find_failure(
         step, initial, inputs, states, report.status
     )
@@ -177,9 +177,7 @@ def _fall_back(
 ) -> tuple[Array, Array]:
     """Evaluate sequentially what the iteration did not bring to convergence."""
     _, initial, inputs = primals
-    undecided = (status == Status.max_iters_reached) | (
-        status == Status.precision_limit
-    )
+    undecided = status != Status.converged
     states = jax.lax.cond(
         undecided,
         lambda: roll_out_sequentially(step, initial, inputs, settings.length),

@@ -254,8 +254,12 @@ class GainRatio:
         return noise, accept
 
 
-def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy:
+def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy | None:
     """Wrap a number or an array in `Constant`; pass a policy through.
+
+    Noise that is known to be infinite throughout is no damping, so None comes back, and
+    the program is the undamped one to the last bit. A traced infinity gives the same
+    steps, but in another program, whose compiler may round f differently.
 
     Raises:
         TypeError: `noise` is neither a number, an array nor a policy.
@@ -277,6 +281,8 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy:
     if not (jnp.issubdtype(array.dtype, jnp.floating) or is_integer(array)):
         raise TypeError(f"noise must be real; got {array.dtype.name}.")
     check_positive("noise", array)
+    if not isinstance(array, jax.core.Tracer) and np.all(np.isinf(array)):
+        return None
     return Constant(array)
 
 

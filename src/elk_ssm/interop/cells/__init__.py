@@ -10,6 +10,7 @@ Layers that stand in for the frameworks' own RNN layers are in `cells.layers.lin
 used.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from elk_ssm._types import PyTree
@@ -30,7 +31,7 @@ from elk_ssm.interop.cells.parallel import (
 )
 from elk_ssm.interop.cells.step import CellStep, diagonal
 
-_ADAPTERS = {
+_ADAPTERS: dict[str, Callable[..., tuple[CellStep, PyTree]]] = {
     "linen": from_linen,
     "nnx": from_nnx,
     "equinox": from_equinox,

@@ -87,8 +87,8 @@ class RNN(nnx.RNN):
             reverse=reverse,
             keep_order=keep_order,
         )
-        graph, params, rest = nnx.split(self.cell, nnx.Param, ...)
-        if jax.tree.leaves(rest):
+        graph, *states = nnx.split(self.cell, nnx.Param, ...)
+        if jax.tree.leaves(states[1]):
             return super().__call__(
                 inputs,
                 initial_carry=initial_carry,
@@ -100,7 +100,7 @@ class RNN(nnx.RNN):
             initial_carry = self._first_carry(inputs, rngs, direction.time_major)
 
         def step(carry: PyTree, value: Array) -> tuple[PyTree, Array]:
-            return nnx.merge(graph, params, rest)(carry, value)
+            return nnx.merge(graph, *states)(carry, value)
 
         return run_cell(
             step,
