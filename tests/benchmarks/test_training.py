@@ -93,3 +93,24 @@ def test_an_interrupted_run_continues_where_it_stopped(data, tmp_path):
         np.testing.assert_array_equal(a, b)
     again = training.train(config, small, 7, evaluator, **options)
     np.testing.assert_array_equal(again.losses, whole.losses)
+
+
+def test_a_set_that_aeon_ships_trains_the_same(x64):
+    """ACSF1 at its full length, T = 1,460: the parallel losses are the sequential."""
+    try:
+        paths = data_io.find_aeon("ACSF1")
+    except FileNotFoundError:
+        pytest.skip("aeon's data files are not installed; `make test` installs them")
+    (train,) = data_io.standardize(data_io.read_ts(paths[0]))
+    classes = len(train.classes)
+    data = data_io.pad(train.take(range(16)), dtype=np.float64)
+    assert (data.inputs.shape[1], classes) == (1460, 10)
+    config = training.Config(state_size=4, batch_size=4, steps=4)
+    losses = [
+        training.train(config, data, classes, evaluator).losses
+        for evaluator in (
+            training.sequential,
+            training.parallel(elk.auto(block_size=64, strategy="forgetful")),
+        )
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
