@@ -11,7 +11,7 @@ demo: $(VENV)/.run
 	$(BIN)/elk-ssm demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --durations=15
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

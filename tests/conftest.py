@@ -1,8 +1,12 @@
 """Shared fixtures: small seeded cells, the `lax.scan` oracle, and counters."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+# Most of the time of these tests is compilation, and none of them reads a clock.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import jax.extend

@@ -75,7 +75,7 @@ def test_the_method_s_noise_unless_another_is_given():
 def test_the_backend_is_the_surrogate_s(backend):
     found = elk.linearize(f, STATES, INPUTS, initial_state=X0, backend=backend)
     program = str(jax.make_jaxpr(lambda s: s.filter().means)(found))
-    assert ("scan[" in program) == (backend == "sequential")
+    assert (f"length={T}" in program) == (backend == "sequential")
 
 
 @pytest.mark.parametrize(

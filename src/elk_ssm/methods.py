@@ -19,9 +19,10 @@ from elk_ssm.surrogate.linearization import (
     Linearization,
     ZeroJacobian,
 )
-from elk_ssm.surrogate.noise import NoisePolicy, as_policy
+from elk_ssm.surrogate.noise import Annealed, NoisePolicy, as_policy
 
 _DEFAULT_GATE = Gate()
+_DEFAULT_NOISE = Annealed(1.0, 2.0)
 
 
 def auto(
@@ -31,6 +32,7 @@ def auto(
     max_passes: int = 4,
     gate: Gate | None = _DEFAULT_GATE,
     linearization: Linearization | None = None,
+    noise: ArrayLike | NoisePolicy | None = _DEFAULT_NOISE,
 ) -> Auto:
     """The default: nothing to tune, cannot diverge, bounded cost; see `solve.auto`.
 
@@ -42,8 +44,10 @@ def auto(
         max_passes: Largest number of passes over all blocks of the forgetful strategy.
         gate: Gate of the Newton strategy.
         linearization: Boundary linearisation of the Newton strategy; None chooses.
+        noise: s^2 or a policy for the Newton strategy; None is undamped.
     """
-    return Auto(gate, linearization, block_size, strategy, max_passes)
+    policy = None if noise is None else as_policy(noise)
+    return Auto(gate, linearization, policy, block_size, strategy, max_passes)
 
 
 def deer(**parts: Any) -> Method:

@@ -16,7 +16,7 @@ SHAPE = (5, 2)
 
 @pytest.mark.parametrize(
     "noise",
-    [3.0, 3, np.float32(3), np.ones(2), jnp.ones((5, 1)), jnp.inf, [1.0, 2.0]],
+    [3.0, 3, np.float32(3), np.ones(2), jnp.ones((5, 1)), [1.0, jnp.inf]],
 )
 def test_numbers_and_arrays_are_constant_policies(noise):
     policy = as_policy(noise)
@@ -29,6 +29,12 @@ def test_numbers_and_arrays_are_constant_policies(noise):
     np.testing.assert_array_equal(after, state)
     assert accept
     assert not policy.can_reject
+
+
+@pytest.mark.parametrize("noise", [jnp.inf, jnp.full((5, 2), jnp.inf)])
+def test_noise_known_to_be_infinite_is_no_damping(noise):
+    assert as_policy(noise) is None
+    assert elk.elk(noise) == elk.deer()
 
 
 @pytest.mark.parametrize("noise", [0.0, -1.0, jnp.nan, [1.0, -2.0], -jnp.inf, 0])

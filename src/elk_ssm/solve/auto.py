@@ -11,8 +11,8 @@ tolerance. Blocks for which that fails are evaluated again, one after the other,
 the last one that is right until the trajectory has merged with what is already there.
 In the worst case that is sequential evaluation after `max_passes` passes.
 
-**Where scans are parallel (GPU, TPU).** Newton's method over the blocks, with the gate;
-the exact prefix bounds it by T / C passes of C steps.
+**Where scans are parallel (GPU, TPU).** Newton's method over the blocks with the gate,
+damped by annealed noise; the exact prefix bounds it by T / C passes of C steps.
 """
 
 import enum
@@ -33,6 +33,7 @@ from elk_ssm.surrogate.linearization import (
     Linearization,
     ZeroJacobian,
 )
+from elk_ssm.surrogate.noise import Annealed, NoisePolicy
 
 Strategy: TypeAlias = Literal["auto", "forgetful", "newton"]
 _TIGHT = 0.1
@@ -98,6 +99,8 @@ class Auto:
         gate: Gate of the Newton strategy.
         linearization: Boundary linearisation of the Newton strategy; None chooses dense
             for D <= 64 and zero above.
+        noise: Noise policy of the Newton strategy where its linearisation is not zero;
+            None is undamped.
         block_size: Steps C in a block, or None to choose from T and D.
         strategy: `"forgetful"`, `"newton"`, or `"auto"` by platform.
         max_passes: Largest number of passes of the forgetful strategy before what is
@@ -106,6 +109,7 @@ class Auto:
 
     gate: Gate | None = Gate()
     linearization: Linearization | None = None
+    noise: NoisePolicy | None = Annealed(1.0, 2.0)
     block_size: int | None = static(default=None)
     strategy: Strategy = static(default="auto")
     max_passes: int = static(default=4)
@@ -139,12 +143,19 @@ class Auto:
         block_size = self.block_size
         if block_size is None:
             # Depth is passes * (C + 2 log2(T / C)), and passes fall slowly with C.
-            block_size = 32 if length < 100_000 else 64
+            block_size = 24 if length < 100_000 else 64
         linearization = self.linearization
         if linearization is None:
             dense = size <= _DENSE_UP_TO
             linearization = DenseJacobian() if dense else ZeroJacobian()
-        return Method(linearization, gate=self.gate, block_size=min(block_size, length))
+        # Without a Jacobian there is nothing to propagate that damping could tame.
+        damped = not isinstance(linearization, ZeroJacobian)
+        return Method(
+            linearization,
+            noise=self.noise if damped else None,
+            gate=self.gate,
+            block_size=min(block_size, length),
+        )
 
 
 class Probe(NamedTuple):

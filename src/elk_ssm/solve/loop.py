@@ -30,6 +30,7 @@ from elk_ssm.solve.stopping import PATIENCE, judge, largest, scale_of
 from elk_ssm.surrogate.noise import Seen
 
 RUNNING = -1
+_PROGRESS = 0.25
 
 
 class Carry(NamedTuple):
@@ -38,6 +39,7 @@ class Carry(NamedTuple):
     nodes: Array
     accepted: Array | None
     gated: Array | None
+    free: Array
     merit: Array
     predicted: Array
     policy: Any
@@ -104,6 +106,7 @@ def start(method: Method, guess: Array, history: int) -> Carry:
         nodes=guess,
         accepted=guess if policy is not None and policy.can_reject else None,
         gated=None if method.gate is None else guess,
+        free=jnp.asarray(True),
         merit=unknown,
         predicted=unknown,
         policy=None if policy is None else policy.init(guess.shape, guess.dtype),
@@ -142,8 +145,8 @@ def one_pass(
     exact = extend_prefix(carry.exact, carry.nodes, seen.values)
     nodes = settle_prefix(carry.nodes + update, carry.nodes, seen.values, exact)
     small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
-    nodes, gated = _gate(method, blocks, carry, seen, nodes, small, exact)
-    carry = carry._replace(gated=gated)
+    free = settle_prefix(carry.nodes + seen.step, carry.nodes, seen.values, exact)
+    nodes, carry = _gate(method, blocks, carry, seen, nodes, free, small, exact)
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
     status = _status(verdict, stalls, exact, nodes, seen.values)
@@ -206,21 +209,23 @@ def _gate(
     carry: Carry,
     seen: Pass,
     nodes: Array,
+    free: Array,
     small: Array,
     exact: Array,
-) -> tuple[Array, Array | None]:
-    """Apply the gate; the first update is tried ungated.
+) -> tuple[Array, Carry]:
+    """Apply the gate; the first updates are tried undamped and ungated.
 
-    A linear recurrence is solved by the first pass, however far out it goes, and the
-    gate would hold it back. So the gated nodes wait until the second pass has seen the
-    residuals of the ungated ones, and replace them unless those are small throughout.
+    A linear recurrence is solved by the first undamped pass, however far out it goes,
+    and one that forgets by a few; gate and damping would hold them back. So the free
+    nodes go on while each pass quarters the largest residual. The gated ones wait, and
+    take over at the first pass that does not.
 
     Returns:
-        The nodes to go on with, and the gated ones that wait.
+        The nodes to go on with, and the carry with the gated ones that wait.
     """
     to_rollout = blocks.times.shape[0] > 1
 
-    def apply_gate(gate: Gate | None) -> Array:
+    def apply_gate(gate: Gate | None, nodes: Array) -> Array:
         return set_back(
             gate,
             nodes,
@@ -232,17 +237,16 @@ def _gate(
         )
 
     if method.gate is None:
-        return apply_gate(None), None
+        return apply_gate(None, nodes), carry
     assert carry.gated is not None
-    gated = apply_gate(method.gate)
+    gated = apply_gate(method.gate, nodes)
     frozen = jnp.arange(nodes.shape[0])[:, None] < exact
     waiting = jnp.where(frozen, nodes, carry.gated)
-    tried = jnp.where(jnp.all(small), gated, waiting)
-    # Nothing was refused in the first pass when what waits is what was tried.
-    same = jnp.array_equal(carry.gated, carry.nodes)
-    second = (carry.iteration == 1) & ~same
-    onward = jnp.where(second, tried, gated)
-    return jnp.where(carry.iteration == 0, apply_gate(None), onward), gated
+    falling = largest(seen.residual) <= _PROGRESS * carry.residual_norm
+    free_still = carry.free & (falling | jnp.all(small))
+    onward = jnp.where(carry.free, waiting, gated)
+    chosen = jnp.where(free_still, apply_gate(None, free), onward)
+    return chosen, carry._replace(gated=gated, free=free_still)
 
 
 def _status(
