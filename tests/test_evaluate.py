@@ -437,6 +437,8 @@ def test_chaos_in_single_precision_ends_at_the_precision_limit():
 
     x0 = jnp.ones(3)
     first = elk.sequential(lorenz, x0, length=1500).states
+    # A start that is right up to rounding, in whatever way this compiler rounds.
+    first = first * (1 + 1e-7 * jnp.cos(jnp.arange(1500.0)))[:, None]
     solution = elk.evaluate(
         lorenz, x0, length=1500, method=elk.deer(), guess=first, tol=1e-6
     )
@@ -447,7 +449,9 @@ def test_chaos_in_single_precision_ends_at_the_precision_limit():
     # A trajectory of the map up to rounding, not the one that lax.scan rounds to.
     before = jnp.concatenate([x0[None], solution.states[:-1]])
     residual = solution.states - jax.vmap(lorenz, (0, None))(before, None)
-    assert abs(residual).max() < 1e-4
+    # The rounding floor is 32 units in the last place of the largest state.
+    floor = 32 * jnp.finfo(jnp.float32).eps * abs(solution.states).max()
+    assert abs(residual).max() < floor
 
 
 def test_sequential_reports_failure():

@@ -41,7 +41,8 @@ def test_trajectory_is_that_of_lax_scan(framework, name, close, reference, x64):
     expected = reference(case.own_step, case.initial, inputs)
     sol = elk.evaluate(case.f, case.initial, inputs, method=elk.deer())
     assert int(sol.status) == elk.Status.converged
-    close(sol.states, expected, atol=1e-10)
+    # Keras takes tanh in float32 whatever the dtype of its cell.
+    close(sol.states, expected, atol=1e-6 if framework == "keras" else 1e-10)
 
 
 def test_gradients_reach_linen_variables(x64):

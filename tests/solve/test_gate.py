@@ -128,7 +128,7 @@ def test_the_factor_is_data_and_changes_the_iterates(compilations):
 
     def run(factor):
         return elk.iterates(
-            f, x0, inputs, num_iters=2, method=elk.deer(gate=Gate(factor))
+            f, x0, inputs, num_iters=6, method=elk.deer(gate=Gate(factor))
         )
 
     wide = run(1e6)
