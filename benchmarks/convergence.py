@@ -102,6 +102,60 @@ def measure_long(draws: tuple[int, ...] = (0, 1, 2)) -> list[Row]:
     return rows
 
 
+COST_LENGTH = 10_000
+COST_PROBLEMS = (
+    "gru_D4",
+    "gru_D8",
+    "gru_D16",
+    "gru_D32",
+    "lstm_D4",
+    "lstm_D16",
+    "slow_gru",
+    "argru_seed0",
+    "argru_seed4",
+    "lorenz96",
+    "chaotic_rnn_g1.5",
+    "linear_unstable",
+)
+
+
+def measure_cost(names: tuple[str, ...] = COST_PROBLEMS) -> list[Row]:
+    """Run time of the default over `lax.scan` of the same function, float32."""
+    rows = []
+    with jax.enable_x64(False):
+        for name in names:
+            problem = problems.make(name, length=COST_LENGTH, seed=0, dtype="float32")
+
+            def scan(state: Any, inputs: Any, f: Any = problem.f) -> Any:
+                def body(x: Any, u: Any) -> Any:
+                    x = f(x, u)
+                    return x, x
+
+                return jax.lax.scan(body, state, inputs, length=COST_LENGTH)[1]
+
+            def auto(state: Any, inputs: Any, f: Any = problem.f) -> Any:
+                sol = elk.evaluate(f, state, inputs, length=COST_LENGTH)
+                return sol.states, sol.plan
+
+            arguments = (problem.initial_state, problem.inputs)
+            chosen = {"scan": (scan, arguments), "auto": (auto, arguments)}
+            found, results = harness.compare(chosen, seconds=2.0, at_most=60)
+            times = {row["candidate"]: row for row in found}
+            rows.append(
+                {
+                    "problem": name,
+                    "D": problem.state_dim,
+                    "scan, ms": times["scan"]["run_ms"],
+                    "auto, ms": times["auto"]["run_ms"],
+                    "auto over scan": times["auto"]["run_ms"] / times["scan"]["run_ms"],
+                    "compile_s": times["auto"]["compile_s"],
+                    "plan": results["auto"][1].describe(),
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
 def document(stored: dict[str, Any]) -> str:
     """The page of the docs."""
     rows = stored["rows"]
@@ -158,6 +212,14 @@ def document(stored: dict[str, Any]) -> str:
             "",
             harness.table(rows["argru"], ["problem", "method", *columns[3:]]),
             "",
+            f"## What the default costs on a CPU, T = {COST_LENGTH:,}, float32",
+            "",
+            "Run time of `elk.evaluate` with no method given over `lax.scan` of the "
+            "same function, in turns; median over the problems "
+            f"**{np.median([r['auto over scan'] for r in rows['cost']]):.2f}**.",
+            "",
+            harness.table(rows["cost"], list(rows["cost"][0])),
+            "",
             "## Beside the published numbers",
             "",
             "Iterations to a mean absolute deviation below 0.1 at T = 1,000, by the "
@@ -200,12 +262,16 @@ def _published(counts: Any) -> str:
                     "method": method,
                     "here, median": found["median"],
                     "here, range": f"{low} to {high}",
-                    "published": str((theirs or {}).get(method, "")),
+                    "published": _range((theirs or {}).get(method, "")),
                 }
             )
     return harness.table(
         rows, ["problem", "method", "here, median", "here, range", "published"]
     )
+
+
+def _range(value: Any) -> str:
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def main(arguments: list[str]) -> int:
@@ -223,6 +289,7 @@ def main(arguments: list[str]) -> int:
             print(_wide(rows["suite"]))
             return 0
         rows["argru"] = measure_long()
+        rows["cost"] = measure_cost()
         harness.write("convergence", rows, machine)
     harness.document("convergence", document(harness.read("convergence")))
     return 0
