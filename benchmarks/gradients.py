@@ -170,7 +170,7 @@ def document(stored: dict[str, Any]) -> str:
             harness.table(rows, [*columns, "temp_mb", "error"]),
             "",
             "The published backward pass keeps only the diagonal of the Jacobian in "
-            "the adjoint recursion: its error does not shrink with precision. Dense  "
+            "the adjoint recursion: its error does not shrink with precision. Dense "
             f"and diagonal methods are left out where D T (D^2 T for dense) exceeds "
             f"{MAX_DIAGONAL_WORK:,}.",
         ]

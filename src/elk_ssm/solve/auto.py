@@ -37,6 +37,7 @@ from elk_ssm.surrogate.noise import Annealed, NoisePolicy
 
 Strategy: TypeAlias = Literal["auto", "forgetful", "newton"]
 _TIGHT = 0.1
+_NO_PROBE = -2
 _SAFETY = 1.25
 _DENSE_UP_TO = 64
 # Measured break-even lengths on a CPU: one step of all blocks costs some 15 us of
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
         kind: Value of a `PlanKind`.
         block_size: Steps C in a block.
         forgetting_length: Steps after which the probe had forgotten its start, -1 when
-            it did not within the probe or when there was none.
+            it did not within the probe, -2 when there was no probe.
         passes: Passes over all blocks, the collecting one included.
         sequential_steps: Steps that were evaluated one after the other, probe apart.
     """
@@ -75,11 +76,11 @@ class Plan(NamedTuple):
         length, passes = int(self.forgetting_length), int(self.passes)
         left = int(self.sequential_steps)
         if self.kind == PlanKind.sequential:
-            why = (
-                "no forgetting seen in the first steps"
-                if length < 0
-                else (f"forgetting takes {length} steps, too long for blocks to pay")
-            )
+            why = f"forgetting takes {length} steps, too long for blocks to pay"
+            if length == _NO_PROBE:
+                why = "too short for blocks to pay"
+            elif length < 0:
+                why = "no forgetting seen in the first steps"
             return f"sequential: {why}"
         if self.kind == PlanKind.newton_blocks:
             return f"Newton over blocks of {int(self.block_size)}: {passes} passes"
@@ -184,7 +185,7 @@ def evaluate_forgetful(
     reach = size * (auto.max_passes - 1)
     if not auto.forgetful_pays(length, initial.shape[0]):
         states = roll_out_sequentially(step, initial, inputs, length)
-        return states, jnp.zeros_like(tolerance), _plan(0, size, -1, 1, length)
+        return states, jnp.zeros_like(tolerance), _plan(0, size, _NO_PROBE, 1, length)
     tight = _TIGHT * tolerance
     head = jax.tree.map(lambda x: x[:reach], inputs)
     probe = _probe(step, initial, head, reach, tight)
@@ -224,7 +225,7 @@ def _plan(kind: Any, size: Any, forgetting: Any, passes: Any, steps: Any) -> Pla
 
 def newton_plan(block_size: int, passes: Array) -> Plan:
     """Return the plan of the Newton strategy."""
-    return _plan(PlanKind.newton_blocks, block_size, -1, passes, 0)
+    return _plan(PlanKind.newton_blocks, block_size, _NO_PROBE, passes, 0)
 
 
 def _probe(
