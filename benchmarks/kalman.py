@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import harness
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
@@ -267,18 +267,6 @@ def error_rows(name: str, found: Any, expected: Any) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def hardware() -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = lines[0].split(":")[1].strip() if lines else model
-    return {
-        "cpu": model, "cores": os.cpu_count(), "jax": jax.__version__,
-        "python": platform.python_version(), "dtype": "float32",
-    }  # fmt: skip
-
-
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The promises, from one cell each."""
     pick = lambda name, D, T: next(  # noqa: E731
@@ -403,7 +391,8 @@ def run_all() -> dict[str, Any]:
                 rows += [isolated(name, D, T) for name in ISOLATED]
             print(f"D = {D}, T = {T} done", flush=True)
     return {
-        "hardware": hardware(), "load_start": start, "load_end": os.getloadavg()[0],
+        "hardware": harness.hardware(),
+        "load_start": start, "load_end": os.getloadavg()[0],
         "compile_cpu": compile_cpu(),
         "ratios": ratios(rows), "smoothers": rows, "accuracy": accuracy(),
     }  # fmt: skip

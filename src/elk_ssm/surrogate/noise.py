@@ -60,29 +60,16 @@ class NoisePolicy(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Constant:
-    """The same s^2 in every iteration.
-
-    Attributes:
-        value: s^2 > 0: a scalar, `(D,)` per dimension, `(T, 1)` per step or `(T, D)`;
-            `inf` is allowed anywhere. With blocks, T is the number of blocks.
-    """
-
-    value: ArrayLike
+class _Steady:
+    """Shared by policies whose state is s^2: keeps it, and accepts everything."""
 
     @property
     def can_reject(self) -> bool:
         """Never."""
         return False
 
-    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Check the shape; there is no state but the broadcast value."""
-        return check_noise(self.value, shape, dtype)
-
     def noise(self, state: Any) -> Array:
-        """Return the constant."""
+        """Return the current s^2."""
         return state
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
@@ -92,7 +79,24 @@ class Constant:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PerStep:
+class Constant(_Steady):
+    """The same s^2 in every iteration.
+
+    Attributes:
+        value: s^2 > 0: a scalar, `(D,)` per dimension, `(T, 1)` per step or `(T, D)`;
+            `inf` is allowed anywhere. With blocks, T is the number of blocks.
+    """
+
+    value: ArrayLike
+
+    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Check the shape; there is no state but the broadcast value."""
+        return check_noise(self.value, shape, dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerStep(_Steady):
     """One s^2 for each unknown, the same in every iteration.
 
     Attributes:
@@ -100,11 +104,6 @@ class PerStep:
     """
 
     value: ArrayLike
-
-    @property
-    def can_reject(self) -> bool:
-        """Never."""
-        return False
 
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Check the length; there is no state but the value."""
@@ -117,18 +116,10 @@ class PerStep:
         check_positive("noise", value)
         return value[:, None]
 
-    def noise(self, state: Any) -> Array:
-        """Return the values."""
-        return state
-
-    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
-        """Accept everything."""
-        return state, jnp.asarray(True)
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Annealed:
+class Annealed(_Steady):
     """s^2 grows by a factor in every iteration, towards the undamped method.
 
     Attributes:
@@ -141,19 +132,10 @@ class Annealed:
     growth: ArrayLike = 4.0
     maximum: ArrayLike = jnp.inf
 
-    @property
-    def can_reject(self) -> bool:
-        """Never."""
-        return False
-
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Start at `initial`."""
         check_positive("initial", jnp.asarray(self.initial))
         return jnp.asarray(self.initial, dtype)
-
-    def noise(self, state: Any) -> Array:
-        """Return the current s^2."""
-        return state
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
         """Grow, from the second iteration on."""
@@ -163,7 +145,7 @@ class Annealed:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ResidualProportional:
+class ResidualProportional(_Steady):
     r"""Damping 1 / s^2 in proportion to the root-mean-square residual.
 
     The rule lambda = c ||r|| keeps the quadratic convergence of Newton's method
@@ -175,19 +157,10 @@ class ResidualProportional:
 
     coefficient: ArrayLike = 1e-2
 
-    @property
-    def can_reject(self) -> bool:
-        """Never."""
-        return False
-
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Check the coefficient; the first residual replaces this state."""
         check_positive("coefficient", jnp.asarray(self.coefficient))
         return jnp.asarray(jnp.inf, dtype)
-
-    def noise(self, state: Any) -> Array:
-        """Return the current s^2."""
-        return state
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
         """Take s^2 from the residual; a non-finite one damps as the largest float."""
@@ -199,7 +172,7 @@ class ResidualProportional:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class GainRatio:
+class GainRatio(_Steady):
     """Levenberg-Marquardt's gain-ratio rule, with rejection.
 
     The ratio of the achieved to the predicted decrease of the merit (half the sum of
@@ -233,10 +206,6 @@ class GainRatio:
         """Start at `initial`."""
         check_positive("initial", jnp.asarray(self.initial))
         return jnp.asarray(self.initial, dtype)
-
-    def noise(self, state: Any) -> Array:
-        """Return the current s^2."""
-        return state
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
         """Compare achieved with predicted decrease."""
