@@ -29,7 +29,7 @@ def auto(
     *,
     strategy: Strategy = "auto",
     block_size: int | None = None,
-    max_passes: int = 4,
+    max_passes: int | None = None,
     gate: Gate | None = _DEFAULT_GATE,
     linearization: Linearization | None = None,
     noise: ArrayLike | NoisePolicy | None = _DEFAULT_NOISE,
@@ -41,7 +41,8 @@ def auto(
             and others sequentially; `"newton"` iterates over blocks with the gate;
             `"auto"` takes the first on a CPU and the second elsewhere.
         block_size: Steps C in a block; None chooses from T and D.
-        max_passes: Largest number of passes over all blocks of the forgetful strategy.
+        max_passes: Largest number of passes over all blocks of the forgetful strategy;
+            None is 4 for D <= 8 and 2 above.
         gate: Gate of the Newton strategy.
         linearization: Boundary linearisation of the Newton strategy; None chooses.
         noise: s^2 or a policy for the Newton strategy; None is undamped.

@@ -9,7 +9,7 @@ import elk_ssm as elk
 from benchmarks import problems
 
 LENGTH = 1200
-FORGETFUL = elk.auto(strategy="forgetful", block_size=16)
+FORGETFUL = elk.auto(strategy="forgetful", block_size=16, max_passes=4)
 NEWTON = elk.auto(strategy="newton", block_size=16)
 
 
@@ -142,6 +142,30 @@ def test_works_under_vmap_and_in_scan(reference):
         expected = reference(leaky, jnp.ones(2), inputs[i])
         np.testing.assert_allclose(mapped.states[i], expected, rtol=0, atol=1e-3)
     assert mapped.plan.kind.tolist() == [1, 0]
+
+
+def test_a_batch_is_stepped_through_as_it_is(reference):
+    inputs = jnp.stack([drive(0.5, seed=i) for i in range(9)])
+    mapped = jax.jit(jax.vmap(solve))(inputs)
+    assert mapped.plan.kind.tolist() == [elk.PlanKind.sequential] * 9
+    assert "batch" in jax.tree.map(lambda x: x[0], mapped.plan).describe()
+    expected = jax.vmap(lambda u: reference(leaky, jnp.ones(2), u))(inputs)
+    np.testing.assert_allclose(mapped.states, expected, rtol=0, atol=1e-5)
+
+
+def test_batches_over_anything_and_of_batches():
+    inputs, starts = drive(0.5), jnp.ones((3, 2, 2)) * jnp.arange(1.0, 4)[:, None, None]
+    nested = jax.vmap(jax.vmap(lambda x: solve(inputs, start=x).states))(starts)
+    for i in range(3):
+        one = solve(inputs, start=starts[i, 0]).states
+        np.testing.assert_allclose(nested[i, 1], one, rtol=0, atol=1e-4)
+
+
+def test_a_failure_in_a_batch_names_its_step():
+    inputs = jnp.stack([drive(0.5, seed=i) for i in range(9)])
+    sol = jax.vmap(solve)(inputs.at[4, 777, 1].set(jnp.nan))
+    assert sol.failed_step.tolist() == [-1] * 4 + [777] + [-1] * 4
+    assert bool(jnp.all(jnp.isfinite(sol.states)))
 
 
 # The suite: the same defaults on every problem, errors against float64 `lax.scan`.

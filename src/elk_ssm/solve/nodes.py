@@ -110,23 +110,27 @@ def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
 
 def roll_out(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
     """Return all T states, each block rolled out from the node before it."""
-    if blocks.times.shape[0] == 1:
-        states = nodes
-    else:
-        lanes = jax.vmap(step)
-
-        def body(state: Array, inputs: PyTree) -> tuple[Array, Array]:
-            state = lanes(state, inputs)
-            return state, state
-
-        begin = starts(blocks.initial, nodes)
-        by_step = jax.lax.scan(body, begin, blocks.inputs, length=len(blocks.times))[1]
-        states = jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
+    states = nodes
+    if blocks.times.shape[0] > 1:
+        states = roll_out_whole(step, blocks, nodes)
     if blocks.tail_times.shape[0] == 0:
         return states
     before = states[-1] if states.shape[0] else blocks.initial
     tail = roll_out_sequentially(step, before, blocks.tail, len(blocks.tail_times))
     return jnp.concatenate([states, tail])
+
+
+def roll_out_whole(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
+    """Return the states of the whole blocks, each rolled out from the node before."""
+    lanes = jax.vmap(step)
+
+    def body(state: Array, inputs: PyTree) -> tuple[Array, Array]:
+        state = lanes(state, inputs)
+        return state, state
+
+    begin = starts(blocks.initial, nodes)
+    by_step = jax.lax.scan(body, begin, blocks.inputs, length=len(blocks.times))[1]
+    return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
 
 
 def roll_out_sequentially(

@@ -14,11 +14,14 @@ from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
-from elk_ssm.solve.auto import Auto, Plan, evaluate_forgetful, newton_plan
+from elk_ssm.solve.auto import Auto, Plan, newton_plan
+from elk_ssm.solve.forgetful import evaluate_forgetful
 from elk_ssm.solve.loop import Carry, empty_history, iterate, one_pass, start
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, roll_out, roll_out_sequentially, starts
 from elk_ssm.surrogate.linearization import DenseJacobian
+
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def _solve(
     def step(state: Array, inputs: PyTree) -> Array:
         return function(consts, state, inputs)
 
-    states, report = _find(step, settings, initial, inputs, options)
+    states, report = _find(function, step, settings, primals, options)
     if settings.fall_back:
         states, status = _fall_back(step, primals, settings, states, report.status)
         return states, report._replace(status=status)
@@ -77,16 +80,27 @@ def _solve(
 
 
 def _find(
-    step: FlatStep, settings: Settings, initial: Array, inputs: PyTree, options: Options
+    function: HoistedFunction,
+    step: FlatStep,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
 ) -> tuple[Array, Report]:
     """Run the method that was asked for."""
     method = options.method
+    consts, initial, inputs = primals
     if isinstance(method, Method):
         return _find_by_method(method, step, settings, initial, inputs, options)
 
     def forgetful() -> tuple[Array, Report]:
         states, misfit, plan = evaluate_forgetful(
-            method, step, initial, inputs, settings.length, options.tolerance
+            method,
+            function,
+            consts,
+            initial,
+            inputs,
+            options.tolerance,
+            settings.length,
         )
         nowhere = jnp.asarray(-1, jnp.int32)
         done = int_status(Status.converged)
@@ -178,10 +192,14 @@ def _fall_back(
     """Evaluate sequentially what the iteration did not bring to convergence."""
     _, initial, inputs = primals
     undecided = status != Status.converged
-    states = jax.lax.cond(
-        undecided,
-        lambda: roll_out_sequentially(step, initial, inputs, settings.length),
-        lambda: states,
+
+    def evaluate(_: tuple) -> tuple:
+        states = roll_out_sequentially(step, initial, inputs, settings.length)
+        return jnp.zeros_like(undecided), states
+
+    # A loop and no `cond`, of which `vmap` would run both branches for every batch.
+    _, states = jax.lax.while_loop(
+        lambda carry: carry[0], evaluate, (undecided, states)
     )
     return states, jnp.where(undecided, int_status(Status.converged), status)
 
@@ -197,15 +215,25 @@ def _find_failure(
     """
     suspect = (status == Status.nonfinite) | ~jnp.all(jnp.isfinite(states))
 
-    def locate() -> tuple[Array, Array]:
-        values = jax.vmap(step)(starts(initial, states), inputs)
-        failed = jnp.argmin(jnp.all(jnp.isfinite(values), axis=1))
+    def locate(carry: tuple) -> tuple:
+        _, states, _ = carry
+        finite = jax.lax.map(
+            lambda entry: jnp.all(jnp.isfinite(step(*entry))),
+            (starts(initial, states), inputs),
+            batch_size=_CHUNK,
+        )
+        failed = jnp.argmin(finite)
         last = jnp.where(failed > 0, states[jnp.maximum(failed - 1, 0)], initial)
         broken = ~jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
-        return jnp.where(broken, last, states), failed.astype(jnp.int32)
+        mended = jnp.where(broken, last, states)
+        return jnp.zeros_like(suspect), mended, failed.astype(jnp.int32)
 
+    # A loop and no `cond`, of which `vmap` runs both branches; chunks, because what
+    # does not change in a loop is hoisted out of it and then always evaluated.
     nowhere = jnp.asarray(-1, jnp.int32)
-    states, failed_step = jax.lax.cond(suspect, locate, lambda: (states, nowhere))
+    _, states, failed_step = jax.lax.while_loop(
+        lambda carry: carry[0], locate, (suspect, states, nowhere)
+    )
     return states, jnp.where(suspect, int_status(Status.nonfinite), status), failed_step
 
 

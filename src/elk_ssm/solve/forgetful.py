@@ -1,0 +1,279 @@
+r"""Blocks side by side for recurrences that forget their past.
+
+Where scans are sequential (a CPU), many blocks stepped side by side fill the vector
+unit, and one step after the other does not. Let a start be forgotten after L steps:
+
+    probe     two trajectories under the first inputs, one from x_0, one from where the
+              first ends, merge after L steps
+    burn-in   every block of C steps is entered B = 1.5 L + C / 16 steps before its
+              start, from a typical state, to find where it starts
+    collect   every block is stepped through and its states are kept
+    check     every block must end where the next one was started, to a tenth of the
+              tolerance
+    repair    blocks that do not fit are evaluated again, one after the other, from the
+              last one that is right until the trajectory has merged with what is there
+
+Cost: T + B T / C steps of all lanes, plus the probe. When L is too long for that to
+pay, or is not seen within the probe, the recurrence is evaluated step by step. When a
+part forgets more slowly than the probe, repair degrades smoothly to that.
+
+Under `vmap` the lanes are there already: a batch is stepped through one step after the
+other, which is what the vector unit wants; only a very small batch is evaluated in
+blocks, one element after the other.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm.solve.auto import BATCHED, NO_PROBE, Auto, Plan, PlanKind, make_plan
+from elk_ssm.solve.nodes import (
+    Blocks,
+    cut,
+    roll_out_sequentially,
+    roll_out_whole,
+    starts,
+)
+from elk_ssm.solve.stopping import largest
+
+_TIGHT = 0.1
+_SAFETY, _SLACK = 1.5, 16
+_SMALL_DIMENSION = 0.1
+
+
+class Evaluated(NamedTuple):
+    """A trajectory and how it was found.
+
+    Attributes:
+        states: `(T, D)`.
+        misfit: Largest disagreement between blocks that was left standing.
+        plan: What was done.
+    """
+
+    states: Array
+    misfit: Array
+    plan: Plan
+
+
+class Probe(NamedTuple):
+    """What the first steps show: L or -1, a state they lead to, the states' size."""
+
+    length: Array
+    typical: Array
+    scale: Array
+
+
+def evaluate_forgetful(
+    auto: Auto,
+    function: Callable[[list, Array, PyTree], Array],
+    consts: list,
+    initial: Array,
+    inputs: PyTree,
+    tolerance: Array,
+    length: int,
+) -> Evaluated:
+    """Evaluate by the forgetful strategy; batches are stepped through as they are."""
+
+    @jax.custom_batching.custom_vmap
+    def run(consts: list, initial: Array, inputs: PyTree, tolerance: Array) -> tuple:
+        def step(state: Array, entry: PyTree) -> Array:
+            return function(consts, state, entry)
+
+        return _evaluate(auto, step, initial, inputs, tolerance, length)
+
+    def in_batch(
+        consts: list, initial: Array, inputs: PyTree, tolerance: Array
+    ) -> Evaluated:
+        def step(state: Array, entry: PyTree) -> Array:
+            return function(consts, state, entry)
+
+        return _step_by_step(step, initial, inputs, tolerance, length, BATCHED)
+
+    @run.def_vmap
+    def _(axis_size: int, batched: tuple, *operands: PyTree) -> tuple:
+        if axis_size <= auto.largest_batch_in_blocks(initial.shape[-1]):
+            found = _map_batched(run, batched, operands)
+        else:
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+            found = jax.vmap(in_batch, tuple(axes), axis_size=axis_size)(*operands)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return run(consts, initial, inputs, tolerance)
+
+
+def _map_batched(run: Callable, batched: tuple, operands: tuple) -> PyTree:
+    """Run the elements of a batch one after the other."""
+    leaves, tree = jax.tree.flatten(operands)
+    moving = jax.tree.leaves(tuple(batched))
+
+    def one(entries: list) -> PyTree:
+        entry = iter(entries)
+        merged = [next(entry) if m else x for m, x in zip(moving, leaves, strict=True)]
+        return run(*jax.tree.unflatten(tree, merged))
+
+    return jax.lax.map(one, [x for m, x in zip(moving, leaves, strict=True) if m])
+
+
+def _step_by_step(
+    step: FlatStep,
+    initial: Array,
+    inputs: PyTree,
+    tolerance: Array,
+    length: int,
+    reason: int,
+) -> Evaluated:
+    states = roll_out_sequentially(step, initial, inputs, length)
+    plan = make_plan(PlanKind.sequential, 1, reason, 1, length)
+    return Evaluated(states, jnp.zeros_like(tolerance), plan)
+
+
+def _evaluate(
+    auto: Auto,
+    step: FlatStep,
+    initial: Array,
+    inputs: PyTree,
+    tolerance: Array,
+    length: int,
+) -> Evaluated:
+    dimension = initial.shape[0]
+    if not auto.forgetful_pays(length, dimension):
+        return _step_by_step(step, initial, inputs, tolerance, length, NO_PROBE)
+    size = auto.forgetful_block_size(length, dimension)
+    reach = size * (auto.most_passes(dimension) - 1)
+    tight = _TIGHT * tolerance
+    head = jax.tree.map(lambda x: x[:reach], inputs)
+    probe = _probe(step, initial, head, reach, tight)
+    burn_in = jnp.ceil(_SAFETY * probe.length + size / _SLACK).astype(jnp.int32)
+    pays = (probe.length >= 0) & (burn_in <= reach)
+
+    def in_blocks() -> tuple[Array, Array]:
+        # Cut here: as an operand of the branch the inputs would be copied once more.
+        blocks = cut(initial, inputs, length, size)
+        nodes = _burn_in(step, blocks, probe.typical, burn_in)
+        return roll_out_whole(step, blocks, nodes), nodes
+
+    def nothing() -> tuple[Array, Array]:
+        count = length // size
+        unknown = jnp.full((count, dimension), jnp.nan, initial.dtype)
+        return jnp.zeros((count * size, dimension), initial.dtype), unknown
+
+    states, nodes = jax.lax.cond(pays, in_blocks, nothing)
+    # Block ends stand for all states: the scale needs no further pass over them.
+    bound = tight * jnp.maximum(probe.scale, _size(states[size - 1 :: size], initial))
+    states, repaired, worst = _repair(
+        step, initial, inputs, states, nodes, bound, ~pays
+    )
+    tail = length - states.shape[0]
+    if tail:
+        left = jax.tree.map(lambda x: x[-tail:], inputs)
+        rest = roll_out_sequentially(step, states[-1], left, tail)
+        states = jnp.concatenate([states, rest])
+    passes = jnp.where(pays, 1 + -(-burn_in // size), 1)
+    kind = jnp.where(pays, PlanKind.forgetful_blocks, PlanKind.sequential)
+    plan = make_plan(kind, size, probe.length, passes, repaired * size + tail)
+    return Evaluated(states, worst, plan)
+
+
+def _probe(
+    step: FlatStep, initial: Array, head: PyTree, reach: int, tight: Array
+) -> Probe:
+    """Follow two trajectories under the same inputs until they merge."""
+    true = roll_out_sequentially(step, initial, head, reach)
+    typical = true[-1]
+    other = roll_out_sequentially(step, typical, head, reach)
+    scale = _size(true, initial)
+    apart = ~jnp.all(jnp.abs(true - other) <= tight * scale, axis=1)
+    merged = reach - jnp.argmax(apart[::-1])
+    merged = jnp.where(jnp.any(apart), merged, 0)
+    # A start that happens to be where the trajectory ends says nothing.
+    distinct = ~jnp.all(jnp.abs(typical - initial) <= tight * scale)
+    length = jnp.where(apart[-1] | ~distinct, -1, merged)
+    usable = jnp.all(jnp.isfinite(typical))
+    return Probe(
+        jnp.where(usable, length, -1), jnp.where(usable, typical, initial), scale
+    )
+
+
+def _size(states: Array, initial: Array) -> Array:
+    """Largest finite state per dimension, small ones held to a tenth of the largest."""
+    magnitude = jnp.where(jnp.isfinite(states), jnp.abs(states), 0)
+    size = jnp.maximum(jnp.max(magnitude, axis=0), jnp.abs(initial))
+    return jnp.maximum(size, _SMALL_DIMENSION * jnp.max(size))
+
+
+def _burn_in(step: FlatStep, blocks: Blocks, typical: Array, burn_in: Array) -> Array:
+    """Where each block ends, found by entering it `burn_in` steps before that end.
+
+    Burn-ins longer than a block begin in a block before: a part of it, then whole ones.
+    """
+    lanes = jax.vmap(step)
+    block_size, count = blocks.times.shape
+
+    def advance(first: Array, states: Array) -> Array:
+        def body(j: Array, states: Array) -> Array:
+            return lanes(states, jax.tree.map(lambda x: x[j], blocks.inputs))
+
+        return jax.lax.fori_loop(first, block_size, body, states)
+
+    def whole(_: int, nodes: Array) -> Array:
+        return advance(jnp.asarray(0), starts(blocks.initial, nodes))
+
+    everywhere = jnp.broadcast_to(typical, (count, typical.shape[0]))
+    nodes = advance(block_size - burn_in % block_size, everywhere)
+    return jax.lax.fori_loop(0, burn_in // block_size, whole, nodes)
+
+
+def _repair(
+    step: FlatStep,
+    initial: Array,
+    inputs: PyTree,
+    states: Array,
+    nodes: Array,
+    bound: Array,
+    from_scratch: Array,
+) -> tuple[Array, Array, Array]:
+    """Re-evaluate, one after the other, the blocks that do not fit together.
+
+    Block k was started from node k - 1. It is right when that node is, up to `bound`,
+    where block k - 1 ends, and all blocks before are right. After a re-evaluated block
+    has ended where the next one was started, everything up to the next misfit is right.
+
+    Returns:
+        The states, how many blocks were re-evaluated, and the largest misfit accepted.
+    """
+    count = nodes.shape[0]
+    block_size = states.shape[0] // count
+    last = states[block_size - 1 :: block_size]
+    fits = jnp.all(jnp.abs(last - nodes) <= bound, axis=1)
+    index = jnp.arange(count)
+    # The first block from k on whose end does not fit the start of the next one.
+    misfit = jax.lax.cummin(jnp.where(fits, count, index), reverse=True)
+    misfit = jnp.append(misfit, count)
+
+    def unfinished(carry: tuple) -> Array:
+        return carry[0] < count
+
+    def body(carry: tuple) -> tuple:
+        k, before, states, repaired = carry
+        begin = k * block_size
+        entries = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, begin, block_size), inputs
+        )
+        block = roll_out_sequentially(step, before, entries, block_size)
+        states = jax.lax.dynamic_update_slice_in_dim(states, block, begin, axis=0)
+        merged = jnp.all(jnp.abs(block[-1] - nodes[k]) <= bound)
+        jump = misfit[k + 1]
+        following = jnp.where(merged, jump + 1, k + 1)
+        before = jnp.where(merged, last[jnp.minimum(jump, count - 1)], block[-1])
+        return following, before, states, repaired + 1
+
+    first = jnp.where(from_scratch, 0, misfit[0] + 1)
+    before = jnp.where(from_scratch, initial, last[jnp.minimum(misfit[0], count - 1)])
+    carry = (first, before, states, jnp.asarray(0, jnp.int32))
+    _, _, states, repaired = jax.lax.while_loop(unfinished, body, carry)
+    # Misfits that were re-evaluated away no longer count.
+    worst = jnp.where(fits[:, None], last - nodes, 0)
+    return states, repaired, largest(worst)
