@@ -14,7 +14,7 @@ from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.stopping import default_tolerance
-from elk_ssm.solve.trajectory import Options, Settings
+from elk_ssm.solve.trajectory import Keep, Options, Settings
 from elk_ssm.surrogate.linearization import DenseJacobian
 
 
@@ -28,12 +28,16 @@ def prepare(
     backend: Backend,
     adjoint: Adjoint,
     fall_back: bool = False,
+    keep: Keep = "all",
 ) -> tuple[Settings, Options]:
     """Check the options and separate choices from numbers."""
     check_backend(backend)
     if adjoint not in get_args(Adjoint):
         names = ", ".join(get_args(Adjoint))
         raise ValueError(f"adjoint must be one of {names}; got {adjoint!r}.")
+    if keep not in get_args(Keep):
+        names = ", ".join(get_args(Keep))
+        raise ValueError(f"keep must be one of {names}; got {keep!r}.")
     method = bind_method(method, recurrence)
     dtype, length = recurrence.initial.dtype, recurrence.length
     block_size = method.block_size if isinstance(method, Method) else 1
@@ -46,13 +50,22 @@ def prepare(
     flat_guess = None
     if guess is not None:
         flat_guess = recurrence.flatten_states(guess, "guess")
-    settings = Settings(length, int(history), backend, adjoint, fall_back)
+    every = 1 if keep == "all" else _spacing(method, recurrence)
+    settings = Settings(length, int(history), backend, adjoint, fall_back, keep, every)
     return settings, Options(
         method,
         flat_guess,
         jnp.asarray(tolerance, dtype),
         jnp.asarray(limit, jnp.int32),
     )
+
+
+def _spacing(method: Method | Auto, recurrence: Recurrence) -> int:
+    """Steps between the states that are kept, the block size of the method."""
+    length, dimension = recurrence.length, recurrence.initial.shape[0]
+    if isinstance(method, Auto):
+        return min(method.forgetful_block_size(length, dimension), length)
+    return min(method.block_size, length)
 
 
 def bind_method(method: Method | Auto | None, recurrence: Recurrence) -> Method | Auto:

@@ -61,11 +61,12 @@ class Recurrence:
         user_input, others = entry
         return self.split.join(self.layout.unravel(vector), others), user_input
 
-    def rebuild(self, flat: Array) -> PyTree:
-        """Turn flat states `(..., T, D)` into the user's pytree."""
+    def rebuild(self, flat: Array, every: int = 1) -> PyTree:
+        """Turn flat states `(..., T // every, D)` into the user's pytree."""
         floats = jax.tree.leaves(self.layout.unravel(flat))
         lead = flat.shape[:-2]
-        discrete = [jnp.broadcast_to(x, (*lead, *x.shape)) for x in self.discrete]
+        kept = [x[every - 1 :: every] for x in self.discrete]
+        discrete = [jnp.broadcast_to(x, (*lead, *x.shape)) for x in kept]
         return self.split.join(floats, discrete)
 
     def flatten_states(self, states: PyTree, what: str) -> Array:

@@ -24,6 +24,7 @@ from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
 from elk_ssm.evaluate import sequential
 from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.forgetful import burn_in_steps
 from elk_ssm.solve.nodes import starts
 
 _DIRECTIONS = 8
@@ -60,9 +61,9 @@ class Diagnosis(NamedTuple):
     def predicted_passes(self) -> int:
         """Passes that `auto` needs: exact for blocks, a rough guess for Newton."""
         length = int(self.forgetting_length)
-        block = Auto().forgetful_block_size(self.length)
+        block = Auto().forgetful_block_size(self.length, self.size)
         if length >= 0:
-            return int(np.ceil(1.25 * length / block)) + 1
+            return 1 + -(-int(burn_in_steps(length, block)) // block)
         limit = max(self.length // 16, 1)
         return int(min(limit, np.ceil(4 + 2.5 * float(self.growth))))
 

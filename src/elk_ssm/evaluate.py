@@ -1,5 +1,6 @@
 """Evaluate a recurrence, in parallel over time or one step after the other."""
 
+import jax
 import jax.numpy as jnp
 
 from elk_ssm._closures import hoist
@@ -10,17 +11,20 @@ from elk_ssm._recurrence import (
     check_problem,
     without_time,
 )
-from elk_ssm._types import ArrayLike, Dynamics, PyTree
+from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import Solution, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.iterates import all_iterates
 from elk_ssm.solve.method import Method
+from elk_ssm.solve.nodes import roll_out_sequentially
+from elk_ssm.solve.sequential import solve_sequentially
 from elk_ssm.solve.trajectory import (
+    Keep,
     Options,
+    Report,
     Settings,
-    all_iterates,
-    solve_sequentially,
     solve_trajectory,
 )
 
@@ -38,6 +42,7 @@ def evaluate(
     history: int = 0,
     backend: Backend = "auto",
     adjoint: Adjoint = "auto",
+    keep: Keep = "all",
 ) -> Solution:
     r"""Evaluate x_t = f(x_{t-1}, u_t), t = 1, ..., T, in parallel over time.
 
@@ -62,8 +67,10 @@ def evaluate(
         tol: Relative tolerance on residual and undamped step, in units of the largest
             state per dimension. Default 1e-5 in float32, 1e-12 in float64.
         max_iters: Largest number of iterations. Default is T (T // C for blocks of C),
-            which always suffices.
-        history: Record residual, step and noise of this many first iterations.
+            which always suffices. Without effect where `auto` does not iterate, on a
+            CPU; its passes are bounded by `max_passes`.
+        history: Record residual, step and noise of this many first iterations; where
+            `auto` does not iterate the record stays NaN.
         backend: Which scans to use; `"auto"` is sequential on a CPU and associative
             elsewhere.
         adjoint: How derivatives solve their linear recursion: `"sequential"` pushes
@@ -72,6 +79,11 @@ def evaluate(
             `(T, D, D)` Jacobians and scans over them. `"auto"` is sequential on a CPU;
             elsewhere parallel for `deer` and `elk` without blocks, which hold such
             Jacobians anyway, and blocks for every other method.
+        keep: Which states to return. `"all"`; `"boundaries"`, those at the ends of
+            blocks of C steps, t = C, 2C, ... (C is the method's `block_size`, and
+            `plan.block_size` for `auto`); or `"last"`, x_T alone, without time axis.
+            Except with `"all"`, memory beyond the inputs is O(T D / C), in derivatives
+            too, and f is evaluated a little more often in total.
 
     Returns:
         A `Solution`. A failed solve does not raise: look at `status`, or call
@@ -92,7 +104,7 @@ def evaluate(
     """
     recurrence = canonicalize(f, initial_state, inputs, length)
     settings, options = prepare(
-        recurrence, method, guess, tol, max_iters, history, backend, adjoint
+        recurrence, method, guess, tol, max_iters, history, backend, adjoint, keep=keep
     )
     return run(recurrence, settings, options)
 
@@ -101,7 +113,32 @@ def run(recurrence: Recurrence, settings: Settings, options: Options) -> Solutio
     """Solve a canonical recurrence and give the states the user's structure back."""
     primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
     states, report = solve_trajectory(recurrence.function, settings, primals, options)
-    return Solution(recurrence.rebuild(states), *report)
+    every = settings.block_size
+    if settings.keep == "last":
+        states, report = _finish(recurrence, every, states, report)
+        every = recurrence.length
+    rebuilt = recurrence.rebuild(states, every)
+    if settings.keep == "last":
+        rebuilt = jax.tree.map(lambda x: x[0], rebuilt)
+    return Solution(rebuilt, *report)
+
+
+def _finish(
+    recurrence: Recurrence, every: int, states: Array, report: Report
+) -> tuple[Array, Report]:
+    """From the last block end to x_T; shape `(1, D)`."""
+    done = states.shape[0] * every
+    rest = recurrence.length - done
+    if not rest:
+        return states[-1:], report
+    tail = jax.tree.map(lambda x: x[done:], recurrence.inputs)
+    found = roll_out_sequentially(recurrence.step, states[-1], tail, rest)
+    finite = jnp.all(jnp.isfinite(found), axis=1)
+    broke = (report.failed_step < 0) & ~jnp.all(finite)
+    failed = jnp.where(broke, done + jnp.argmin(finite), report.failed_step)
+    status = jnp.where(broke, int_status(Status.nonfinite), report.status)
+    last = jnp.where(broke, states[-1:], found[-1:])
+    return last, report._replace(status=status, failed_step=failed.astype(jnp.int32))
 
 
 def sequential(

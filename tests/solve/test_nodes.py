@@ -42,12 +42,17 @@ def test_cut_keeps_every_step_once(size):
     blocks = cut(X0, {"u": INPUTS}, T, size)
     count = T // size
     assert blocks.inputs["u"].shape == (size, count, D)
-    assert blocks.times.shape == (size, count)
     assert blocks.tail["u"].shape == (T % size, D)
-    times = jnp.concatenate([blocks.times.T.ravel(), blocks.tail_times])
-    np.testing.assert_array_equal(times, jnp.arange(T))
+    times = jnp.stack([blocks.entry(j)[1] for j in range(size)])
+    np.testing.assert_array_equal(times.T.ravel(), jnp.arange(T - blocks.rest))
     lanes = jnp.swapaxes(blocks.inputs["u"], 0, 1).reshape(-1, D)
     np.testing.assert_array_equal(jnp.concatenate([lanes, blocks.tail["u"]]), INPUTS)
+
+
+def test_inputs_left_in_place_give_the_same_entries():
+    moved, left = (cut(X0, INPUTS, T, 3, lay_out=way) for way in (True, False))
+    for j in range(3):
+        np.testing.assert_array_equal(moved.entry(j)[0], left.entry(j)[0])
 
 
 def test_starts_shift_by_one_block():

@@ -20,15 +20,17 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.structure import Dense
-from elk_ssm.solve.nodes import starts
+from elk_ssm.solve.nodes import block_map, in_blocks, near_divisor, starts
 
 Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks"]
 Recursion: TypeAlias = str
-_CHUNK = 512
+# How many steps, or blocks of so many steps, are differentiated side by side.
+_CHUNK, _BLOCK_CHUNK, _LEAST_CHUNK = 512, 32_768, 8
 
 
 def trajectory_tangent(
@@ -37,47 +39,96 @@ def trajectory_tangent(
     primals: tuple[list, Array, PyTree],
     tangents: tuple[list, Array, PyTree],
     states: Array,
+    block_size: int = 1,
 ) -> Array:
     """Tangent of the states `(T, D)` along tangents of (consts, x_0, inputs).
+
+    Of states at the ends of blocks of C steps it is the same with the block map, so
+    nothing but these states is kept: a block is stepped through again where needed.
 
     Args:
         function: The flat step `function(consts, state, input)`.
         adjoint: Which recursion solves the linear system.
         primals: Constants, initial state and inputs.
-        tangents: Their tangents (`float0` for what is not floating point).
+        tangents: Their tangents (`float0` for what is not floating point), or
+            `SymbolicZero` for what does not move and then costs nothing.
         states: The trajectory at the primals.
+        block_size: C, the number of steps between the given states.
     """
-    consts, initial, inputs = primals
+    if block_size > 1:
+        consts, initial, inputs = primals
+        primals = consts, initial, in_blocks(inputs, states.shape[0], block_size)
+        tangents = (*tangents[:2], _fold(tangents[2], states.shape[0], block_size))
+        function = _by_blocks(function, block_size)
+    chunk = min(_CHUNK, max(_BLOCK_CHUNK // block_size, _LEAST_CHUNK))
+    leaves, tree = jax.tree.flatten(primals)
+    along = jax.tree.leaves(tangents, is_leaf=_is_still)
+    moving = [not _is_still(t) for t in along]
 
-    def one_step(consts: list, initial: Array, inputs: PyTree) -> Array:
+    def one_step(moved: list[Array]) -> Array:
+        new = iter(moved)
+        merged = [next(new) if m else x for m, x in zip(moving, leaves, strict=True)]
+        consts, initial, inputs = jax.tree.unflatten(tree, merged)
         before = starts(initial, states)
-        return _over_time(lambda x, u: function(consts, x, u), before, inputs)
+        return _over_time(lambda x, u: function(consts, x, u), before, inputs, chunk)
 
-    source = jax.jvp(one_step, primals, tangents)[1]
+    def chosen(x: list) -> list:
+        return [entry for m, entry in zip(moving, x, strict=True) if m]
+
+    source = jax.jvp(one_step, (chosen(leaves),), (chosen(along),))[1]
+    consts, initial, inputs = primals
     before = starts(initial, states)
 
     def step_at(x: Array, u: PyTree) -> Array:
         return function(consts, x, u)
 
-    return _solve(step_at, before, inputs, source, adjoint)
+    return _solve(step_at, before, inputs, source, adjoint, chunk)
 
 
-def _over_time(step: Callable, before: Array, inputs: PyTree) -> Array:
+def _fold(tangents: PyTree, count: int, block_size: int) -> PyTree:
+    """`in_blocks` for tangents, of which some may be symbolic zeros."""
+
+    def fold(x: Any) -> Any:
+        return x if _is_still(x) else in_blocks(x, count, block_size)
+
+    return jax.tree.map(fold, tangents, is_leaf=_is_still)
+
+
+def _is_still(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _by_blocks(function: Callable, block_size: int) -> Callable:
+    def block(consts: list, state: Array, inputs: PyTree) -> Array:
+        return block_map(partial(function, consts), block_size)(state, inputs)
+
+    return block
+
+
+def _over_time(step: Callable, before: Array, inputs: PyTree, chunk: int) -> Array:
     """Map f over time in chunks, recomputing it when differentiated in reverse."""
     step = jax.checkpoint(step)
-    if before.shape[0] <= _CHUNK:
+    if before.shape[0] <= chunk:
         return jax.vmap(step)(before, inputs)
-    return jax.lax.map(lambda xu: step(*xu), (before, inputs), batch_size=_CHUNK)
+    chunk = near_divisor(before.shape[0], chunk)
+    return jax.lax.map(lambda xu: step(*xu), (before, inputs), batch_size=chunk)
 
 
 def _solve(
-    step: Callable, before: Array, inputs: PyTree, source: Array, adjoint: Recursion
+    step: Callable,
+    before: Array,
+    inputs: PyTree,
+    source: Array,
+    adjoint: Recursion,
+    chunk: int,
 ) -> Array:
     """Solve the tangent system for `source`, differentiably."""
 
     def system(d: Array) -> Array:
         shifted = starts(jnp.zeros_like(d[0]), d)
-        pushed = jax.jvp(lambda x: _over_time(step, x, inputs), (before,), (shifted,))
+        pushed = jax.jvp(
+            lambda x: _over_time(step, x, inputs, chunk), (before,), (shifted,)
+        )
         return d - pushed[1]
 
     def recursion(*, reverse: bool) -> Callable:

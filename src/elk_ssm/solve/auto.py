@@ -20,6 +20,7 @@ from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
+from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.surrogate.linearization import (
     DenseJacobian,
     Linearization,
@@ -137,7 +138,7 @@ class Auto:
         if self.block_size is not None:
             return self.block_size
         best = (length * max(size, 4) / 16) ** 0.5
-        return _near_divisor(length, min(max(best, _LEAST_BLOCK), _LARGEST_BLOCK))
+        return near_divisor(length, min(max(best, _LEAST_BLOCK), _LARGEST_BLOCK))
 
     def largest_batch_in_blocks(self, size: int) -> int:
         """Batches up to this size are evaluated in blocks, one after the other."""
@@ -149,9 +150,9 @@ class Auto:
             return length >= 4 * self.block_size * (self.most_passes(size) - 1)
         return length >= (_SHORTEST_SMALL if size <= _SMALL else _SHORTEST)
 
-    def newton(self, length: int, size: int) -> Method:
-        """Return the method of the Newton strategy."""
-        block_size = self.block_size
+    def newton(self, length: int, size: int, block_size: int | None = None) -> Method:
+        """Return the method of the Newton strategy, its C chosen or given."""
+        block_size = self.block_size if block_size is None else block_size
         if block_size is None:
             # Depth is passes * (C + 2 log2(T / C)), and passes fall slowly with C.
             block_size = 24 if length < 100_000 else 64
@@ -167,13 +168,6 @@ class Auto:
             gate=self.gate,
             block_size=min(block_size, length),
         )
-
-
-def _near_divisor(length: int, target: float) -> int:
-    """The divisor of `length` nearest to `target`, within a third; or `target`."""
-    near = range(int(target * 2 / 3), int(target * 4 / 3) + 1)
-    fitting = [c for c in near if c and length % c == 0]
-    return min(fitting, key=lambda c: abs(c - target), default=int(target))
 
 
 def make_plan(kind: Any, size: Any, forgetting: Any, passes: Any, steps: Any) -> Plan:

@@ -32,9 +32,12 @@ from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.solve.auto import BATCHED, NO_PROBE, Auto, Plan, PlanKind, make_plan
 from elk_ssm.solve.nodes import (
     Blocks,
+    block_map,
     cut,
+    in_blocks,
     roll_out_sequentially,
     roll_out_whole,
+    roll_to_ends,
     starts,
 )
 from elk_ssm.solve.stopping import largest
@@ -48,7 +51,7 @@ class Evaluated(NamedTuple):
     """A trajectory and how it was found.
 
     Attributes:
-        states: `(T, D)`.
+        states: `(T, D)`, or the block ends `(T // C, D)`.
         misfit: Largest disagreement between blocks that was left standing.
         plan: What was done.
     """
@@ -56,6 +59,16 @@ class Evaluated(NamedTuple):
     states: Array
     misfit: Array
     plan: Plan
+
+
+class Task(NamedTuple):
+    """The static side: T, C, longest burn-in in blocks, whether to try, all kept?"""
+
+    length: int
+    block_size: int
+    burn_in_blocks: int
+    pays: bool
+    keep_all: bool
 
 
 class Probe(NamedTuple):
@@ -74,15 +87,36 @@ def evaluate_forgetful(
     inputs: PyTree,
     tolerance: Array,
     length: int,
+    *,
+    keep_all: bool = True,
 ) -> Evaluated:
-    """Evaluate by the forgetful strategy; batches are stepped through as they are."""
+    """Evaluate by the forgetful strategy; batches are stepped through as they are.
+
+    Args:
+        auto: The choices made by hand.
+        function: The recurrence on flat states.
+        consts: What it closes over.
+        initial: x_0, `(D,)`.
+        inputs: Leaves with a leading axis T.
+        tolerance: Relative tolerance, `()`.
+        length: Number of steps T.
+        keep_all: Whether to keep every state, or only those at block ends.
+    """
+    dimension = initial.shape[-1]
+    task = Task(
+        length,
+        min(auto.forgetful_block_size(length, dimension), length),
+        auto.most_passes(dimension) - 1,
+        auto.forgetful_pays(length, dimension),
+        keep_all,
+    )
 
     @jax.custom_batching.custom_vmap
     def run(consts: list, initial: Array, inputs: PyTree, tolerance: Array) -> tuple:
         def step(state: Array, entry: PyTree) -> Array:
             return function(consts, state, entry)
 
-        return _evaluate(auto, step, initial, inputs, tolerance, length)
+        return _evaluate(task, step, initial, inputs, tolerance)
 
     def in_batch(
         consts: list, initial: Array, inputs: PyTree, tolerance: Array
@@ -90,11 +124,11 @@ def evaluate_forgetful(
         def step(state: Array, entry: PyTree) -> Array:
             return function(consts, state, entry)
 
-        return _step_by_step(step, initial, inputs, tolerance, length, BATCHED)
+        return _step_by_step(task, step, initial, inputs, tolerance, BATCHED)
 
     @run.def_vmap
     def _(axis_size: int, batched: tuple, *operands: PyTree) -> tuple:
-        if axis_size <= auto.largest_batch_in_blocks(initial.shape[-1]):
+        if axis_size <= auto.largest_batch_in_blocks(dimension):
             found = _map_batched(run, batched, operands)
         else:
             axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
@@ -118,55 +152,61 @@ def _map_batched(run: Callable, batched: tuple, operands: tuple) -> PyTree:
 
 
 def _step_by_step(
+    task: Task,
     step: FlatStep,
     initial: Array,
     inputs: PyTree,
     tolerance: Array,
-    length: int,
     reason: int,
 ) -> Evaluated:
-    states = roll_out_sequentially(step, initial, inputs, length)
-    plan = make_plan(PlanKind.sequential, 1, reason, 1, length)
+    length, size = task.length, task.block_size
+    if task.keep_all:
+        states = roll_out_sequentially(step, initial, inputs, length)
+    else:
+        count = length // size
+        folded = in_blocks(inputs, count, size)
+        block = block_map(step, size)
+        states = roll_out_sequentially(block, initial, folded, count)
+    plan = make_plan(PlanKind.sequential, size, reason, 1, length)
     return Evaluated(states, jnp.zeros_like(tolerance), plan)
 
 
 def _evaluate(
-    auto: Auto,
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    tolerance: Array,
-    length: int,
+    task: Task, step: FlatStep, initial: Array, inputs: PyTree, tolerance: Array
 ) -> Evaluated:
-    dimension = initial.shape[0]
-    if not auto.forgetful_pays(length, dimension):
-        return _step_by_step(step, initial, inputs, tolerance, length, NO_PROBE)
-    size = auto.forgetful_block_size(length, dimension)
-    reach = size * (auto.most_passes(dimension) - 1)
+    if not task.pays:
+        return _step_by_step(task, step, initial, inputs, tolerance, NO_PROBE)
+    length, size, keep_all = task.length, task.block_size, task.keep_all
+    reach = size * task.burn_in_blocks
     tight = _TIGHT * tolerance
     head = jax.tree.map(lambda x: x[:reach], inputs)
     probe = _probe(step, initial, head, reach, tight)
-    burn_in = jnp.ceil(_SAFETY * probe.length + size / _SLACK).astype(jnp.int32)
+    burn_in = burn_in_steps(probe.length, size)
     pays = (probe.length >= 0) & (burn_in <= reach)
 
-    def in_blocks() -> tuple[Array, Array]:
+    count, dimension = length // size, initial.shape[0]
+    kept = (count * size if keep_all else count, dimension)
+
+    def side_by_side() -> tuple[Array, Array]:
         # Cut here: as an operand of the branch the inputs would be copied once more.
-        blocks = cut(initial, inputs, length, size)
+        blocks = cut(initial, inputs, length, size, lay_out=keep_all)
         nodes = _burn_in(step, blocks, probe.typical, burn_in)
-        return roll_out_whole(step, blocks, nodes), nodes
+        if keep_all:
+            return roll_out_whole(step, blocks, nodes), nodes
+        return roll_to_ends(step, blocks, starts(initial, nodes)), nodes
 
     def nothing() -> tuple[Array, Array]:
-        count = length // size
         unknown = jnp.full((count, dimension), jnp.nan, initial.dtype)
-        return jnp.zeros((count * size, dimension), initial.dtype), unknown
+        return jnp.zeros(kept, initial.dtype), unknown
 
-    states, nodes = jax.lax.cond(pays, in_blocks, nothing)
+    states, nodes = jax.lax.cond(pays, side_by_side, nothing)
     # Block ends stand for all states: the scale needs no further pass over them.
-    bound = tight * jnp.maximum(probe.scale, _size(states[size - 1 :: size], initial))
+    ends = states[size - 1 :: size] if keep_all else states
+    bound = tight * jnp.maximum(probe.scale, _size(ends, initial))
     states, repaired, worst = _repair(
-        step, initial, inputs, states, nodes, bound, ~pays
+        task, step, initial, inputs, states, nodes, bound, ~pays
     )
-    tail = length - states.shape[0]
+    tail = length - count * size if keep_all else 0
     if tail:
         left = jax.tree.map(lambda x: x[-tail:], inputs)
         rest = roll_out_sequentially(step, states[-1], left, tail)
@@ -175,6 +215,11 @@ def _evaluate(
     kind = jnp.where(pays, PlanKind.forgetful_blocks, PlanKind.sequential)
     plan = make_plan(kind, size, probe.length, passes, repaired * size + tail)
     return Evaluated(states, worst, plan)
+
+
+def burn_in_steps(forgetting: Array | int, block_size: int) -> Array:
+    """Steps B by which a block is entered early, from the forgetting length L."""
+    return jnp.ceil(_SAFETY * forgetting + block_size / _SLACK).astype(jnp.int32)
 
 
 def _probe(
@@ -209,24 +254,17 @@ def _burn_in(step: FlatStep, blocks: Blocks, typical: Array, burn_in: Array) -> 
 
     Burn-ins longer than a block begin in a block before: a part of it, then whole ones.
     """
-    lanes = jax.vmap(step)
-    block_size, count = blocks.times.shape
-
-    def advance(first: Array, states: Array) -> Array:
-        def body(j: Array, states: Array) -> Array:
-            return lanes(states, jax.tree.map(lambda x: x[j], blocks.inputs))
-
-        return jax.lax.fori_loop(first, block_size, body, states)
 
     def whole(_: int, nodes: Array) -> Array:
-        return advance(jnp.asarray(0), starts(blocks.initial, nodes))
+        return roll_to_ends(step, blocks, starts(blocks.initial, nodes))
 
-    everywhere = jnp.broadcast_to(typical, (count, typical.shape[0]))
-    nodes = advance(block_size - burn_in % block_size, everywhere)
-    return jax.lax.fori_loop(0, burn_in // block_size, whole, nodes)
+    everywhere = jnp.broadcast_to(typical, (blocks.number, typical.shape[0]))
+    nodes = roll_to_ends(step, blocks, everywhere, blocks.size - burn_in % blocks.size)
+    return jax.lax.fori_loop(0, burn_in // blocks.size, whole, nodes)
 
 
 def _repair(
+    task: Task,
     step: FlatStep,
     initial: Array,
     inputs: PyTree,
@@ -244,9 +282,9 @@ def _repair(
     Returns:
         The states, how many blocks were re-evaluated, and the largest misfit accepted.
     """
-    count = nodes.shape[0]
-    block_size = states.shape[0] // count
-    last = states[block_size - 1 :: block_size]
+    count, block_size = nodes.shape[0], task.block_size
+    rows = states.shape[0] // count  # of a block that are kept: all, or its end
+    last = states[rows - 1 :: rows]
     fits = jnp.all(jnp.abs(last - nodes) <= bound, axis=1)
     index = jnp.arange(count)
     # The first block from k on whose end does not fit the start of the next one.
@@ -263,7 +301,9 @@ def _repair(
             lambda x: jax.lax.dynamic_slice_in_dim(x, begin, block_size), inputs
         )
         block = roll_out_sequentially(step, before, entries, block_size)
-        states = jax.lax.dynamic_update_slice_in_dim(states, block, begin, axis=0)
+        states = jax.lax.dynamic_update_slice_in_dim(
+            states, block[block_size - rows :], k * rows, axis=0
+        )
         merged = jnp.all(jnp.abs(block[-1] - nodes[k]) <= bound)
         jump = misfit[k + 1]
         following = jnp.where(merged, jump + 1, k + 1)

@@ -223,7 +223,7 @@ def _gate(
     Returns:
         The nodes to go on with, and the carry with the gated ones that wait.
     """
-    to_rollout = blocks.times.shape[0] > 1
+    to_rollout = blocks.size > 1
 
     def apply_gate(gate: Gate | None, nodes: Array) -> Array:
         return set_back(

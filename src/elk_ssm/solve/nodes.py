@@ -5,7 +5,8 @@ r"""The unknowns: states at the ends of blocks of C steps.
 C = 1 makes every state an unknown (the published methods). The T mod C steps after the
 last whole block follow from X_n and are no unknowns. Inputs are laid out once, as
 `(C, n, ...)`: a rollout of all blocks side by side is then one scan over C steps of f
-mapped over n lanes, and reads contiguous memory.
+mapped over n lanes, and reads contiguous memory. Where memory counts more than speed
+they stay where they are, `(n, C, ...)`, and each step gathers its own.
 """
 
 from typing import Any, NamedTuple
@@ -23,36 +24,79 @@ class Blocks(NamedTuple):
 
     Attributes:
         initial: x_0, shape `(D,)`.
-        inputs: Inputs of the whole blocks, leaves of shape `(C, n, ...)`.
+        inputs: Inputs of the whole blocks, leaves of shape `(C, n, ...)`, or
+            `(n, C, ...)` when not laid out.
         tail: Inputs of the remaining steps, leaves of shape `(T mod C, ...)`.
-        times: Time index of each step, shape `(C, n)`.
-        tail_times: Time index of the remaining steps.
+        size: Steps C in a block.
+        number: Number of blocks n.
+        rest: Number of remaining steps.
+        laid_out: Which of the two layouts `inputs` has.
     """
 
     initial: Array
     inputs: PyTree
     tail: PyTree
-    times: Array
-    tail_times: Array
+    size: int
+    number: int
+    rest: int
+    laid_out: bool
+
+    def entry(self, j: Array | int) -> tuple[PyTree, Array]:
+        """Inputs `(n, ...)` and time indices `(n,)` of step j of every block."""
+        axis = 0 if self.laid_out else 1
+        inputs = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False),
+            self.inputs,
+        )
+        return inputs, j + self.size * jnp.arange(self.number, dtype=jnp.int32)
 
 
-def cut(initial: Array, inputs: PyTree, length: int, block_size: int) -> Blocks:
-    """Lay a recurrence of `length` steps out in blocks."""
+def cut(
+    initial: Array,
+    inputs: PyTree,
+    length: int,
+    block_size: int,
+    *,
+    lay_out: bool = True,
+) -> Blocks:
+    """Cut a recurrence of `length` steps into blocks."""
     count = length // block_size
     whole = count * block_size
+    blocks = in_blocks(inputs, count, block_size)
+    if lay_out:
+        blocks = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), blocks)
+    tail = jax.tree.map(lambda x: x[whole:], inputs)
+    return Blocks(initial, blocks, tail, block_size, count, length - whole, lay_out)
 
-    def lay_out(x: Array) -> Array:
-        blocks = x[:whole].reshape(count, block_size, *x.shape[1:])
-        return jnp.swapaxes(blocks, 0, 1)
 
-    times = jnp.arange(length, dtype=jnp.int32)
-    return Blocks(
-        initial,
-        jax.tree.map(lay_out, inputs),
-        jax.tree.map(lambda x: x[whole:], inputs),
-        lay_out(times),
-        times[whole:],
+def near_divisor(length: int, target: float) -> int:
+    """The divisor of `length` nearest to `target`, within a third; or `target`.
+
+    Pieces that fit leave no rest, and a rest costs a copy of everything.
+    """
+    near = range(int(target * 2 / 3), int(target * 4 / 3) + 1)
+    fitting = [c for c in near if c and length % c == 0]
+    return min(fitting, key=lambda c: abs(c - target), default=int(target))
+
+
+def in_blocks(inputs: PyTree, count: int, block_size: int) -> PyTree:
+    """Fold the first `count * block_size` steps into `(count, block_size, ...)`."""
+    return jax.tree.map(
+        lambda x: x[: count * block_size].reshape(count, block_size, *x.shape[1:]),
+        inputs,
     )
+
+
+def block_map(step: FlatStep, block_size: int) -> FlatStep:
+    """C steps as one, with inputs of shape `(C, ...)`."""
+
+    def block(state: Array, inputs: PyTree) -> Array:
+        def body(state: Array, entry: PyTree) -> tuple[Array, None]:
+            return step(state, entry), None
+
+        return jax.lax.scan(body, state, inputs, length=block_size)[0]
+
+    return block
 
 
 def starts(initial: Array, nodes: Array) -> Array:
@@ -85,8 +129,8 @@ def linearize_nodes(
         return one_step(state, before, inputs, time)
 
     begin = starts(blocks.initial, nodes)
-    if blocks.times.shape[0] == 1:
-        first = jax.tree.map(lambda x: x[0], (blocks.inputs, blocks.times))
+    if blocks.size == 1:
+        first = blocks.entry(0)
         return _map_nodes(from_start, (begin, *first), linearization.time_chunk)
     # The first step starts from the identity, the others push what has accumulated.
     chunk = linearization.time_chunk
@@ -94,10 +138,10 @@ def linearize_nodes(
         lambda x: jnp.broadcast_to(x, (nodes.shape[0], *x.shape)), before
     )
 
-    def body(carry: tuple, entry: tuple) -> tuple[tuple, None]:
-        return _map_nodes(one_step, (*carry, *entry), chunk), None
+    def body(carry: tuple, j: Array) -> tuple[tuple, None]:
+        return _map_nodes(one_step, (*carry, *blocks.entry(j)), chunk), None
 
-    return jax.lax.scan(body, (begin, every), (blocks.inputs, blocks.times))[0]
+    return jax.lax.scan(body, (begin, every), jnp.arange(blocks.size))[0]
 
 
 def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
@@ -111,12 +155,12 @@ def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
 def roll_out(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
     """Return all T states, each block rolled out from the node before it."""
     states = nodes
-    if blocks.times.shape[0] > 1:
+    if blocks.size > 1:
         states = roll_out_whole(step, blocks, nodes)
-    if blocks.tail_times.shape[0] == 0:
+    if blocks.rest == 0:
         return states
     before = states[-1] if states.shape[0] else blocks.initial
-    tail = roll_out_sequentially(step, before, blocks.tail, len(blocks.tail_times))
+    tail = roll_out_sequentially(step, before, blocks.tail, blocks.rest)
     return jnp.concatenate([states, tail])
 
 
@@ -124,13 +168,25 @@ def roll_out_whole(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
     """Return the states of the whole blocks, each rolled out from the node before."""
     lanes = jax.vmap(step)
 
-    def body(state: Array, inputs: PyTree) -> tuple[Array, Array]:
-        state = lanes(state, inputs)
-        return state, state
+    def body(states: Array, j: Array) -> tuple[Array, Array]:
+        states = lanes(states, blocks.entry(j)[0])
+        return states, states
 
     begin = starts(blocks.initial, nodes)
-    by_step = jax.lax.scan(body, begin, blocks.inputs, length=len(blocks.times))[1]
+    by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
     return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
+
+
+def roll_to_ends(
+    step: FlatStep, blocks: Blocks, states: Array, first: Array | int = 0
+) -> Array:
+    """Advance all blocks side by side from step `first` to their ends, `(n, D)`."""
+    lanes = jax.vmap(step)
+
+    def body(j: Array, states: Array) -> Array:
+        return lanes(states, blocks.entry(j)[0])
+
+    return jax.lax.fori_loop(first, blocks.size, body, states)
 
 
 def roll_out_sequentially(
