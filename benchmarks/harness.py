@@ -71,6 +71,7 @@ def compare(
     candidates: dict[str, tuple[Callable, tuple]],
     *,
     seconds: float = 2.0,
+    at_least: int = 3,
     at_most: int = 25,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Time candidates in turns.
@@ -83,7 +84,9 @@ def compare(
     results = {name: run() for name, (run, _) in programs.items()}
     times: dict[str, list[float]] = {name: [] for name in programs}
     begun, rounds = time.perf_counter(), 0
-    while rounds < 3 or (rounds < at_most and time.perf_counter() - begun < seconds):
+    while rounds < at_least or (
+        rounds < at_most and time.perf_counter() - begun < seconds
+    ):
         for name, (run, _) in programs.items():
             start = time.perf_counter()
             run()

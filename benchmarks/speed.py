@@ -1,17 +1,22 @@
-"""Time side by side: `lax.scan`, the default, each method, the published iteration.
+"""Speed side by side: `lax.scan`, our methods, flax's RNN, the published iteration.
 
-    python -m benchmarks.speed             # measure, write results and docs
-    python -m benchmarks.speed --small     # one small cell, for CI
-    python -m benchmarks.speed --docs      # write the docs from stored results
+    python -m benchmarks.speed            # results/speed.json, docs/speed.md
+    python -m benchmarks.speed --small    # seconds, no files
+    python -m benchmarks.speed --docs     # the page again, from the stored results
 
-Three tables: the default against the best `lax.scan` of the same GRU; one iteration
-(C = 1) against one iteration of the restated published code; and batches by `vmap`.
+The Kalman smoothers of dynamax and cuthbert are in `benchmarks.kalman`, gradients in
+`benchmarks.gradients`, the cost of the default on hard problems in
+`benchmarks.convergence`.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,22 +24,29 @@ import jax.numpy as jnp
 import numpy as np
 
 import elk_ssm as elk
-from benchmarks import harness, published
+from benchmarks import harness, published, speed_page
 from benchmarks.gradients import gru
 from benchmarks.harness import Row
 
 SIZES, LENGTHS = (4, 8, 16, 32, 64), (10_000, 100_000)
+EVEN_SIZES, EVEN_LENGTHS = (4, 8, 16, 32), (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
 ITERATION_SIZES, ITERATION_LENGTH = (4, 8, 32), 10_000
 DENSE_UP_TO = 8
-BATCHES, BATCH_LENGTH, BATCH_SIZE = (1, 16, 256), 2_000, 8
+BATCHES, BATCH_SIZES, BATCH_LENGTH = (1, 4, 16, 256), (8, 32), 4_000
+LONG, LONG_SIZE = 10_000_000, 32
 ITERATIONS = 4
 NOISE = 1e2
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def split(weights: jax.Array) -> Step:
+    """A GRU as flax.linen writes it, six products."""
+    return lambda h, u: gru(weights, h, u)
+
+
 def fused(weights: jax.Array) -> Step:
-    """The same GRU with one product for the two gates, sliced."""
+    """The same GRU as flax.nnx and equinox write it: two products, sliced."""
     wz, uz, wr, ur, wn, un = weights
     recurrent = jnp.concatenate([wz, wr, wn], axis=1)
     driven = jnp.concatenate([uz, ur, un], axis=1)
@@ -48,6 +60,9 @@ def fused(weights: jax.Array) -> Step:
         return (1 - z) * n + z * h
 
     return step
+
+
+WRITINGS = {"split": split, "fused": fused}
 
 
 def case(size: int, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -65,6 +80,8 @@ def case(size: int, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def scan_with(make: Callable[[jax.Array], Step], unroll: int) -> Callable:
+    """`lax.scan` of one writing of the cell."""
+
     def run(weights: jax.Array, start: jax.Array, inputs: jax.Array) -> jax.Array:
         step = make(weights)
 
@@ -77,45 +94,109 @@ def scan_with(make: Callable[[jax.Array], Step], unroll: int) -> Callable:
     return run
 
 
-def split(weights: jax.Array) -> Step:
-    return lambda h, u: gru(weights, h, u)
+def evaluated_by(method: Any, make: Callable = split, **options: Any) -> Callable:
+    """Our evaluation of one writing of the cell."""
 
-
-def evaluated_by(method: Any, **options: Any) -> Callable:
     def run(weights: jax.Array, start: jax.Array, inputs: jax.Array) -> jax.Array:
         return elk.evaluate(
-            split(weights), start, inputs, method=method, **options
+            make(weights), start, inputs, method=method, **options
         ).states
 
     return run
 
 
+def linen_rnn(weights: jax.Array, start: jax.Array, inputs: jax.Array) -> jax.Array:
+    """flax.linen.RNN over its GRUCell, with weights of its own."""
+    from flax import linen
+
+    module = linen.RNN(linen.GRUCell(features=start.shape[0]))
+    parameters = module.init(jax.random.key(0), inputs[:1])
+    return module.apply(parameters, inputs)
+
+
 SCANS = {
-    "scan, split gates": scan_with(split, 1),
-    "scan, split gates, unroll 4": scan_with(split, 4),
-    "scan, fused gates": scan_with(fused, 1),
-    "scan, fused gates, unroll 4": scan_with(fused, 4),
+    f"scan, {name} gates{', unroll 4' if unroll > 1 else ''}": scan_with(make, unroll)
+    for name, make in WRITINGS.items()
+    for unroll in (1, 4)
+}
+OURS = {
+    "quasi_deer": elk.quasi_deer,
+    "deer": elk.deer,
+    "quasi_elk": lambda: elk.quasi_elk(NOISE),
+    "elk": lambda: elk.elk(NOISE),
 }
 
 
 def measure_default(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> list[Row]:
-    """The default against every `lax.scan`."""
+    """The default on both writings of a GRU against every `lax.scan` of them."""
     rows = []
     for size in sizes:
         for length in lengths:
             arguments = case(size, length)
             chosen = {name: (run, arguments) for name, run in SCANS.items()}
-            chosen["auto"] = (evaluated_by(None), arguments)
+            for name, make in WRITINGS.items():
+                chosen[f"auto, {name} gates"] = (evaluated_by(None, make), arguments)
+            chosen["flax.linen.RNN"] = (linen_rnn, arguments)
             found, results = harness.compare(chosen, seconds=3.0)
-            best = min(r["run_ms"] for r in found if r["candidate"] in SCANS)
-            for row in found:
-                row |= {"D": size, "T": length, "speed-up": best / row["run_ms"]}
-                row["error"] = harness.largest_error(
-                    results[row["candidate"]], results["scan, split gates"]
-                )
-            rows += found
+            rows += [{"D": size, "T": length} | row for row in _rated(found, results)]
             print(f"default: D = {size}, T = {length} done", flush=True)
     return rows
+
+
+def _rated(found: list[Row], results: dict[str, Any]) -> list[Row]:
+    """Add speed-ups over the best scan of the same writing and of any, and errors."""
+    times = {row["candidate"]: row["run_ms"] for row in found}
+    best = min(times[name] for name in SCANS)
+    for row in found:
+        name = row["candidate"]
+        row["over any scan"] = best / row["run_ms"]
+        writing = "fused" if "fused" in name else "split"
+        same = min(times[scan] for scan in SCANS if writing in scan)
+        row["over its scan"] = same / row["run_ms"]
+        if name != "flax.linen.RNN":
+            reference = results["scan, split gates"]
+            row["error"] = harness.largest_error(results[name], reference)
+    return found
+
+
+def measure_break_even(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> list[Row]:
+    """Blocks against the best scan of the same writing, also where `auto` declines."""
+    rows = []
+    for size in sizes:
+        for length in lengths:
+            arguments = case(size, length)
+            block = elk.auto().forgetful_block_size(length, size)
+            method = elk.auto(block_size=block)
+            chosen = {name: (run, arguments) for name, run in SCANS.items()}
+            for name, make in WRITINGS.items():
+                run = evaluated_by(method, make)
+                chosen[f"auto, {name} gates"] = (run, arguments)
+            found, results = harness.compare(chosen, seconds=0.5)
+            times = {r["candidate"]: r["over its scan"] for r in _rated(found, results)}
+            ours = {f"{name} gates": times[f"auto, {name} gates"] for name in WRITINGS}
+            rows.append({"D": size, "T": length, "C": block} | ours)
+        print(f"break-even: D = {size} done", flush=True)
+    return rows
+
+
+def measure_methods(size: int, length: int) -> list[Row]:
+    """Every method to convergence, on the easy problem on which all converge."""
+    arguments = case(size, length)
+    methods = {"auto": elk.auto, "jacobi, C = 64": partial(elk.jacobi, block_size=64)}
+    methods |= OURS
+    chosen = {"scan, split gates": (SCANS["scan, split gates"], arguments)}
+    for name, build in methods.items():
+        chosen[name] = (evaluated_by(build()), arguments)
+    found, results = harness.compare(chosen, seconds=3.0, at_most=9)
+    for row in found:
+        row |= {"D": size, "T": length, "over the scan": _over(row, found[0])}
+        reference = results["scan, split gates"]
+        row["error"] = harness.largest_error(results[row["candidate"]], reference)
+    return found
+
+
+def _over(row: Row, scan: Row) -> float:
+    return row["run_ms"] / scan["run_ms"]
 
 
 def published_iterations(name: str) -> Callable:
@@ -130,139 +211,168 @@ def published_iterations(name: str) -> Callable:
     return run
 
 
-OURS = {
-    "quasi_deer": elk.quasi_deer,
-    "deer": elk.deer,
-    "quasi_elk": lambda: elk.quasi_elk(NOISE),
-    "elk": lambda: elk.elk(NOISE),
-}
-
-
 def measure_iterations(sizes: tuple[int, ...], length: int) -> list[Row]:
     """One iteration at C = 1, ours over the published one."""
     rows = []
     for size in sizes:
-        arguments = case(size, length)
-        for name, build in OURS.items():
+        for name in OURS:
             if name in ("deer", "elk") and size > DENSE_UP_TO:
                 continue
-            # Exactly ITERATIONS passes: no tolerance is ever met.
-            ours = evaluated_by(build(), max_iters=ITERATIONS, tol=1e-30)
-            pair = {
-                "ours": (ours, arguments),
-                "published": (published_iterations(name), arguments),
-            }
-            found, _ = harness.compare(pair, seconds=2.0, at_most=9)
-            mine, theirs = found
-            rows.append(
-                {
-                    "method": name,
-                    "D": size,
-                    "T": length,
-                    "ours, ms": mine["run_ms"] / ITERATIONS,
-                    "published, ms": theirs["run_ms"] / ITERATIONS,
-                    "ratio": mine["run_ms"] / theirs["run_ms"],
-                    "ours, compile s": mine["compile_s"],
-                    "published, compile s": theirs["compile_s"],
-                }
-            )
+            rows.append(_one_iteration(name, size, length))
             print(f"iteration: {name}, D = {size} done", flush=True)
     return rows
 
 
-def measure_batches(batches: tuple[int, ...], length: int, size: int) -> list[Row]:
+def _one_iteration(name: str, size: int, length: int) -> Row:
+    arguments = case(size, length)
+    # Exactly ITERATIONS passes: no tolerance is ever met.
+    ours = evaluated_by(OURS[name](), max_iters=ITERATIONS, tol=1e-30)
+    pair = {
+        "ours": (ours, arguments),
+        "published": (published_iterations(name), arguments),
+    }
+    (mine, theirs), _ = harness.compare(pair, seconds=2.0, at_most=9)
+    return {
+        "method": name,
+        "D": size,
+        "T": length,
+        "ours, ms": mine["run_ms"] / ITERATIONS,
+        "published, ms": theirs["run_ms"] / ITERATIONS,
+        "ratio": mine["run_ms"] / theirs["run_ms"],
+        "ours, compile s": mine["compile_s"],
+        "published, compile s": theirs["compile_s"],
+    }
+
+
+def measure_batches(
+    batches: tuple[int, ...], sizes: tuple[int, ...], length: int
+) -> list[Row]:
     """`vmap` over a batch of input sequences."""
-    weights, start, inputs = case(size, length)
     rows = []
-    for batch in batches:
-        many = jnp.stack([jnp.roll(inputs, i, axis=0) for i in range(batch)])
-        chosen = {
-            name: (jax.vmap(run, (None, None, 0)), (weights, start, many))
-            for name, run in (
-                ("scan, split gates", SCANS["scan, split gates"]),
-                ("auto", evaluated_by(None)),
-                ("jacobi(block_size=64)", evaluated_by(elk.jacobi(block_size=64))),
-            )
-        }
-        found, _ = harness.compare(chosen, seconds=2.0)
-        best = found[0]["run_ms"]
-        for row in found:
-            rows.append({"B": batch, "D": size, "T": length, **row})
-            rows[-1]["speed-up"] = best / row["run_ms"]
-        print(f"batch: B = {batch} done", flush=True)
+    for size in sizes:
+        for batch in batches:
+            rows += _one_batch(batch, size, length)
+            print(f"batch: D = {size}, B = {batch} done", flush=True)
     return rows
 
 
-def document(stored: dict[str, Any]) -> str:
-    """The page of the docs."""
-    rows = stored["rows"]
-    columns = ["D", "T", "candidate", "run_ms", "speed-up", "compile_s", "temp_mb"]
-    losing = [
-        r for r in rows["default"] if r["candidate"] == "auto" and r["speed-up"] < 1
-    ]
-    return "\n".join(
-        [
-            "# When does this pay?",
-            "",
-            "Written by `python -m benchmarks.speed`, numbers in "
-            "`benchmarks/results/speed.json`.",
-            harness.machine_line(stored["hardware"]),
-            "Candidates of a cell take turns; medians; compile time apart. "
-            "GPU: not measured.",
-            "",
-            "## Where it does not",
-            "",
-            "On a CPU, in batches: `lax.scan` under `vmap` fills the vector unit by "
-            "itself, and blocks add work (last table).",
-            "",
-            "On a CPU, for a recurrence that does not forget its past: `auto` then "
-            "evaluates step by step, and costs what the scan costs plus the probe.",
-            "",
-            "For short sequences: below a few thousand steps the fixed cost of the "
-            "probe and the blocks is larger than what they save.",
-            "",
-            "Cells of the table below in which `auto` was slower than the best scan:",
-            "",
-            harness.table(losing, ["D", "T", "speed-up"]) if losing else "none.",
-            "",
-            "## The default against the best scan",
-            "",
-            "A GRU with flax's default initialisation as a plain function. Speed-up "
-            "is over the fastest of the four scans of that cell.",
-            "",
-            harness.table(rows["default"], [*columns, "error"]),
-            "",
-            "## One iteration against the published one",
-            "",
-            "At C = 1, the whole pass with its stopping test, against the restatement "
-            "of the published iteration in `benchmarks/published.py` (associative "
-            "scans, diagonal of the dense Jacobian, generic and scalar parallel "
-            "Kalman filters).",
-            "",
-            harness.table(rows["iterations"], list(rows["iterations"][0])),
-            "",
-            "## Batches",
-            "",
-            harness.table(rows["batches"], ["B", *columns]),
-        ]
+def _one_batch(batch: int, size: int, length: int) -> list[Row]:
+    weights, start, inputs = case(size, length)
+    many = jnp.stack([jnp.roll(inputs, i, axis=0) for i in range(batch)])
+    runs = {
+        "scan, fused gates": SCANS["scan, fused gates"],
+        "auto, fused gates": evaluated_by(None, fused),
+        "blocks, fused gates": evaluated_by(elk.jacobi(block_size=80), fused),
+    }
+    chosen = {
+        name: (jax.vmap(run, (None, None, 0)), (weights, start, many))
+        for name, run in runs.items()
+    }
+    found, _ = harness.compare(chosen, seconds=2.0)
+    best = found[0]["run_ms"]
+    place = {"B": batch, "D": size, "T": length}
+    return [place | row | {"speed-up": best / row["run_ms"]} for row in found]
+
+
+def measure_compile(length: int) -> list[Row]:
+    """Seconds to trace and compile, nothing run."""
+    arguments = case(8, length)
+    candidates = {
+        "evaluate, defaults, D = 8": (evaluated_by(None), arguments),
+        "its gradient": (_gradient, arguments),
+        "elk(1e2), sequential, D = 8": (evaluated_by(elk.elk(NOISE)), arguments),
+        "elk(1e2), associative, D = 4": (
+            evaluated_by(elk.elk(NOISE), backend="associative"),
+            case(4, length),
+        ),
+        "the same, the smoother": (
+            evaluated_by(elk.elk(NOISE, estimate="smoother"), backend="associative"),
+            case(4, length),
+        ),
+    }
+    rows = []
+    for name, (run, args) in candidates.items():
+        seconds = [harness.compiled(run, args)[1]["compile_s"] for _ in range(3)]
+        rows.append(
+            {"program": name, "T": length, "seconds": float(np.median(seconds))}
+        )
+        print(f"compile: {name} {rows[-1]['seconds']:.2f} s", flush=True)
+    return rows
+
+
+def _seconds_to_compile(run: Callable, arguments: tuple) -> float:
+    jax.clear_caches()
+    return harness.compiled(run, arguments)[1]["compile_s"]
+
+
+def _gradient(weights: jax.Array, start: jax.Array, inputs: jax.Array) -> jax.Array:
+    run = evaluated_by(None)
+    return jax.grad(lambda w: jnp.sum(run(w, start, inputs) ** 2))(weights)
+
+
+def measure_long(length: int, size: int) -> list[Row]:
+    """The last state of a very long recurrence, each way in a process of its own."""
+    rows = []
+    for keep in ("last", "all"):
+        command = [sys.executable, "-m", "benchmarks.speed", "--long", keep]
+        command += [str(length), str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        gigabytes, seconds = map(float, done.stdout.split()[-2:])
+        rows.append(
+            {
+                "keep": keep,
+                "T": length,
+                "D": size,
+                "inputs, GB": 4e-9 * length * size,
+                "largest memory of the process, GB": gigabytes,
+                "seconds with compilation": seconds,
+            }
+        )
+        print(f"long: {rows[-1]}", flush=True)
+    return rows
+
+
+def run_long(keep: str, length: int, size: int) -> None:
+    """Print the largest resident memory in GB and the seconds it took."""
+    weights, start, _ = case(size, 1)
+    inputs = jax.random.normal(jax.random.key(0), (length, size))
+    begun = time.perf_counter()
+    run = jax.jit(
+        lambda w, x, u: elk.evaluate(fused(w), x, u, keep=keep).states  # type: ignore
     )
+    found = jax.block_until_ready(run(weights, start, inputs))
+    assert bool(jnp.all(jnp.isfinite(found.reshape(-1, size)[-1])))
+    seconds = time.perf_counter() - begun
+    # Of this program alone; `getrusage` also counts the one that started it.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0])
+    print(1024e-9 * peak, seconds)
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line of this benchmark."""
+    if "--long" in arguments:
+        keep, length, size = arguments[-3:]
+        run_long(keep, int(length), int(size))
+        return 0
     if "--small" in arguments:
         rows = measure_default((4,), (2_000,))
-        print(harness.table(rows, ["candidate", "run_ms", "speed-up", "error"]))
+        columns = ["candidate", "run_ms", "over any scan", "error"]
+        print(harness.table(rows, columns))
         return 0
     if "--docs" not in arguments:
         machine = harness.hardware()
         rows = {
             "default": measure_default(SIZES, LENGTHS),
+            "break_even": measure_break_even(EVEN_SIZES, EVEN_LENGTHS),
+            "methods": measure_methods(8, 10_000),
             "iterations": measure_iterations(ITERATION_SIZES, ITERATION_LENGTH),
-            "batches": measure_batches(BATCHES, BATCH_LENGTH, BATCH_SIZE),
+            "batches": measure_batches(BATCHES, BATCH_SIZES, BATCH_LENGTH),
+            "compile": measure_compile(10_000),
+            "long": measure_long(LONG, LONG_SIZE),
         }
         harness.write("speed", rows, machine)
-    harness.document("speed", document(harness.read("speed")))
+    speed_page.write()
     return 0
 
 

@@ -185,7 +185,7 @@ def test_gradient_through_scan_s_carry_and_outputs():
 
 
 def test_no_array_of_all_jacobians_in_the_backward_pass(largest_array):
-    length, size = 1024, 16
+    length, size = 4096, 16
     weight = jnp.full((size, size), 0.05)
     inputs = jnp.ones((length, size))
 

@@ -31,10 +31,9 @@ from elk_ssm.surrogate.noise import Annealed, NoisePolicy
 Strategy: TypeAlias = Literal["auto", "forgetful", "newton"]
 NO_PROBE, BATCHED = -2, -3
 _DENSE_UP_TO, _CHEAP_UP_TO = 64, 8
-# Measured break-even lengths on a CPU: one step of all blocks costs some 15 us of
-# dispatch, one step of a scan 0.1 us at D = 4 and 0.6 us at D = 8.
-_SMALL, _SHORTEST_SMALL, _SHORTEST = 4, 30_000, 5_000
-_LEAST_BLOCK, _LARGEST_BLOCK = 64, 1024
+# Measured break-even lengths on a CPU (docs/speed.md), for D <= 8 and above.
+_SHORTEST_CHEAP, _SHORTEST = 2_000, 4_000
+_LEAST_BLOCK, _LARGEST_BLOCK = 32, 1024
 
 
 class PlanKind(enum.IntEnum):
@@ -148,7 +147,7 @@ class Auto:
         """Whether blocks can win at all: each of their steps has a fixed cost."""
         if self.block_size is not None:
             return length >= 4 * self.block_size * (self.most_passes(size) - 1)
-        return length >= (_SHORTEST_SMALL if size <= _SMALL else _SHORTEST)
+        return length >= (_SHORTEST_CHEAP if size <= _CHEAP_UP_TO else _SHORTEST)
 
     def newton(self, length: int, size: int, block_size: int | None = None) -> Method:
         """Return the method of the Newton strategy, its C chosen or given."""

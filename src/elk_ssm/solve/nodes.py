@@ -70,13 +70,13 @@ def cut(
 
 
 def near_divisor(length: int, target: float) -> int:
-    """The divisor of `length` nearest to `target`, within a third; or `target`.
+    """The largest divisor of `length` from 2/3 `target` to `target`; or `target`.
 
     Pieces that fit leave no rest, and a rest costs a copy of everything.
     """
-    near = range(int(target * 2 / 3), int(target * 4 / 3) + 1)
+    near = range(int(target * 2 / 3), int(target) + 1)
     fitting = [c for c in near if c and length % c == 0]
-    return min(fitting, key=lambda c: abs(c - target), default=int(target))
+    return max(fitting, default=int(target))
 
 
 def in_blocks(inputs: PyTree, count: int, block_size: int) -> PyTree:
@@ -129,11 +129,11 @@ def linearize_nodes(
         return one_step(state, before, inputs, time)
 
     begin = starts(blocks.initial, nodes)
+    chunk = linearization.time_chunk(size)
     if blocks.size == 1:
         first = blocks.entry(0)
-        return _map_nodes(from_start, (begin, *first), linearization.time_chunk)
+        return _map_nodes(from_start, (begin, *first), chunk)
     # The first step starts from the identity, the others push what has accumulated.
-    chunk = linearization.time_chunk
     every = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (nodes.shape[0], *x.shape)), before
     )
@@ -149,6 +149,7 @@ def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
     count = jax.tree.leaves(operands)[0].shape[0]
     if chunk is None or count <= chunk:
         return jax.vmap(function)(*operands)
+    chunk = near_divisor(count, chunk)
     return jax.lax.map(lambda args: function(*args), operands, batch_size=chunk)
 
 

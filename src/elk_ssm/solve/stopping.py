@@ -5,6 +5,7 @@ no decision is taken on a maximum: comparisons are made entry by entry (a NaN co
 false) and joined with `jnp.all`.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from elk_ssm.kalman.backend import Backend, by_backend
 
 _PER_DIMENSION_FLOOR = 0.1
 _ROUNDING_UNITS = 32
+_WRITTEN_OUT = 8
 _SLOWEST_ROOM = 0.2
 PATIENCE = 3
 
@@ -60,9 +62,15 @@ def scale_of(values: Array, initial: Array, backend: Backend) -> Array:
         return jnp.maximum(jax.lax.cummax(magnitude), first)
 
     size = by_backend(backend, sequential, associative, magnitude)
-    return jnp.maximum(
-        size, _PER_DIMENSION_FLOOR * jnp.max(size, axis=-1, keepdims=True)
-    )
+    return jnp.maximum(size, _PER_DIMENSION_FLOOR * _row_maximum(size))
+
+
+def _row_maximum(size: Array) -> Array:
+    """Largest entry of each row, `(n, 1)`; few columns are faster written out."""
+    if size.shape[-1] > _WRITTEN_OUT:
+        return jnp.max(size, axis=-1, keepdims=True)
+    columns = [size[:, i] for i in range(size.shape[-1])]
+    return reduce(jnp.maximum, columns)[:, None]
 
 
 def largest(x: Array) -> Array:

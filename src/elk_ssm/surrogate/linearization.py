@@ -28,6 +28,8 @@ from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.small_linalg import matmul
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 
+_ENTRIES_AT_ONCE = 2**19
+
 
 class Where(NamedTuple):
     """Position of a call: time step (0 for the first) and iteration, both scalars."""
@@ -40,9 +42,8 @@ class Where(NamedTuple):
 class Linearization(Protocol):
     """The contract of the module docstring, on flat states of shape `(D,)`."""
 
-    @property
-    def time_chunk(self) -> int | None:
-        """How many time steps may be linearised side by side; None for all."""
+    def time_chunk(self, size: int) -> int | None:
+        """How many time steps may be linearised side by side at D; None for all."""
         ...
 
     def bind(self, recurrence: Recurrence) -> "Linearization":
@@ -63,8 +64,7 @@ class Linearization(Protocol):
 class _Unbound:
     """Shared by linearisations that need nothing from the state's layout."""
 
-    @property
-    def time_chunk(self) -> int | None:
+    def time_chunk(self, size: int) -> int | None:
         return None
 
     def bind(self, recurrence: Recurrence) -> Any:
@@ -103,15 +103,15 @@ class DiagonalJacobian(_DiagonalStart):
     `chunk` time steps at once and never for all of them.
 
     Attributes:
-        chunk: Time steps linearised side by side.
+        chunk: Time steps linearised side by side; None for as many as 2 MB of such
+            intermediates in float32 allow.
     """
 
-    chunk: int = static(default=128)
+    chunk: int | None = static(default=None)
 
-    @property
-    def time_chunk(self) -> int | None:
+    def time_chunk(self, size: int) -> int | None:
         """Time steps linearised side by side."""
-        return self.chunk
+        return max(_ENTRIES_AT_ONCE // size**2, 1) if self.chunk is None else self.chunk
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
