@@ -60,7 +60,7 @@ def _losing(rows: dict[str, list[Row]]) -> list[str]:
         "## Where it does not",
         "",
         "**Short sequences on a CPU.** Every step of all blocks has a fixed cost. "
-        "Below 2,000 steps (D <= 8) or 4,000 (above) `auto` does not try and is a scan. "
+        "Below 2,000 steps (D <= 8) or 4,000 (above) `auto` is a plain scan. "
         "Blocks over the best scan of the same writing, also where `auto` declines:",
         "",
         harness.table(

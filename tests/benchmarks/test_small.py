@@ -1,8 +1,11 @@
 """The benchmarks stay alive: each runs at a small size, without a clock's verdict."""
 
+import subprocess
+import sys
+
 import pytest
 
-from benchmarks import gradients, harness
+from benchmarks import gpu, gradients, harness, speed, speed_page
 from elk_ssm import cli
 
 
@@ -28,3 +31,39 @@ def test_without_a_checkout_the_command_line_says_so(monkeypatch, capsys, tmp_pa
 
 def test_a_nan_is_an_infinite_error():
     assert harness.largest_error([float("nan")], [1.0]) == pytest.approx(float("inf"))
+
+
+def test_speed_runs_and_its_page_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "DOCS", tmp_path)
+    monkeypatch.setattr(speed, "OURS", {"quasi_deer": speed.OURS["quasi_deer"]})
+    rows = {
+        "default": speed.measure_default((4,), (120,)),
+        "break_even": speed.measure_break_even((4,), (120,)),
+        "methods": speed.measure_methods(2, 60),
+        "iterations": speed.measure_iterations((2,), 60),
+        "batches": speed.measure_batches((2,), (2,), 60),
+        "compile": [{"program": "one", "T": 60, "seconds": 1.0}],
+        "long": [{"keep": "last", "T": 60}],
+    }
+    exact = [
+        row["error"] for row in rows["default"] + rows["methods"] if "error" in row
+    ]
+    assert max(exact) < 1e-4
+    speed_page.draw(rows)
+    assert (tmp_path / speed_page.FIGURE).stat().st_size > 10_000
+    page = speed_page.page({"rows": rows, "hardware": harness.hardware()}, ["none"])
+    assert page.index("## Where it does not") < page.index("## The default against")
+    assert "| auto, fused gates |" in page
+
+
+def test_the_accelerator_benchmark_is_right_on_any_device():
+    assert all(row["error"] < 1e-4 for row in gpu.check((4,), 60))
+    names = [row["candidate"] for row in gpu.measure_affine((2,), 64)]
+    assert names == ["copy", "ours", "lax.associative_scan"]
+
+
+def test_the_accelerator_benchmark_needs_jax_and_numpy_only():
+    others = ("dynamax", "tensorflow_probability", "matplotlib", "flax", "optax")
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in others)
+    program = f"import sys; {blocked}; import benchmarks.gpu"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=harness.ROOT)

@@ -7,16 +7,20 @@ and its derivative is implicit at the mode (see `mode`): it contains how the mod
 The mode of one step is the guess of the next, so later steps need few passes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smooth import Smoothed, smooth
+
+if TYPE_CHECKING:
+    import optax
 
 
 class Fit(NamedTuple):
@@ -73,6 +77,8 @@ def fit(
         >>> bool(fitted.params < -0.5)
         True
     """
+    import optax  # here, so that evaluating a recurrence needs jax and numpy only
+
     tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer
     emissions = jnp.asarray(emissions)
     count = jnp.maximum(jnp.sum(~jnp.isnan(emissions)), 1)
