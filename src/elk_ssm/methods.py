@@ -19,10 +19,7 @@ from elk_ssm.surrogate.linearization import (
     Linearization,
     ZeroJacobian,
 )
-from elk_ssm.surrogate.noise import Annealed, NoisePolicy, as_policy
-
-_DEFAULT_GATE = Gate()
-_DEFAULT_NOISE = Annealed(1.0, 2.0)
+from elk_ssm.surrogate.noise import NoisePolicy, as_policy
 
 
 def auto(
@@ -30,9 +27,9 @@ def auto(
     strategy: Strategy = "auto",
     block_size: int | None = None,
     max_passes: int | None = None,
-    gate: Gate | None = _DEFAULT_GATE,
+    gate: Gate | None = Auto.gate,
     linearization: Linearization | None = None,
-    noise: ArrayLike | NoisePolicy | None = _DEFAULT_NOISE,
+    noise: ArrayLike | NoisePolicy | None = Auto.noise,
 ) -> Auto:
     """The default: nothing to tune, cannot diverge, bounded cost; see `solve.auto`.
 
