@@ -18,24 +18,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+from jax.sharding import Mesh
 
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
-from elk_ssm.kalman.elements import combine_filter_dense, combine_filter_diagonal
+from elk_ssm.kalman.filter_spread import filter_on_mesh
+from elk_ssm.kalman.filter_steps import filter_associative, filter_sequential
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.prefix import prefix_scan
-from elk_ssm.kalman.scalar_updates import (
-    Rows,
-    WhitenedEmission,
-    condition,
-    condition_diagonal,
-    condition_element,
-    condition_element_diagonal,
-    emission_rows,
-    whiten_emission,
-)
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step, to_dense
+from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
+from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 
 
 class FilterPosterior(NamedTuple):
@@ -62,6 +53,8 @@ def lgssm_filter(
     *,
     mask: Array | None = None,
     backend: Backend = "auto",
+    mesh: Mesh | None = None,
+    axis_name: str = "time",
 ) -> FilterPosterior:
     """Filter a series: p(z_t | y_{0:t}) for every t, and the marginal likelihood.
 
@@ -74,6 +67,9 @@ def lgssm_filter(
         inputs: `(T, U)`; the row t acts on the transition into t and on emission t.
         mask: `(T, E)` or `(T,)`, True where observed; NaN is missing all the same.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+        mesh: Devices over which time is spread, one piece of the series on each; the
+            emissions may be sharded so already. See `elk_ssm.evaluate`.
+        axis_name: Name of the axis of the mesh for time.
 
     Returns:
         The filtered posterior, in the common dtype of model and data.
@@ -93,109 +89,25 @@ def lgssm_filter(
     [0.5, 1.5]
     """
     check_backend(backend)
-    return filter_problem(pose(model, emissions, inputs, mask), backend)
+    spread = spread_of(mesh, axis_name)
+    data = model, emissions, inputs, mask
+    if spread is not None:
+        data = off_explicit(data, "lgssm_filter")
+    return filter_problem(pose(*data), backend, spread)
 
 
-@partial(jax.jit, static_argnames="backend")
-def filter_problem(problem: Problem, backend: Backend) -> FilterPosterior:
+@partial(jax.jit, static_argnames=("backend", "spread"))
+def filter_problem(
+    problem: Problem, backend: Backend, spread: Spread | None = None
+) -> FilterPosterior:
     """Filter a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
     wrap = Diagonal if problem.is_diagonal else Dense
-    means, covs, terms = by_backend(backend, _sequential, _associative, problem)
+    if spread is not None:
+        evidence, means, covs = filter_on_mesh(problem, backend, spread)
+        return FilterPosterior(evidence, means, wrap(covs))
+    means, covs, terms = by_backend(
+        backend, filter_sequential, filter_associative, problem
+    )
     return FilterPosterior(jnp.sum(terms), means, wrap(covs))
-
-
-class Transition(NamedTuple):
-    """F, c and Q into one step: matrices, or vectors for a diagonal model."""
-
-    weights: Array
-    offset: Array
-    noise: Array
-
-
-def transition_into(problem: Problem, step: Array) -> Transition:
-    """Return the transition into a step; into step 0 it is the initial distribution."""
-    read = _diagonal_of if problem.is_diagonal else to_dense
-    weights = read(at_step(problem.weights, step))
-    noise = read(at_step(problem.covariance, step))
-    first = step == 0
-    return Transition(
-        jnp.where(first, 0.0, weights),
-        jnp.where(first, problem.initial_mean, problem.offsets[step]),
-        jnp.where(first, read(problem.initial_covariance), noise),
-    )
-
-
-def propagate(transition: Transition, mean: Array, cov: Array) -> tuple[Array, Array]:
-    """Return the mean and covariance of F z + c + N(0, Q) for z ~ N(mean, cov)."""
-    F, c, Q = transition
-    if F.ndim == 1:
-        return F * mean + c, F * cov * F + Q
-    spread = matmul(F, matmul(cov, transpose(F)))
-    return matvec(F, mean) + c, symmetrize(spread) + Q
-
-
-def _sequential(problem: Problem) -> tuple[Array, Array, Array]:
-    whole = _static_emission(problem)
-
-    def step(carry, index):
-        mean, cov, term = _step(problem, whole, index, *carry)
-        return (mean, cov), (mean, cov, term)
-
-    start = _nothing(problem)
-    return lax.scan(step, start, jnp.arange(problem.num_steps))[1]
-
-
-def _associative(problem: Problem) -> tuple[Array, Array, Array]:
-    whole = _static_emission(problem)
-    steps = jnp.arange(problem.num_steps)
-    elements = jax.vmap(lambda index: _element(problem, whole, index))(steps)
-    combine = combine_filter_diagonal if problem.is_diagonal else combine_filter_dense
-    combined = prefix_scan(combine, elements)
-    before = (
-        jnp.concatenate([zero[None], leaf[:-1]])
-        for zero, leaf in zip(_nothing(problem), (combined.b, combined.C))
-    )
-    return jax.vmap(partial(_step, problem, whole))(steps, *before)
-
-
-def _step(problem: Problem, whole: WhitenedEmission | None, step, mean, cov):
-    """Predict into `step` and condition on its emission."""
-    predicted = propagate(transition_into(problem, step), mean, cov)
-    update = condition_diagonal if problem.is_diagonal else condition
-    return update(*predicted, _rows(problem, whole, step))
-
-
-def _element(problem: Problem, whole: WhitenedEmission | None, step):
-    build = condition_element_diagonal if problem.is_diagonal else condition_element
-    return build(*transition_into(problem, step), _rows(problem, whole, step))
-
-
-def _rows(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
-    values, observed = problem.values[step], problem.observed[step]
-    weights = at_step(problem.emission_weights, step)
-    covariance = at_step(problem.emission_covariance, step)
-    if problem.is_diagonal:
-        variances = jnp.where(observed, _diagonal_of(covariance), 1.0)
-        return Rows(_diagonal_of(weights), variances, values, observed)
-    return emission_rows(weights, covariance, values, observed, whole)
-
-
-def _static_emission(problem: Problem) -> WhitenedEmission | None:
-    """Decorrelate a static dense R once for all steps that have no gaps."""
-    H, R = to_dense(problem.emission_weights), problem.emission_covariance
-    if isinstance(R, Diagonal) or R.matrix.ndim > 2 or H.ndim > 2:
-        return None
-    return whiten_emission(H, R.matrix)
-
-
-def _nothing(problem: Problem) -> tuple[Array, Array]:
-    """Return what stands before step 0, whose F is zero."""
-    mean = jnp.zeros_like(problem.initial_mean)
-    return mean, jnp.zeros_like(problem.initial_covariance[0])
-
-
-def _diagonal_of(operator: Operator) -> Array:
-    assert isinstance(operator, Diagonal)
-    return operator.diagonal

@@ -90,7 +90,9 @@ class Problem(NamedTuple):
     """A model with its data, biases and inputs folded in, ready for the algorithms.
 
     `offsets: (T, D)` are b + B u, `values: (T, E)` are y - d - D u with zeros where
-    nothing was observed, and `observed: (T, E)` is boolean.
+    nothing was observed, and `observed: (T, E)` is boolean. A piece of a longer series
+    says so in `begins` (whether its first step is the first of all) and `exists`
+    (`(T,)`, which of its steps are steps of the series; `None` if all are).
     """
 
     initial_mean: Array
@@ -102,6 +104,8 @@ class Problem(NamedTuple):
     offsets: Array
     values: Array
     observed: Array
+    begins: Array | bool = True
+    exists: Array | None = None
 
     @property
     def is_diagonal(self) -> bool:
@@ -152,7 +156,7 @@ def pose(
     values = jnp.where(observed, emissions.astype(dtype), 0.0) - shift
     mean = jnp.asarray(model.initial_mean, dtype)
     data = (offsets, jnp.where(observed, values, 0.0), observed)
-    return Problem._make((mean, *operators, *data))
+    return Problem._make((mean, *operators, *data, True, None))
 
 
 def emission_offsets(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.elements import (
@@ -27,8 +28,10 @@ from elk_ssm.kalman.elements import (
     combine_smoother_dense,
     combine_smoother_diagonal,
 )
-from elk_ssm.kalman.filtering import filter_problem, transition_into
+from elk_ssm.kalman.filter_steps import transition_into
+from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
+from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
 from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.scalar_updates import (
     Whitener,
@@ -37,6 +40,7 @@ from elk_ssm.kalman.scalar_updates import (
     whitener_of,
 )
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
+from elk_ssm.kalman.smooth_spread import smooth_on_mesh, static_whitener
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step
 
 
@@ -70,6 +74,8 @@ def lgssm_smoother(
     mask: Array | None = None,
     cross_covariances: bool = False,
     backend: Backend = "auto",
+    mesh: Mesh | None = None,
+    axis_name: str = "time",
 ) -> SmootherPosterior:
     """Smooth a series: p(z_t | y_{0:T-1}) for every t.
 
@@ -83,6 +89,9 @@ def lgssm_smoother(
         mask: `(T, E)` or `(T,)`, True where observed.
         cross_covariances: whether to return Cov(z_t, z_{t+1} | y) too.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+        mesh: Devices over which time is spread, as for `lgssm_filter`. Of the results
+            only `cross_covariances`, whose T - 1 entries fit no even sharding, is not.
+        axis_name: Name of the axis of the mesh for time.
 
     Returns:
         The filtered and smoothed posterior.
@@ -100,21 +109,40 @@ def lgssm_smoother(
     [1.0, 2.0]
     """
     check_backend(backend)
-    problem = pose(model, emissions, inputs, mask)
-    return smooth_problem(problem, backend, bool(cross_covariances))
+    spread = spread_of(mesh, axis_name)
+    data = model, emissions, inputs, mask
+    if spread is not None:
+        data = off_explicit(data, "lgssm_smoother")
+    return smooth_problem(pose(*data), backend, bool(cross_covariances), spread)
 
 
-@partial(jax.jit, static_argnames=("backend", "cross"))
+@partial(jax.jit, static_argnames=("backend", "cross", "spread"))
 def smooth_problem(
-    problem: Problem, backend: Backend, cross: bool = False
+    problem: Problem,
+    backend: Backend,
+    cross: bool = False,
+    spread: Spread | None = None,
 ) -> SmootherPosterior:
     """Smooth a model that has been posed against its data."""
+    if spread is not None:
+        return _smooth_on_mesh(problem, backend, cross, spread)
     evidence, means, covs = filter_problem(problem, backend)
     wrap = Diagonal if problem.is_diagonal else Dense
     run = partial(_sequential, cross=cross), partial(_associative, cross=cross)
-    smoothed, spread, lagged = by_backend(backend, *run, problem, means, covs[0])
+    smoothed, spreads, lagged = by_backend(backend, *run, problem, means, covs[0])
     crosses = wrap(lagged[:-1]) if cross else None
-    return SmootherPosterior(evidence, means, covs, smoothed, wrap(spread), crosses)
+    return SmootherPosterior(evidence, means, covs, smoothed, wrap(spreads), crosses)
+
+
+def _smooth_on_mesh(
+    problem: Problem, backend: Backend, cross: bool, spread: Spread
+) -> SmootherPosterior:
+    wrap = Diagonal if problem.is_diagonal else Dense
+    evidence, moments = smooth_on_mesh(problem, backend, spread, cross)
+    means, covs, smoothed, spreads, *lagged = moments
+    crosses = wrap(lagged[0][1:]) if cross else None
+    posterior = evidence, means, wrap(covs), smoothed, wrap(spreads), crosses
+    return SmootherPosterior(*posterior)
 
 
 def backward_step(
@@ -135,13 +163,6 @@ def backward_step(
         E, L = condition_backward(cov, F, whitener)
     predicted = (F * mean if problem.is_diagonal else matvec(F, mean)) + c
     return SmootherElement(jnp.where(last, 0.0, E), predicted, jnp.where(last, cov, L))
-
-
-def static_whitener(problem: Problem) -> Whitener | None:
-    """Decorrelate a static Q once for all steps."""
-    Q = problem.covariance
-    varies = Q[0].ndim > (1 if isinstance(Q, Diagonal) else 2)
-    return None if varies or problem.is_diagonal else whitener_of(Q)
 
 
 def _sequential(problem: Problem, means: Array, covs: Array, cross: bool):

@@ -1,0 +1,119 @@
+r"""The Kalman filter with time spread over the devices of a mesh axis.
+
+Every device reduces its steps to one element, takes what enters from the others, and
+filters its own steps from there; see `spread`. A step appended to a run of steps is
+
+    A <- F A,  b <- F b + c,  C <- F C F' + Q       predict, as a function of x_entering
+    condition each scalar of y                      which adds to eta and J
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.kalman.backend import Backend, by_backend
+from elk_ssm.kalman.elements import FilterElement
+from elk_ssm.kalman.filter_steps import (
+    filter_elements,
+    filter_sequential,
+    propagate,
+    refine,
+    rows_of,
+    static_emission,
+    transition_into,
+)
+from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.mesh import Spread, on_mesh
+from elk_ssm.kalman.scalar_updates import (
+    condition_element,
+    condition_element_diagonal,
+)
+from elk_ssm.kalman.small_linalg import matmul
+from elk_ssm.kalman.spread import enter, join, no_steps, prefixes, previous
+from elk_ssm.kalman.structure import Dense
+from elk_ssm.kalman.time_axis import TimeAxis
+
+Moments = tuple[Array, Array]
+
+
+def filter_on_mesh(
+    problem: Problem, backend: Backend, spread: Spread
+) -> tuple[Array, Array, Array]:
+    """Return the log likelihood, and the filtered means and covariances."""
+
+    def piece(problem: Problem) -> tuple[Any, Array]:
+        _, (means, covs, terms) = filter_piece(spread.axis, problem, backend)
+        return (means, covs), spread.axis.total(jnp.sum(terms))
+
+    (means, covs), evidence = run_pieces(spread, piece, problem)
+    return evidence, means, covs
+
+
+def run_pieces(
+    spread: Spread, body: Callable[[Problem], tuple[Any, Any]], problem: Problem
+) -> tuple[Any, Any]:
+    """Run a program on every device's piece of a problem; results as `on_mesh`."""
+    axis, length = spread.axis, problem.num_steps
+    every = dict(zip(problem._fields[:9], problem))
+    timed = {name: x for name, x in every.items() if _varies(name, x)}
+    common = {name: x for name, x in every.items() if name not in timed}
+
+    def on_device(timed: dict, common: dict) -> tuple[Any, Any]:
+        exists = axis.exists(length)
+        if exists is not None:
+            timed = {**timed, "observed": timed["observed"] & exists[:, None]}
+        begins = axis.place == 0
+        return body(Problem(**timed, **common, begins=begins, exists=exists))
+
+    return on_mesh(spread, on_device, timed, common, length)
+
+
+def _varies(name: str, x: Any) -> bool:
+    if isinstance(x, tuple):
+        return x[0].ndim > (2 if isinstance(x, Dense) else 1)
+    return name in ("offsets", "values", "observed")
+
+
+def filter_piece(
+    axis: TimeAxis, problem: Problem, backend: Backend
+) -> tuple[Moments, tuple[Array, Array, Array]]:
+    """Filter this device's piece of a series.
+
+    Returns:
+        The moments before its first step; its means, covariances and likelihood terms.
+    """
+
+    def sequential(problem: Problem) -> tuple[Moments, tuple[Array, Array, Array]]:
+        entered = enter(axis, _compose(problem), "sequential")
+        start = entered.b, entered.C
+        return start, filter_sequential(problem, start)
+
+    def associative(problem: Problem) -> tuple[Moments, tuple[Array, Array, Array]]:
+        up_to = prefixes(filter_elements(problem))
+        whole = jax.tree.map(lambda x: x[-1], up_to)
+        entered = enter(axis, whole, "associative")
+        joined, start = join(entered, up_to), (entered.b, entered.C)
+        before = previous(start, (joined.b, joined.C))
+        return start, refine(problem, *before)
+
+    return by_backend(backend, sequential, associative, problem)
+
+
+def _compose(problem: Problem) -> FilterElement:
+    """Reduce all steps of this device to one element."""
+    emission, diagonal = static_emission(problem), problem.is_diagonal
+    update = condition_element_diagonal if diagonal else condition_element
+
+    def append(run: FilterElement, index: Array) -> tuple[FilterElement, None]:
+        transition = transition_into(problem, index)
+        F = transition.weights
+        pushed = F * run.A if diagonal else matmul(F, run.A)
+        mean, cov = propagate(transition, run.b, run.C)
+        new = update(pushed, mean, cov, rows_of(problem, emission, index))
+        return new._replace(eta=run.eta + new.eta, J=run.J + new.J), None
+
+    empty = no_steps(problem.initial_mean, diagonal=diagonal)
+    return lax.scan(append, empty, jnp.arange(problem.num_steps))[0]

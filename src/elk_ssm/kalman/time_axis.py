@@ -1,0 +1,201 @@
+r"""Where time lives: on one device, or in pieces on the devices of a mesh axis.
+
+Inside `jax.shard_map` every device holds n entries of P n, device p the entries
+p n, ..., (p + 1) n - 1. An algorithm over time is written once, for a `TimeAxis`, and
+asks it for what lies beyond its own entries:
+
+    before        the entry one step earlier, a halo of one row          1 permute
+    entering      the combination of all that earlier devices hold       1 all-gather
+    first_true, largest, total, row       numbers that all agree on      1 all-reduce
+
+`LOCAL`, the axis of one device, answers without communication. What is gathered is one
+summary a device, packed into one vector; nothing in here has T entries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.kalman.backend import Backend, by_backend
+from elk_ssm.kalman.prefix import prefix_scan
+
+Element = TypeVar("Element")
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class TimeAxis:
+    """A mesh axis seen from inside `jax.shard_map`, or one device.
+
+    Attributes:
+        name: Name of the mesh axis, None for one device that holds all of time.
+        size: Number of devices P along it.
+        backwards: Whether time runs from the last device to the first. The entries of
+            a device are then in reversed order too.
+    """
+
+    name: str | None = None
+    size: int = 1
+    backwards: bool = False
+
+    def reversed(self) -> "TimeAxis":
+        """Return the axis on which time runs the other way."""
+        return replace(self, backwards=not self.backwards)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether time is spread over a mesh axis (of however many devices)."""
+        return self.name is not None
+
+    @property
+    def place(self) -> Array | int:
+        """Position of this device in time, 0 for the first."""
+        if self.name is None:
+            return 0
+        place = jax.lax.axis_index(self.name)
+        return self.size - 1 - place if self.backwards else place
+
+    def index(self, count: int) -> Array:
+        """Position in time of each of the `count` entries of this device."""
+        return self.place * count + jnp.arange(count)
+
+    def exists(self, total: int) -> Array | None:
+        """Which entries of this device are among the first `total` of all, `(n,)`.
+
+        Every device has `ceil(total / P)` entries; None if all of them are.
+        """
+        count = -(-total // self.size)
+        return None if count * self.size == total else self.index(count) < total
+
+    def before(self, first: Array, x: Array) -> Array:
+        """Return the entry before each of `x`, `(n, ...)`; `first` stands at the start.
+
+        Args:
+            first: What lies before the first entry of all, `x.shape[1:]`.
+            x: The entries of this device.
+        """
+        if self.name is not None:
+            step = -1 if self.backwards else 1
+            pairs = [(p, p + step) for p in range(self.size)]
+            pairs = [pair for pair in pairs if 0 <= pair[1] < self.size]
+            halo = jax.lax.ppermute(x[-1], self.name, pairs)
+            first = jnp.where(self.place == 0, first, halo)
+        return jnp.concatenate([first[None], x[:-1]])
+
+    def gather(self, summary: Element) -> Element:
+        """Return the summaries of all devices in the order of time, leading axis P.
+
+        The leaves are of one dtype and travel as one vector.
+        """
+        leaves, treedef = jax.tree.flatten(summary)
+        packed = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+        if self.name is None:
+            table = packed[None]
+        else:
+            table = jax.lax.all_gather(packed, self.name)
+        table = table[::-1] if self.backwards else table
+        unpacked, begin = [], 0
+        for leaf in leaves:
+            part = table[:, begin : begin + leaf.size]
+            unpacked.append(part.reshape(self.size, *leaf.shape))
+            begin += leaf.size
+        return jax.tree.unflatten(treedef, unpacked)
+
+    def entering(
+        self,
+        combine: Callable[[Element, Element], Element],
+        summary: Element,
+        nothing: Element,
+        backend: Backend,
+    ) -> Element:
+        """Combine the summaries of all earlier devices.
+
+        Args:
+            combine: An associative operator of `(earlier, later)`, on one element or on
+                batches along the leading axis.
+            summary: What this device holds, as one element.
+            nothing: What enters the first device.
+            backend: How the P summaries are combined, on every device by itself.
+        """
+        every = self.gather(summary)
+
+        def sequential(every: Element) -> Element:
+            def body(carry: Element, element: Element) -> tuple[Element, Element]:
+                carry = combine(carry, element)
+                return carry, carry
+
+            first = jax.tree.map(lambda x: x[0], every)
+            rest = jax.tree.map(lambda x: x[1:], every)
+            later = jax.lax.scan(body, first, rest)[1]
+            return jax.tree.map(
+                lambda a, b: jnp.concatenate([a[None], b]), first, later
+            )
+
+        def associative(every: Element) -> Element:
+            return prefix_scan(combine, every)
+
+        up_to = by_backend(backend, sequential, associative, every)
+        before = jnp.maximum(self.place - 1, 0)
+        return jax.tree.map(
+            lambda x, empty: jnp.where(self.place == 0, empty, x[before]),
+            up_to,
+            nothing,
+        )
+
+    # ------------------------------------------------- numbers that all agree on
+
+    def first_true(self, *conditions: Array) -> list[Array]:
+        """Position of the first true entry of each `(n,)`; P n where there is none.
+
+        A decision that every device must take alike is a question about such a
+        position: "all settled" is "the first unsettled one is P n". A NaN compares
+        false, so a condition "not (x <= bound)" sees it.
+        """
+        count = conditions[0].shape[0]
+        index, none = self.index(count), self.size * count
+        firsts = [jnp.min(jnp.where(c, index, none), initial=none) for c in conditions]
+        return self._reduce(jax.lax.pmin, firsts)
+
+    def all(self, condition: Array) -> Array:
+        """Whether a condition of any shape holds in every entry of every device."""
+        return ~self._reduce(jax.lax.pmax, [jnp.any(~condition)])[0]
+
+    def largest(self, *numbers: Array) -> list[Array]:
+        """Largest of each scalar or row over all devices; none may be NaN."""
+        return self._reduce(jax.lax.pmax, list(numbers))
+
+    def total(self, number: Array) -> Array:
+        """Sum of a scalar over all devices, the same to the last bit on each."""
+        return jnp.sum(self.gather(number), axis=0)
+
+    def row(self, x: Array, position: Array) -> Array:
+        """Return the entry of `(n, ...)` at a position in time, to every device."""
+        if self.name is None:
+            return x[position]
+        count = x.shape[0]
+        here = position - self.place * count
+        mine = (here >= 0) & (here < count)
+        row = jnp.where(mine, x[jnp.clip(here, 0, count - 1)], 0)
+        return jax.lax.psum(row, self.name)
+
+    def _reduce(self, reduction: Any, numbers: list[Array]) -> list[Array]:
+        """Reduce several arrays of one dtype over the devices, as one vector."""
+        if self.name is None:
+            return numbers
+        packed = jnp.concatenate([jnp.reshape(x, -1) for x in numbers])
+        if packed.dtype == jnp.bool_:
+            packed = packed.astype(jnp.int32)
+        packed = reduction(packed, self.name)
+        reduced, begin = [], 0
+        for x in numbers:
+            part = packed[begin : begin + x.size].reshape(x.shape)
+            reduced.append(part.astype(x.dtype))
+            begin += x.size
+        return reduced
+
+
+LOCAL = TimeAxis()
