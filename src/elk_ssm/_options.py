@@ -8,14 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._recurrence import Recurrence
+from elk_ssm._trees import describe, is_float
 from elk_ssm._types import ArrayLike, PyTree
 from elk_ssm.kalman.backend import Backend, check_backend
+from elk_ssm.kalman.mesh import Spread
 from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
+from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.solve.stopping import default_tolerance
 from elk_ssm.solve.trajectory import Keep, Options, Settings
 from elk_ssm.surrogate.linearization import DenseJacobian
+from elk_ssm.surrogate.noise import SPREADABLE
 
 
 def prepare(
@@ -29,6 +33,7 @@ def prepare(
     adjoint: Adjoint,
     fall_back: bool = False,
     keep: Keep = "all",
+    spread: Spread | None = None,
 ) -> tuple[Settings, Options]:
     """Check the options and separate choices from numbers."""
     check_backend(backend)
@@ -42,6 +47,9 @@ def prepare(
     dtype, length = recurrence.initial.dtype, recurrence.length
     block_size = method.block_size if isinstance(method, Method) else 1
     nodes = max(length // block_size, 1)
+    if spread is not None:
+        check_spreadable(method, adjoint)
+        nodes = spread.unknowns(length, block_size)
     tolerance = default_tolerance(dtype) if tol is None else tol
     _check_tolerance(tolerance)
     limit = nodes if max_iters is None else max_iters
@@ -50,8 +58,10 @@ def prepare(
     flat_guess = None
     if guess is not None:
         flat_guess = recurrence.flatten_states(guess, "guess")
-    every = 1 if keep == "all" else _spacing(method, recurrence)
-    settings = Settings(length, int(history), backend, adjoint, fall_back, keep, every)
+    every = 1 if keep == "all" else _spacing(method, recurrence, spread)
+    settings = Settings(
+        length, int(history), backend, adjoint, fall_back, keep, every, spread
+    )
     return settings, Options(
         method,
         flat_guess,
@@ -60,12 +70,60 @@ def prepare(
     )
 
 
-def _spacing(method: Method | Auto, recurrence: Recurrence) -> int:
+def _spacing(
+    method: Method | Auto, recurrence: Recurrence, spread: Spread | None
+) -> int:
     """Steps between the states that are kept, the block size of the method."""
     length, dimension = recurrence.length, recurrence.initial.shape[0]
+    piece = length if spread is None else spread.piece(length)
     if isinstance(method, Auto):
-        return min(method.forgetful_block_size(length, dimension), length)
-    return min(method.block_size, length)
+        size = min(method.forgetful_block_size(length, dimension), piece)
+        size = size if spread is None else near_divisor(piece, size)
+    else:
+        size = min(method.block_size, piece)
+    if spread is not None and (piece % size or length % spread.axis.size):
+        raise ValueError(
+            f'With a mesh keep="boundaries" and "last" need whole blocks: T = {length} '
+            f"must be a multiple of {spread.axis.size} devices times blocks of {size}."
+        )
+    return size
+
+
+def check_spreadable(method: Method | Auto, adjoint: Adjoint) -> None:
+    """Raise `ValueError` for options that make no sense with time spread over devices.
+
+    What goes from one step to the next on one device would have the devices wait for
+    each other; a noise policy that looks at all residuals would see only some.
+    """
+    if adjoint == "sequential":
+        raise ValueError(
+            'adjoint="sequential" goes step by step, one device after the other; with '
+            'a mesh use "blocks", "parallel" or "auto".'
+        )
+    if isinstance(method, Auto) and method.strategy == "forgetful":
+        raise ValueError(
+            'strategy="forgetful" repairs block after block on one device; with a mesh '
+            'auto uses "newton" on every platform.'
+        )
+    if method.noise is not None and not isinstance(method.noise, SPREADABLE):
+        names = ", ".join(policy.__name__ for policy in SPREADABLE)
+        raise ValueError(
+            f"With a mesh the noise policy must be one of {names}, which look at "
+            "numbers that all devices share; a policy of your own would see the "
+            f"residuals of one device. Got {type(method.noise).__name__}."
+        )
+
+
+def check_float_state(initial_state: PyTree) -> None:
+    """Raise `ValueError` for leaves that a sequential scan would have to follow."""
+    leaves = jax.tree.leaves(initial_state)
+    if all(is_float(leaf) for leaf in leaves):
+        return
+    raise ValueError(
+        "With a mesh all leaves of the state must be floating point; got "
+        f"{describe(initial_state)}. Counters and keys are followed step by step, on "
+        "one device: compute them beforehand and pass them as inputs."
+    )
 
 
 def bind_method(method: Method | Auto | None, recurrence: Recurrence) -> Method | Auto:

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from elk_ssm._closures import hoist
-from elk_ssm._options import concrete_method, prepare
+from elk_ssm._options import check_float_state, concrete_method, prepare
 from elk_ssm._recurrence import (
     Recurrence,
     canonicalize,
@@ -13,6 +14,7 @@ from elk_ssm._recurrence import (
 )
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.mesh import check_off_explicit, off_explicit, spread_of
 from elk_ssm.solution import Solution, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
@@ -43,6 +45,8 @@ def evaluate(
     backend: Backend = "auto",
     adjoint: Adjoint = "auto",
     keep: Keep = "all",
+    mesh: Mesh | None = None,
+    axis_name: str = "time",
 ) -> Solution:
     r"""Evaluate x_t = f(x_{t-1}, u_t), t = 1, ..., T, in parallel over time.
 
@@ -84,6 +88,16 @@ def evaluate(
             `plan.block_size` for `auto`); or `"last"`, x_T alone, without time axis.
             Except with `"all"`, memory beyond the inputs is O(T D / C), in derivatives
             too, and f is evaluated a little more often in total.
+        mesh: Devices over which time is spread: each holds T / P steps of the inputs,
+            the states and all intermediates, and sends summaries of D x D numbers.
+            Methods and results are the same as without; `auto` is then Newton over
+            blocks on every platform, `backend` concerns the passes inside a device,
+            and blocks are cut inside each device, so that per-step noise with blocks
+            has one entry for each of P ceil(T / P / C) blocks. Inputs may be sharded
+            already. Where P does not divide T they are padded, and the result, which
+            no even sharding fits, is not sharded.
+        axis_name: Name of the axis of the mesh that time is spread over. The others
+            are free for a batch (`jax.vmap` over sharded inputs).
 
     Returns:
         A `Solution`. A failed solve does not raise: look at `status`, or call
@@ -102,9 +116,25 @@ def evaluate(
         >>> elk.Status(int(sol.status)).name, sol.states.shape
         ('converged', (100, 3))
     """
+    spread = spread_of(mesh, axis_name)
+    if spread is not None:
+        check_float_state(initial_state)
+        moved = off_explicit((initial_state, inputs, guess), "evaluate")
+        initial_state, inputs, guess = moved
     recurrence = canonicalize(f, initial_state, inputs, length)
+    if spread is not None:
+        check_off_explicit(recurrence.consts, "f")
     settings, options = prepare(
-        recurrence, method, guess, tol, max_iters, history, backend, adjoint, keep=keep
+        recurrence,
+        method,
+        guess,
+        tol,
+        max_iters,
+        history,
+        backend,
+        adjoint,
+        keep=keep,
+        spread=spread,
     )
     return run(recurrence, settings, options)
 

@@ -1,15 +1,24 @@
 """A drop-in for `jax.lax.scan` that evaluates the carry in parallel over time."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._options import prepare
+from elk_ssm._options import check_float_state, prepare
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._trees import describe
 from elk_ssm._types import PyTree
 from elk_ssm.evaluate import run
+from elk_ssm.kalman.mesh import (
+    Spread,
+    check_off_explicit,
+    off_explicit,
+    on_mesh,
+    spread_of,
+)
+from elk_ssm.kalman.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 
@@ -38,7 +47,7 @@ def scan(
         reverse: Run from the last x to the first, as `lax.scan` does.
         unroll: Accepted for compatibility; it has no effect.
         method: See `evaluate`.
-        **options: Further options of `evaluate`.
+        **options: Further options of `evaluate`, `mesh` and `axis_name` among them.
 
     Returns:
         The final carry and the stacked outputs ys.
@@ -59,7 +68,13 @@ def scan(
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
 
+    spread = spread_of(options.pop("mesh", None), options.pop("axis_name", "time"))
+    if spread is not None:
+        check_float_state(init)
+        init, xs = off_explicit((init, xs), "scan")
     recurrence = canonicalize(carry_only, init, xs, length)
+    if spread is not None:
+        check_off_explicit(recurrence.consts, "f")
     defaults = {
         "guess": None,
         "tol": None,
@@ -72,18 +87,30 @@ def scan(
     if unknown:
         raise TypeError(f"scan got unknown options {sorted(unknown)}.")
     settings, numbers = prepare(
-        recurrence, method, **{**defaults, **options}, fall_back=True
+        recurrence, method, **{**defaults, **options}, fall_back=True, spread=spread
     )
     states = run(recurrence, settings, numbers).states
-    before = jax.tree.map(
-        lambda x0, x: jnp.concatenate([x0[None], x[:-1]]), init, states
-    )
+    before = _states_before(init, states, spread, recurrence.length)
     ys = jax.vmap(lambda carry, x: f(carry, x)[1], axis_size=recurrence.length)(
         before, xs
     )
     if reverse:
         ys = jax.tree.map(lambda y: y[::-1], ys)
     return jax.tree.map(lambda x: x[-1], states), ys
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _states_before(
+    init: PyTree, states: PyTree, spread: Spread | None, length: int
+) -> PyTree:
+    """State before every step."""
+    if spread is None:
+        return jax.tree.map(LOCAL.before, init, states)
+
+    def shift(states: PyTree, init: PyTree) -> tuple[PyTree, tuple]:
+        return jax.tree.map(spread.axis.before, init, states), ()
+
+    return on_mesh(spread, shift, states, init, length)[0]
 
 
 def _check_pair(f: Any, init: PyTree, xs: PyTree) -> None:

@@ -168,6 +168,10 @@ class TimeAxis:
         """Largest of each scalar or row over all devices; none may be NaN."""
         return self._reduce(jax.lax.pmax, list(numbers))
 
+    def smallest(self, number: Array) -> Array:
+        """Smallest of a scalar over all devices."""
+        return self._reduce(jax.lax.pmin, [number])[0]
+
     def total(self, number: Array) -> Array:
         """Sum of a scalar over all devices, the same to the last bit on each."""
         return jnp.sum(self.gather(number), axis=0)

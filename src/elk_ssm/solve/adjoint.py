@@ -11,7 +11,9 @@ differentiable to any order, and transposes it into the adjoint recursion
     w_t = J_{t+1}^T w_{t+1} + v_t,      t = T, ..., 1,      w_{T+1} = 0.
 
 Nothing of size T x D x D is formed unless the parallel dense adjoint is asked for: the
-recursions push tangents or cotangents through f, step by step or in blocks.
+recursions push tangents or cotangents through f, step by step or in blocks. Spread over
+devices, each recursion is one affine pass over what the devices hold: one all-gather of
+a D x D map and a vector from each, and a halo of one row.
 """
 
 from collections.abc import Callable
@@ -24,8 +26,10 @@ from jax.custom_derivatives import SymbolicZero
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.affine import affine_scan
+from elk_ssm.kalman.small_linalg import matvec
 from elk_ssm.kalman.structure import Dense
-from elk_ssm.solve.nodes import block_map, in_blocks, near_divisor, starts
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.solve.nodes import block_map, in_blocks, near_divisor
 
 Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks"]
 Recursion: TypeAlias = str
@@ -40,6 +44,7 @@ def trajectory_tangent(
     tangents: tuple[list, Array, PyTree],
     states: Array,
     block_size: int = 1,
+    axis: TimeAxis = LOCAL,
 ) -> Array:
     """Tangent of the states `(T, D)` along tangents of (consts, x_0, inputs).
 
@@ -54,6 +59,7 @@ def trajectory_tangent(
             `SymbolicZero` for what does not move and then costs nothing.
         states: The trajectory at the primals.
         block_size: C, the number of steps between the given states.
+        axis: Where time lives; T is then what this device holds.
     """
     if block_size > 1:
         consts, initial, inputs = primals
@@ -69,7 +75,7 @@ def trajectory_tangent(
         new = iter(moved)
         merged = [next(new) if m else x for m, x in zip(moving, leaves, strict=True)]
         consts, initial, inputs = jax.tree.unflatten(tree, merged)
-        before = starts(initial, states)
+        before = axis.before(initial, states)
         return _over_time(lambda x, u: function(consts, x, u), before, inputs, chunk)
 
     def chosen(x: list) -> list:
@@ -77,12 +83,12 @@ def trajectory_tangent(
 
     source = jax.jvp(one_step, (chosen(leaves),), (chosen(along),))[1]
     consts, initial, inputs = primals
-    before = starts(initial, states)
+    before = axis.before(initial, states)
 
     def step_at(x: Array, u: PyTree) -> Array:
         return function(consts, x, u)
 
-    return _solve(step_at, before, inputs, source, adjoint, chunk)
+    return _solve(step_at, before, inputs, source, adjoint, chunk, axis)
 
 
 def _fold(tangents: PyTree, count: int, block_size: int) -> PyTree:
@@ -121,11 +127,12 @@ def _solve(
     source: Array,
     adjoint: Recursion,
     chunk: int,
+    axis: TimeAxis,
 ) -> Array:
     """Solve the tangent system for `source`, differentiably."""
 
     def system(d: Array) -> Array:
-        shifted = starts(jnp.zeros_like(d[0]), d)
+        shifted = axis.before(jnp.zeros_like(d[0]), d)
         pushed = jax.jvp(
             lambda x: _over_time(step, x, inputs, chunk), (before,), (shifted,)
         )
@@ -133,7 +140,8 @@ def _solve(
 
     def recursion(*, reverse: bool) -> Callable:
         def by(kind: Recursion) -> Callable:
-            return partial(_RECURSIONS[kind], step, before, inputs, reverse=reverse)
+            solve = _RECURSIONS[kind]
+            return partial(solve, step, before, inputs, axis=axis, reverse=reverse)
 
         def run(_: Any, source: Array) -> Array:
             if adjoint.startswith("cpu-sequential-else-"):
@@ -161,9 +169,16 @@ def _pull(step: Callable, x: Array, u: PyTree, cotangent: Array) -> Array:
 
 
 def _sequential(
-    step: Callable, before: Array, inputs: PyTree, source: Array, *, reverse: bool
+    step: Callable,
+    before: Array,
+    inputs: PyTree,
+    source: Array,
+    *,
+    axis: TimeAxis,
+    reverse: bool,
 ) -> Array:
-    """One tangent or cotangent through f, step by step."""
+    """One tangent or cotangent through f, step by step; on one device."""
+    assert not axis.is_spread
 
     def forward(d: Array, entry: tuple) -> tuple[Array, Array]:
         x, u, g = entry
@@ -181,22 +196,43 @@ def _sequential(
 
 
 def _dense(
-    step: Callable, before: Array, inputs: PyTree, source: Array, *, reverse: bool
+    step: Callable,
+    before: Array,
+    inputs: PyTree,
+    source: Array,
+    *,
+    axis: TimeAxis,
+    reverse: bool,
 ) -> Array:
     """All Jacobians, `(T, D, D)`, and an affine scan over them."""
     jacobians = jax.vmap(jax.jacfwd(step))(before, inputs)
-    return affine_scan(Dense(jacobians), source, reverse=reverse, backend="auto")
+    scan = partial(affine_scan, backend="auto")
+    if not axis.is_spread:
+        return scan(Dense(jacobians), source, reverse=reverse)
+    if not reverse:
+        return scan(Dense(jacobians), source, axis=axis)
+    # In terms of p_t = J_t^T w_t, which needs no Jacobian of another device.
+    axis, source = axis.reversed(), source[::-1]
+    transposed = jnp.swapaxes(jacobians, -1, -2)[::-1]
+    pulled = scan(Dense(transposed), matvec(transposed, source), axis=axis)
+    return (axis.before(jnp.zeros_like(pulled[0]), pulled) + source)[::-1]
 
 
 def _blocks(
-    step: Callable, before: Array, inputs: PyTree, source: Array, *, reverse: bool
+    step: Callable,
+    before: Array,
+    inputs: PyTree,
+    source: Array,
+    *,
+    axis: TimeAxis,
+    reverse: bool,
 ) -> Array:
     """Blocks side by side: memory T x D and (T / C) x D x D, depth 2 C + 2 log2(T / C).
 
     A first sweep finds what each block adds on its own and how it maps its boundary, by
     pushing (pulling) the D unit vectors through it; an affine scan joins the blocks;
     a second sweep starts from the right boundaries. The last block is filled up with
-    steps without source, which change nothing.
+    steps that pass on what they are given.
     """
     length, size = source.shape
     block = max(int(length**0.5), 1)
@@ -208,32 +244,36 @@ def _blocks(
 
     quiet = jnp.zeros((count * block - length, size), source.dtype)
     sources = jnp.concatenate([source, quiet]).reshape(count, block, size)
-    entries = (*jax.tree.map(lay_out, (before, inputs)), jnp.swapaxes(sources, 0, 1))
+    real = jnp.swapaxes(jnp.arange(count * block).reshape(count, block) < length, 0, 1)
+    laid_out = jax.tree.map(lay_out, (before, inputs))
+    entries = (*laid_out, real, jnp.swapaxes(sources, 0, 1))
 
-    def through(x: Array, u: PyTree, d: Array, g: Array) -> tuple[Array, Array]:
+    def through(entry: tuple, d: Array) -> tuple[Array, Array]:
+        x, u, ok, g = entry
         if reverse:
-            return _pull(step, x, u, d + g), d + g
-        d = _push(step, x, u, d) + g
+            return jnp.where(ok, _pull(step, x, u, d + g), d), d + g
+        d = jnp.where(ok, _push(step, x, u, d) + g, d)
         return d, d
 
-    def columns(x: Array, u: PyTree, m: Array) -> Array:
-        return jax.vmap(lambda d: through(x, u, d, jnp.zeros_like(d))[0], -1, -1)(m)
+    def columns(entry: tuple, m: Array) -> Array:
+        quiet = (*entry[:3], jnp.zeros_like(entry[3]))
+        return jax.vmap(lambda d: through(quiet, d)[0], -1, -1)(m)
 
     def sweep(carry: tuple, entry: tuple) -> tuple[tuple, None]:
         d, m = carry
-        x, u, g = entry
-        return (jax.vmap(through)(x, u, d, g)[0], jax.vmap(columns)(x, u, m)), None
+        d = jax.vmap(through)(entry, d)[0]
+        return (d, jax.vmap(columns)(entry, m)), None
 
     def collect(d: Array, entry: tuple) -> tuple[Array, Array]:
-        x, u, g = entry
-        return jax.vmap(through)(x, u, d, g)
+        return jax.vmap(through)(entry, d)
 
     nothing = jnp.zeros((count, size), source.dtype)
     unit = jnp.broadcast_to(jnp.eye(size, dtype=source.dtype), (count, size, size))
     (own, maps), _ = jax.lax.scan(sweep, (nothing, unit), entries, reverse=reverse)
     turn = -1 if reverse else 1
-    ends = affine_scan(Dense(maps[::turn]), own[::turn], backend="auto")
-    begins = starts(jnp.zeros_like(ends[0]), ends)[::turn]
+    axis = axis.reversed() if reverse else axis
+    ends = affine_scan(Dense(maps[::turn]), own[::turn], backend="auto", axis=axis)
+    begins = axis.before(jnp.zeros_like(ends[0]), ends)[::turn]
     found = jax.lax.scan(collect, begins, entries, reverse=reverse)[1]
     return jnp.swapaxes(found, 0, 1).reshape(count * block, size)[:length]
 
@@ -245,13 +285,17 @@ _RECURSIONS: dict[str, Callable] = {
 }
 
 
-def choose_recursion(adjoint: Adjoint, *, has_jacobians: bool) -> Recursion:
+def choose_recursion(
+    adjoint: Adjoint, *, has_jacobians: bool, spread: bool = False
+) -> Recursion:
     """Resolve `"auto"`: sequential on a CPU, else dense for the dense methods.
 
     Args:
         adjoint: What the user asked for.
         has_jacobians: Whether the forward pass forms `(T, D, D)` Jacobians anyway.
+        spread: Whether time is spread over devices, which then never take turns.
     """
     if adjoint != "auto":
         return adjoint
-    return "cpu-sequential-else-" + ("parallel" if has_jacobians else "blocks")
+    parallel = "parallel" if has_jacobians else "blocks"
+    return parallel if spread else "cpu-sequential-else-" + parallel

@@ -4,8 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import Status, int_status
-from elk_ssm.solve.nodes import in_blocks, roll_out_sequentially, starts
+from elk_ssm.solve.nodes import (
+    in_blocks,
+    roll_out_in_turn,
+    roll_out_sequentially,
+    starts,
+)
 
 _CHUNK = 512
 
@@ -17,6 +23,8 @@ def find_failure(
     states: Array,
     status: Array,
     block_size: int = 1,
+    axis: TimeAxis = LOCAL,
+    length: int | None = None,
 ) -> tuple[Array, Array, Array]:
     """Locate the first non-finite value that f returns along the trajectory.
 
@@ -27,18 +35,31 @@ def find_failure(
         states: States `(n, D)` at the ends of blocks of C steps.
         status: What the method concluded.
         block_size: C.
+        axis: Where time lives; n is then what this device holds.
+        length: Number of steps of all devices, needed where time is spread.
 
     Returns:
         The states with non-finite rows replaced by the last finite one before them,
         the status, and the failed step or -1.
     """
-    suspect = (status == Status.nonfinite) | ~jnp.all(jnp.isfinite(states))
+    suspect = (status == Status.nonfinite) | ~axis.all(jnp.isfinite(states))
 
     def locate(carry: tuple) -> tuple:
         _, states, _ = carry
-        failed = _first_nonfinite(step, initial, inputs, states, block_size)
+        begin = axis.before(initial, states)[0] if axis.is_spread else initial
+        failed = _first_nonfinite(step, begin, inputs, states, block_size)
+        if axis.is_spread:
+            assert length is not None
+            piece = states.shape[0] * block_size
+            somewhere = failed + axis.place * piece
+            # Behind the end there are no steps that could fail.
+            found = (failed >= 0) & (somewhere < length)
+            failed = axis.smallest(jnp.where(found, somewhere, length))
+            failed = jnp.where(failed < length, failed, -1).astype(jnp.int32)
+        failed = jnp.maximum(failed, 0)
         first = failed // block_size
-        last = jnp.where(first > 0, states[jnp.maximum(first - 1, 0)], initial)
+        before = axis.row(states, jnp.maximum(first - 1, 0))
+        last = jnp.where(first > 0, before, initial)
         broken = ~jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
         return jnp.zeros_like(suspect), jnp.where(broken, last, states), failed
 
@@ -53,7 +74,7 @@ def find_failure(
 def _first_nonfinite(
     step: FlatStep, initial: Array, inputs: PyTree, states: Array, block_size: int
 ) -> Array:
-    """First step at which f, at the states given, is not finite.
+    """First step at which f, at the states given, is not finite, or -1.
 
     Searched chunk by chunk: nothing of size T is formed, and nothing in here is the
     same in every round, which the compiler would hoist out of the loop and always
@@ -85,8 +106,7 @@ def _first_nonfinite(
         return (carry[0] < count) & (carry[1] < 0)
 
     begin = jnp.asarray(0, jnp.int32), jnp.asarray(-1, jnp.int32)
-    failed = jax.lax.while_loop(unfinished, search, begin)[1]
-    return jnp.maximum(failed, 0)
+    return jax.lax.while_loop(unfinished, search, begin)[1]
 
 
 def fall_back(
@@ -96,13 +116,17 @@ def fall_back(
     length: int,
     states: Array,
     status: Array,
+    axis: TimeAxis = LOCAL,
 ) -> tuple[Array, Array]:
     """Evaluate sequentially what the iteration did not bring to convergence."""
     undecided = status != Status.converged
 
     def evaluate(_: tuple) -> tuple:
-        states = roll_out_sequentially(step, initial, inputs, length)
-        return jnp.zeros_like(undecided), states
+        if axis.is_spread:
+            found = roll_out_in_turn(step, initial, inputs, states, axis)
+        else:
+            found = roll_out_sequentially(step, initial, inputs, length)
+        return jnp.zeros_like(undecided), found
 
     # A loop and no `cond`, of which `vmap` would run both branches for every batch.
     _, states = jax.lax.while_loop(

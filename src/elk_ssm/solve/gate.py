@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 
 
 @jax.tree_util.register_dataclass
@@ -33,16 +34,24 @@ class Gate:
     factor: ArrayLike = 3.0
 
 
-def extend_prefix(exact: Array, nodes: Array, values: Array) -> Array:
+def extend_prefix(
+    exact: Array, nodes: Array, values: Array, axis: TimeAxis = LOCAL
+) -> Array:
     """Number of exact nodes after this pass, given `exact` before it."""
-    index = jnp.arange(nodes.shape[0])
-    same = jnp.all(nodes == values, axis=1) | (index < exact)
+    count = nodes.shape[0]
+    same = jnp.all(nodes == values, axis=1) | (axis.index(count) < exact)
     # First node that differs from its rollout value; it is exact once it takes it.
-    first = jnp.min(jnp.where(same, nodes.shape[0], index), initial=nodes.shape[0])
-    return jnp.minimum(first + 1, nodes.shape[0]).astype(exact.dtype)
+    (first,) = axis.first_true(~same)
+    return jnp.minimum(first + 1, axis.size * count).astype(exact.dtype)
 
 
-def settle_prefix(candidate: Array, nodes: Array, values: Array, exact: Array) -> Array:
+def settle_prefix(
+    candidate: Array,
+    nodes: Array,
+    values: Array,
+    exact: Array,
+    axis: TimeAxis = LOCAL,
+) -> Array:
     """Keep the exact nodes and let the next one take its rollout value.
 
     Args:
@@ -50,8 +59,9 @@ def settle_prefix(candidate: Array, nodes: Array, values: Array, exact: Array) -
         nodes: Nodes before the update.
         values: Their rollout values.
         exact: Number of exact nodes after this pass.
+        axis: Where time lives.
     """
-    index = jnp.arange(nodes.shape[0])[:, None]
+    index = axis.index(nodes.shape[0])[:, None]
     settled = jnp.where(index < exact - 1, nodes, candidate)
     return jnp.where(index == exact - 1, values, settled)
 
@@ -65,6 +75,8 @@ def set_back(
     exact: Array,
     *,
     to_rollout: bool,
+    last_exact: Array | None = None,
+    axis: TimeAxis = LOCAL,
 ) -> Array:
     """Apply the gate to updated nodes.
 
@@ -76,20 +88,25 @@ def set_back(
         initial: x_0, `(D,)`.
         exact: Number of exact nodes after this pass; never set back.
         to_rollout: Whether rollout values, where finite, are what to set back to.
+        last_exact: The last state of the exact prefix, if the caller has it at hand.
+        axis: Where time lives.
 
     Returns:
         The gated nodes, `(n, D)`.
     """
-    frozen = jnp.arange(candidate.shape[0]) < exact
+    frozen = axis.index(candidate.shape[0]) < exact
     refused = ~jnp.all(jnp.isfinite(candidate), axis=1)
     if gate is not None:
         seen = jnp.where(frozen[:, None], jnp.abs(candidate), 0)
-        radius = gate.factor * jnp.maximum(jnp.max(seen, axis=0), jnp.abs(initial))
+        (furthest,) = axis.largest(jnp.max(seen, axis=0))
+        radius = gate.factor * jnp.maximum(furthest, jnp.abs(initial))
         # NaN compares false on the inside, so that it is outside.
         inside = jnp.all(jnp.abs(candidate) <= radius, axis=1)
         refused = refused | (~inside & ~small)
     refused = refused & ~frozen
-    last_exact = jnp.where(exact > 0, candidate[jnp.maximum(exact - 1, 0)], initial)
+    if last_exact is None:
+        edge = axis.row(candidate, jnp.maximum(exact - 1, 0))
+        last_exact = jnp.where(exact > 0, edge, initial)
     if to_rollout:
         usable = jnp.all(jnp.isfinite(values), axis=1, keepdims=True)
         fallback = jnp.where(usable, values, last_exact)

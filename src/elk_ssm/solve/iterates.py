@@ -24,8 +24,10 @@ def all_iterates(
 ) -> Array:
     """Return the guess and every iterate after it, `(num_iters + 1, T, D)`."""
     consts, initial, inputs = primals
-    step = partial(function, consts)
-    blocks, nodes = lay_out(method, settings, initial, inputs, options.guess)
+    flat = partial(function, consts)
+    step, blocks, nodes = lay_out(
+        method, settings, flat, initial, inputs, options.guess
+    )
     never = jnp.zeros_like(options.tolerance)
 
     def body(carry: Carry, _: None) -> tuple[Carry, Array]:

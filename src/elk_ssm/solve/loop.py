@@ -21,12 +21,14 @@ from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import affine_scan, apply
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
+from elk_ssm.kalman.damped_spread import spread_filter_means, spread_smoother
 from elk_ssm.kalman.structure import Operator
+from elk_ssm.kalman.time_axis import TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import Blocks, linearize_nodes, starts
-from elk_ssm.solve.stopping import PATIENCE, judge, largest, scale_of
+from elk_ssm.solve.nodes import Blocks, linearize_nodes
+from elk_ssm.solve.stopping import PATIENCE, Verdict, judge, scale_of
 from elk_ssm.surrogate.noise import Seen
 
 RUNNING = -1
@@ -52,6 +54,13 @@ class Carry(NamedTuple):
     history: History | None
 
 
+class Prefix(NamedTuple):
+    """The provably exact prefix: how many nodes, and the state at its end, `(D,)`."""
+
+    exact: Array
+    edge: Array
+
+
 class Pass(NamedTuple):
     """What one pass found before it changed anything."""
 
@@ -71,8 +80,12 @@ def iterate(
     *,
     history: int,
     backend: Backend,
+    policy: Any = None,
 ) -> Carry:
     """Run passes until one of the stopping rules holds.
+
+    With `blocks.axis` spread over devices every device runs this on its own blocks, and
+    all of them take the same decisions.
 
     Args:
         method: What to run.
@@ -83,6 +96,7 @@ def iterate(
         max_iters: Largest number of passes, `()`.
         history: How many passes to record.
         backend: Which scans to use.
+        policy: First state of the noise policy, if it is not to be made here.
     """
 
     def running(carry: Carry) -> Array:
@@ -91,25 +105,27 @@ def iterate(
     def body(carry: Carry) -> Carry:
         return one_pass(method, step, blocks, tolerance, backend, carry)
 
-    carry = jax.lax.while_loop(running, body, start(method, guess, history))
+    carry = jax.lax.while_loop(running, body, start(method, guess, history, policy))
     cut_off = jnp.where(
         carry.status == RUNNING, int_status(Status.max_iters_reached), carry.status
     )
     return carry._replace(status=cut_off)
 
 
-def start(method: Method, guess: Array, history: int) -> Carry:
+def start(method: Method, guess: Array, history: int, policy: Any = None) -> Carry:
     """Return the carry before the first pass."""
     unknown = jnp.asarray(jnp.inf, guess.dtype)
-    policy = method.noise
+    noise = method.noise
+    if noise is not None and policy is None:
+        policy = noise.init(guess.shape, guess.dtype)
     return Carry(
         nodes=guess,
-        accepted=guess if policy is not None and policy.can_reject else None,
+        accepted=guess if noise is not None and noise.can_reject else None,
         gated=None if method.gate is None else guess,
         free=jnp.asarray(True),
         merit=unknown,
         predicted=unknown,
-        policy=None if policy is None else policy.init(guess.shape, guess.dtype),
+        policy=policy,
         iteration=jnp.asarray(0, jnp.int32),
         exact=jnp.asarray(0, jnp.int32),
         status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
@@ -126,6 +142,7 @@ def empty_history(length: int, dtype: Any) -> History | None:
     return History(empty, empty, empty) if length else None
 
 
+@jax.named_scope("one_pass")
 def one_pass(
     method: Method,
     step: FlatStep,
@@ -136,28 +153,37 @@ def one_pass(
 ) -> Carry:
     """Evaluate, judge, update."""
     seen = _evaluate(method, step, blocks, backend, carry)
-    carry, accept = _consult_policy(method, carry, seen)
+    axis = blocks.axis
+    carry, accept = _consult_policy(method, blocks, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
-    scale = scale_of(seen.values, blocks.initial, backend)
-    verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm)
-    update = seen.step if noise is None else _damped(method, seen, noise, backend)
+    scale = scale_of(seen.values, blocks.initial, backend, axis)
+    verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm, axis)
+    update = seen.step if noise is None else _damped(method, seen, noise, backend, axis)
     update = jnp.where(verdict.converged, seen.step, update)
-    exact = extend_prefix(carry.exact, carry.nodes, seen.values)
-    nodes = settle_prefix(carry.nodes + update, carry.nodes, seen.values, exact)
+    exact = extend_prefix(carry.exact, carry.nodes, seen.values, axis)
+    edge = axis.row(seen.values, exact - 1)
+
+    def settled(step: Array) -> Array:
+        candidate = carry.nodes + step
+        return settle_prefix(candidate, carry.nodes, seen.values, exact, axis)
+
+    nodes, free = settled(update), settled(seen.step)
     small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
-    free = settle_prefix(carry.nodes + seen.step, carry.nodes, seen.values, exact)
-    nodes, carry = _gate(method, blocks, carry, seen, nodes, free, small, exact)
+    prefix = Prefix(exact, edge)
+    nodes, carry = _gate(
+        method, blocks, carry, seen, verdict, nodes, free, small, prefix
+    )
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
-    status = _status(verdict, stalls, exact, nodes, seen.values)
+    status = _status(verdict, stalls, prefix, blocks.unknowns)
     # Behind a break, and at the rounding floor, the iterate is better than its update.
     keep = (status == Status.nonfinite) | (status == Status.precision_limit)
     nodes = jnp.where(keep, carry.nodes, nodes)
     if carry.accepted is not None:
-        frozen = jnp.arange(nodes.shape[0])[:, None] < exact
+        frozen = axis.index(nodes.shape[0])[:, None] < exact
         stay = accept | frozen | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
-    return _record(carry, seen, noise, nodes, exact, status, update)
+    return _record(blocks, carry, seen, verdict, noise, nodes, exact, status, update)
 
 
 def _evaluate(
@@ -166,33 +192,63 @@ def _evaluate(
     values, operator = linearize_nodes(
         method.linearization, step, blocks, carry.nodes, carry.iteration
     )
+    if (real := blocks.real) is not None:
+        # What does not exist is where it should be and passes nothing on.
+        values = jnp.where(real[:, None], values, carry.nodes)
+        operator = jax.tree.map(
+            lambda a: jnp.where(jnp.reshape(real, (-1,) + (1,) * (a.ndim - 1)), a, 0),
+            operator,
+        )
     residual = carry.nodes - values
-    return Pass(
-        values, operator, residual, affine_scan(operator, -residual, backend=backend)
-    )
+    step_to = affine_scan(operator, -residual, backend=backend, axis=blocks.axis)
+    return Pass(values, operator, residual, step_to)
 
 
-def _damped(method: Method, seen: Pass, noise: Array, backend: Backend) -> Array:
+def _damped(
+    method: Method, seen: Pass, noise: Array, backend: Backend, axis: TimeAxis
+) -> Array:
     """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
 
     def damped(seen: Pass) -> Array:
         offsets = -seen.residual
+        if axis.is_spread:
+            problem = seen.operator, offsets, noise
+            if method.estimate == "smoother":
+                return spread_smoother(*problem, backend=backend, axis=axis).means
+            return spread_filter_means(*problem, backend=backend, axis=axis)
         if method.estimate == "smoother":
             return damped_smoother(seen.operator, offsets, noise, backend=backend).means
         return damped_filter_means(seen.operator, offsets, noise, backend=backend)
 
-    return jax.lax.cond(jnp.all(jnp.isinf(noise)), lambda s: s.step, damped, seen)
+    undamped = jnp.isinf(noise)
+    undamped = axis.all(undamped) if _varies(noise) else jnp.all(undamped)
+    return jax.lax.cond(undamped, lambda s: s.step, damped, seen)
 
 
-def _consult_policy(method: Method, carry: Carry, seen: Pass) -> tuple[Carry, Array]:
+def _varies(noise: Array) -> bool:
+    """Whether there is noise for every unknown, which devices then share."""
+    return noise.ndim == 2
+
+
+def _consult_policy(
+    method: Method, blocks: Blocks, carry: Carry, seen: Pass
+) -> tuple[Carry, Array]:
     """Let the noise policy see the iterate; it may adapt, and may refuse it."""
     if method.noise is None:
         return carry, jnp.asarray(True)
-    merit = jnp.sum(seen.residual**2) / 2
+    squares = blocks.axis.total(jnp.sum(seen.residual**2))
+    merit = squares / 2
     merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
     state, accept = method.noise.update(
         carry.policy,
-        Seen(seen.residual, merit, carry.merit, carry.predicted, carry.iteration),
+        Seen(
+            seen.residual,
+            merit,
+            carry.merit,
+            carry.predicted,
+            carry.iteration,
+            squares / (blocks.unknowns * seen.residual.shape[1]),
+        ),
     )
     carry = carry._replace(policy=state)
     if carry.accepted is None:
@@ -208,10 +264,11 @@ def _gate(
     blocks: Blocks,
     carry: Carry,
     seen: Pass,
+    verdict: Verdict,
     nodes: Array,
     free: Array,
     small: Array,
-    exact: Array,
+    prefix: Prefix,
 ) -> tuple[Array, Carry]:
     """Apply the gate; the first updates are tried undamped and ungated.
 
@@ -223,7 +280,7 @@ def _gate(
     Returns:
         The nodes to go on with, and the carry with the gated ones that wait.
     """
-    to_rollout = blocks.size > 1
+    to_rollout, axis = blocks.size > 1, blocks.axis
 
     def apply_gate(gate: Gate | None, nodes: Array) -> Array:
         return set_back(
@@ -232,29 +289,29 @@ def _gate(
             seen.values,
             small,
             blocks.initial,
-            exact,
+            prefix.exact,
             to_rollout=to_rollout,
+            last_exact=prefix.edge,
+            axis=axis,
         )
 
     if method.gate is None:
         return apply_gate(None, nodes), carry
     assert carry.gated is not None
     gated = apply_gate(method.gate, nodes)
-    frozen = jnp.arange(nodes.shape[0])[:, None] < exact
+    frozen = axis.index(nodes.shape[0])[:, None] < prefix.exact
     waiting = jnp.where(frozen, nodes, carry.gated)
-    falling = largest(seen.residual) <= _PROGRESS * carry.residual_norm
-    free_still = carry.free & (falling | jnp.all(small))
+    falling = verdict.residual_norm <= _PROGRESS * carry.residual_norm
+    free_still = carry.free & (falling | axis.all(small))
     onward = jnp.where(carry.free, waiting, gated)
     chosen = jnp.where(free_still, apply_gate(None, free), onward)
     return chosen, carry._replace(gated=gated, free=free_still)
 
 
-def _status(
-    verdict: Any, stalls: Array, exact: Array, nodes: Array, values: Array
-) -> Array:
-    complete = exact >= nodes.shape[0]
+def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Array:
+    complete = prefix.exact >= count
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
-    broken = verdict.nonfinite | ~jnp.all(jnp.isfinite(values[exact - 1]))
+    broken = verdict.nonfinite | ~jnp.all(jnp.isfinite(prefix.edge))
     limit = int_status(Status.precision_limit)
     status = jnp.where(stalls >= PATIENCE, limit, RUNNING)
     done = verdict.converged | complete
@@ -263,18 +320,20 @@ def _status(
 
 
 def _record(
+    blocks: Blocks,
     carry: Carry,
     seen: Pass,
+    verdict: Verdict,
     noise: Array | None,
     nodes: Array,
     exact: Array,
     status: Array,
     update: Array,
 ) -> Carry:
-    residual_norm, step_norm = largest(seen.residual), largest(seen.step)
+    residual_norm, step_norm = verdict.residual_norm, verdict.step_norm
     history = carry.history
     if history is not None:
-        level = jnp.inf if noise is None else jnp.exp(jnp.mean(jnp.log(noise)))
+        level = jnp.inf if noise is None else _mean_noise(blocks, noise)
         i = carry.iteration
         history = History(
             history.residual_norm.at[i].set(residual_norm, mode="drop"),
@@ -283,8 +342,9 @@ def _record(
         )
     predicted = carry.predicted
     if carry.accepted is not None:
-        after = seen.residual + update - apply(seen.operator, _shift(update))
-        predicted = jnp.sum(after**2) / 2
+        before = blocks.axis.before(jnp.zeros_like(update[0]), update)
+        after = seen.residual + update - apply(seen.operator, before)
+        predicted = blocks.axis.total(jnp.sum(after**2)) / 2
     return carry._replace(
         nodes=nodes,
         predicted=predicted,
@@ -297,5 +357,12 @@ def _record(
     )
 
 
-def _shift(update: Array) -> Array:
-    return starts(jnp.zeros_like(update[0]), update)
+def _mean_noise(blocks: Blocks, noise: Array) -> Array:
+    """Geometric mean of s^2."""
+    if not (blocks.axis.is_spread and _varies(noise)):
+        return jnp.exp(jnp.mean(jnp.log(noise)))
+    logs = jnp.log(noise)
+    if blocks.real is not None:
+        logs = jnp.where(blocks.real[:, None], logs, 0)
+    total = blocks.axis.total(jnp.sum(logs))
+    return jnp.exp(total / (blocks.unknowns * noise.shape[1]))

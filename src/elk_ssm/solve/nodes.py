@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.structure import Operator
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.surrogate.linearization import Linearization, Where
 
 
@@ -31,6 +32,9 @@ class Blocks(NamedTuple):
         number: Number of blocks n.
         rest: Number of remaining steps.
         laid_out: Which of the two layouts `inputs` has.
+        axis: Where time lives; n is then the number of blocks of this device.
+        begin: Time index of the first step.
+        existing: How many blocks of all devices have steps at all, None for every one.
     """
 
     initial: Array
@@ -40,6 +44,23 @@ class Blocks(NamedTuple):
     number: int
     rest: int
     laid_out: bool
+    axis: TimeAxis = LOCAL
+    begin: Array | int = 0
+    existing: int | None = None
+
+    @property
+    def unknowns(self) -> int:
+        """Number of unknown nodes of all devices together."""
+        if self.existing is not None:
+            return self.existing
+        return self.axis.size * self.number
+
+    @property
+    def real(self) -> Array | None:
+        """Which blocks of this device have steps, `(n,)`; None for all of them."""
+        if self.existing is None:
+            return None
+        return self.axis.index(self.number) < self.existing
 
     def entry(self, j: Array | int) -> tuple[PyTree, Array]:
         """Inputs `(n, ...)` and time indices `(n,)` of step j of every block."""
@@ -48,7 +69,8 @@ class Blocks(NamedTuple):
             lambda x: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False),
             self.inputs,
         )
-        return inputs, j + self.size * jnp.arange(self.number, dtype=jnp.int32)
+        first = self.begin + self.size * jnp.arange(self.number, dtype=jnp.int32)
+        return inputs, j + first
 
 
 def cut(
@@ -67,6 +89,60 @@ def cut(
         blocks = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), blocks)
     tail = jax.tree.map(lambda x: x[whole:], inputs)
     return Blocks(initial, blocks, tail, block_size, count, length - whole, lay_out)
+
+
+def cut_piece(
+    step: FlatStep,
+    initial: Array,
+    inputs: PyTree,
+    length: int,
+    block_size: int,
+    axis: TimeAxis,
+    *,
+    lay_out: bool = True,
+) -> tuple[FlatStep, Blocks]:
+    """Cut what this device holds of a recurrence of `length` steps.
+
+    Every device holds `ceil(length / P)` steps, the last ones also such as do not exist
+    (their inputs are there and are not used), and cuts them into blocks of C. Steps
+    that fill up its last block, and those after the end, keep the state as it is; a
+    block of nothing else is not `real`.
+
+    Args:
+        step: The recurrence on flat states.
+        initial: x_0, on every device.
+        inputs: What this device holds of the inputs.
+        length: T, of all devices together.
+        block_size: Steps C in a block.
+        axis: Where time lives.
+        lay_out: As for `cut`.
+
+    Returns:
+        The step to use with these blocks, and the blocks; they have no tail.
+    """
+    piece = -(-length // axis.size)
+    fill = -piece % block_size
+    begin = (axis.place * piece + jnp.zeros((), jnp.int32)).astype(jnp.int32)
+    if fill == 0 and piece * axis.size == length:
+        blocks = cut(initial, inputs, piece, block_size, lay_out=lay_out)
+        return step, blocks._replace(axis=axis, begin=begin)
+
+    def fill_up(x: Array) -> Array:
+        return jnp.concatenate([x, jnp.repeat(x[:1], fill, axis=0)])
+
+    def step_or_stay(state: Array, entry: tuple[Array, PyTree]) -> Array:
+        exists, inputs = entry
+        return jnp.where(exists, step(state, inputs), state)
+
+    exists = jnp.arange(piece + fill) < jnp.clip(length - begin, 0, piece)
+    entries = exists, jax.tree.map(fill_up, inputs)
+    blocks = cut(initial, entries, piece + fill, block_size, lay_out=lay_out)
+    existing = None
+    if piece * axis.size > length:
+        full, rest = divmod(length, piece)
+        existing = full * blocks.number + -(-rest // block_size)
+    blocks = blocks._replace(axis=axis, begin=begin, existing=existing)
+    return step_or_stay, blocks
 
 
 def near_divisor(length: int, target: float) -> int:
@@ -128,7 +204,7 @@ def linearize_nodes(
     def from_start(state: Array, inputs: PyTree, time: Array) -> tuple[Array, Operator]:
         return one_step(state, before, inputs, time)
 
-    begin = starts(blocks.initial, nodes)
+    begin = blocks.axis.before(blocks.initial, nodes)
     chunk = linearization.time_chunk(size)
     if blocks.size == 1:
         first = blocks.entry(0)
@@ -173,7 +249,7 @@ def roll_out_whole(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
         states = lanes(states, blocks.entry(j)[0])
         return states, states
 
-    begin = starts(blocks.initial, nodes)
+    begin = blocks.axis.before(blocks.initial, nodes)
     by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
     return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
 
@@ -200,3 +276,19 @@ def roll_out_sequentially(
         return state, state
 
     return jax.lax.scan(body, initial, inputs, length=length)[1]
+
+
+def roll_out_in_turn(
+    step: FlatStep, initial: Array, inputs: PyTree, states: Array, axis: TimeAxis
+) -> Array:
+    """Return the states `(n, D)` of this device, one device after the other.
+
+    Every round all devices run through their steps, and one more starts from the right
+    state; `states` stand in for what is not known yet.
+    """
+
+    def one_round(_: int, states: Array) -> Array:
+        begin = axis.before(initial, states)[0]
+        return roll_out_sequentially(step, begin, inputs, states.shape[0])
+
+    return jax.lax.fori_loop(0, axis.size, one_round, states)

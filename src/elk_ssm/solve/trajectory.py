@@ -1,6 +1,6 @@
 """A trajectory and its derivatives: the loop wrapped as one differentiable function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -11,6 +11,8 @@ import numpy as np
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.mesh import Spread
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan
@@ -18,7 +20,8 @@ from elk_ssm.solve.failure import fall_back, find_failure
 from elk_ssm.solve.forgetful import evaluate_forgetful
 from elk_ssm.solve.loop import empty_history, iterate
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import Blocks, cut, roll_out
+from elk_ssm.solve.nodes import Blocks, cut, cut_piece, roll_out
+from elk_ssm.solve.spread import solve_on_mesh, tangent_on_mesh
 from elk_ssm.surrogate.linearization import DenseJacobian
 
 Keep: TypeAlias = Literal["all", "boundaries", "last"]
@@ -36,6 +39,7 @@ class Settings:
         fall_back: Whether to evaluate sequentially what did not converge.
         keep: Which states are returned; for `"last"` the engine keeps the boundaries.
         block_size: Steps C between the states that are kept, 1 for all.
+        spread: The mesh over which time is spread, None for one device.
     """
 
     length: int
@@ -45,6 +49,7 @@ class Settings:
     fall_back: bool
     keep: Keep = "all"
     block_size: int = 1
+    spread: Spread | None = None
 
 
 class Options(NamedTuple):
@@ -76,19 +81,67 @@ def _solve(
     options: Options,
 ) -> tuple[Array, Report]:
     """Find the flat trajectory, `(T, D)` or every C-th state, `(T // C, D)`."""
+    if settings.spread is None:
+        return _solve_here(LOCAL, function, settings, primals, options)
+    return _solve_spread(settings.spread, function, settings, primals, options)
+
+
+def _solve_spread(
+    spread: Spread,
+    function: HoistedFunction,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
+) -> tuple[Array, Report]:
+    """Find the trajectory with every device of a mesh finding its piece."""
+    length, dimension = settings.length, primals[1].shape[0]
+    method, is_auto = options.method, isinstance(options.method, Auto)
+    if isinstance(method, Auto):
+        size = None if settings.keep == "all" else settings.block_size
+        method = method.newton(length, dimension, size)
+    method = replace(method, block_size=min(method.block_size, spread.piece(length)))
+
+    def piece(
+        primals: tuple, method: Method, guess: Array | None, rest: tuple, policy: Any
+    ) -> tuple[Array, Report]:
+        options = Options(method, guess, *rest)
+        return _solve_here(spread.axis, function, settings, primals, options, policy)
+
+    rest = options.tolerance, options.max_iters
+    rows = length // settings.block_size
+    states, report = solve_on_mesh(
+        spread, length, rows, primals, method, options.guess, rest, piece
+    )
+    if is_auto:
+        plan = newton_plan(method.block_size, report.num_iters)
+        report = report._replace(plan=plan)
+    return states, report
+
+
+def _solve_here(
+    axis: TimeAxis,
+    function: HoistedFunction,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
+    policy: Any = None,
+) -> tuple[Array, Report]:
+    """Find what this device holds of the trajectory."""
     consts, initial, inputs = primals
 
     def step(state: Array, inputs: PyTree) -> Array:
         return function(consts, state, inputs)
 
-    states, report = _find(function, step, settings, primals, options)
+    states, report = _find(function, step, settings, primals, options, axis, policy)
+    length = settings.length
     if settings.fall_back:
         states, status = fall_back(
-            step, initial, inputs, settings.length, states, report.status
+            step, initial, inputs, length, states, report.status, axis
         )
         return states, report._replace(status=status)
+    every = settings.block_size
     states, status, failed_step = find_failure(
-        step, initial, inputs, states, report.status, settings.block_size
+        step, initial, inputs, states, report.status, every, axis, length
     )
     return states, report._replace(status=status, failed_step=failed_step)
 
@@ -99,12 +152,16 @@ def _find(
     settings: Settings,
     primals: tuple[list, Array, PyTree],
     options: Options,
+    axis: TimeAxis,
+    policy: Any,
 ) -> tuple[Array, Report]:
     """Run the method that was asked for."""
     method = options.method
     consts, initial, inputs = primals
     if isinstance(method, Method):
-        return _find_by_method(method, step, settings, initial, inputs, options)
+        return _find_by_method(
+            method, step, settings, initial, inputs, options, axis, policy
+        )
 
     def forgetful() -> tuple[Array, Report]:
         states, misfit, plan = evaluate_forgetful(
@@ -144,8 +201,12 @@ def _find_by_method(
     initial: Array,
     inputs: PyTree,
     options: Options,
+    axis: TimeAxis = LOCAL,
+    policy: Any = None,
 ) -> tuple[Array, Report]:
-    blocks, nodes = lay_out(method, settings, initial, inputs, options.guess)
+    step, blocks, nodes = lay_out(
+        method, settings, step, initial, inputs, options.guess, axis
+    )
     carry = iterate(
         method,
         step,
@@ -155,9 +216,14 @@ def _find_by_method(
         options.max_iters,
         history=settings.history,
         backend=settings.backend,
+        policy=policy,
     )
-    kept = carry.nodes
-    states = roll_out(step, blocks, kept) if settings.keep == "all" else kept
+    states = carry.nodes
+    if settings.keep == "all":
+        states = roll_out(step, blocks, states)
+    if axis.is_spread and settings.keep == "all":
+        # The last block of a device may be filled up.
+        states = states[: -(-settings.length // axis.size)]
     nowhere = jnp.asarray(-1, jnp.int32)
     return states, Report(
         carry.status,
@@ -179,10 +245,15 @@ def _solve_jvp(
     method = options.method
     dense = isinstance(method, Method) and method.block_size == 1
     dense = dense and isinstance(method.linearization, DenseJacobian)
-    recursion = choose_recursion(settings.adjoint, has_jacobians=dense)
-    tangent = trajectory_tangent(
-        function, recursion, problem, tangents[0], states, settings.block_size
+    spread = settings.spread
+    recursion = choose_recursion(
+        settings.adjoint, has_jacobians=dense, spread=spread is not None
     )
+    arguments = recursion, problem, tangents[0], states, settings.block_size
+    if spread is None:
+        tangent = trajectory_tangent(function, *arguments)
+    else:
+        tangent = tangent_on_mesh(spread, settings.length, function, *arguments)
     return (states, report), (tangent, jax.tree.map(_zero_tangent, report))
 
 
@@ -198,16 +269,26 @@ solve_trajectory = jax.jit(_solve, static_argnums=(0, 1))
 def lay_out(
     method: Method,
     settings: Settings,
+    step: FlatStep,
     initial: Array,
     inputs: PyTree,
     guess: Array | None,
-) -> tuple[Blocks, Array]:
-    """Return the blocks of a method and its first nodes."""
-    size = min(method.block_size, settings.length)
-    spacious = settings.keep == "all"
-    blocks = cut(initial, inputs, settings.length, size, lay_out=spacious)
+    axis: TimeAxis = LOCAL,
+) -> tuple[FlatStep, Blocks, Array]:
+    """Return the step to use, the blocks of a method and its first nodes."""
+    length, spacious = settings.length, settings.keep == "all"
+    size = min(method.block_size, length)
+    if axis.is_spread:
+        step, blocks = cut_piece(
+            step, initial, inputs, length, size, axis, lay_out=spacious
+        )
+    else:
+        blocks = cut(initial, inputs, length, size, lay_out=spacious)
     everywhere = jnp.broadcast_to(initial, (blocks.number, initial.shape[0]))
     if guess is None:
-        return blocks, everywhere
+        return step, blocks, everywhere
+    missing = max(blocks.number * size - guess.shape[0], 0)
+    if missing:
+        guess = jnp.concatenate([guess, jnp.repeat(guess[-1:], missing, axis=0)])
     nodes = guess[size - 1 :: size][: blocks.number]
-    return blocks, jnp.where(jnp.isfinite(nodes), nodes, everywhere)
+    return step, blocks, jnp.where(jnp.isfinite(nodes), nodes, everywhere)

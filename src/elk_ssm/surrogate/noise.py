@@ -10,7 +10,7 @@ travels through the loop:
     state, accept = policy.update(state, seen)     after f was evaluated at an iterate
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -29,6 +29,8 @@ class Seen(NamedTuple):
         last_merit: The same for the last accepted iterate, `inf` before the first.
         predicted_merit: What the linearised dynamics promised for this iterate.
         iteration: Number of iterations done before, an integer.
+        mean_square: Mean squared residual. Where time is spread over devices,
+            `residual` is only what one of them holds, and this is the mean over all.
     """
 
     residual: Array
@@ -36,6 +38,7 @@ class Seen(NamedTuple):
     last_merit: Array
     predicted_merit: Array
     iteration: Array
+    mean_square: Array | None = None
 
 
 @runtime_checkable
@@ -164,7 +167,10 @@ class ResidualProportional(_Steady):
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
         """Take s^2 from the residual; a non-finite one damps as the largest float."""
-        size = jnp.sqrt(jnp.mean(seen.residual**2))
+        mean_square = seen.mean_square
+        if mean_square is None:
+            mean_square = jnp.mean(seen.residual**2)
+        size = jnp.sqrt(mean_square)
         huge = jnp.finfo(size.dtype).max ** 0.5
         damping = self.coefficient * jnp.where(jnp.isfinite(size), size, huge)
         return (1 / damping).astype(state.dtype), jnp.asarray(True)
@@ -286,3 +292,30 @@ def check_noise(value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:
             f"dimension, ({n}, 1) per step or ({n}, {size})."
         )
     return array
+
+
+def unknowns_apart(
+    policy: NoisePolicy, shape: tuple[int, int], dtype: Any
+) -> tuple[NoisePolicy, Any, Array | None]:
+    """Make a policy's first state, and say what of it belongs to single unknowns.
+
+    Args:
+        policy: A policy of this module.
+        shape: `(n, D)`, the unknowns of all devices.
+        dtype: Of the unknowns.
+
+    Returns:
+        The policy without the state; the state where it is common to all unknowns, or
+        None; and where it is not, the state with leading axis n, or None.
+    """
+    state = policy.init(shape, dtype)
+    if isinstance(policy, Constant | PerStep):
+        policy = replace(policy, value=jnp.ones((), dtype))
+    if jnp.ndim(state) < 2:
+        return policy, state, None
+    if state.shape[0] == 1 < shape[0]:
+        return policy, state[0], None
+    return policy, None, state
+
+
+SPREADABLE = (Constant, PerStep, Annealed, ResidualProportional, GainRatio)
