@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benchmarks.collectives import collectives, count, entries
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tests.sharding.collectives import collectives, count, entries
 
 import elk_ssm as elk
 

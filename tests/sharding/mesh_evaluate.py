@@ -102,6 +102,31 @@ def test_gradients_equal_those_of_the_scan(mesh):
             np.testing.assert_allclose(found, expected, atol=CLOSE)
 
 
+def test_boundaries_alone_and_the_last_state_with_their_gradients(mesh):
+    W, x0, inputs = draw(EVEN)
+    method = elk.deer(block_size=5)
+
+    def last(W, run):
+        return jnp.sum(run(recurrence(W), x0, inputs) ** 3)
+
+    def kept(*args):
+        return elk.evaluate(*args, method=method, keep="last", mesh=mesh).states
+
+    found = jax.value_and_grad(last)(W, kept)
+    expected = jax.value_and_grad(last)(W, lambda *args: scanned(*args)[-1])
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=CLOSE)
+    with pytest.raises(ValueError, match="multiple of 8 devices times blocks of 4"):
+        elk.evaluate(
+            recurrence(W),
+            x0,
+            inputs,
+            method=elk.deer(block_size=4),
+            keep="boundaries",
+            mesh=mesh,
+        )
+
+
 def test_steps_past_the_end_touch_nothing(mesh):
     # x_t^2 = x_0^2 - t: the next step after the last is outside the domain of f.
     length = 10

@@ -1,20 +1,22 @@
 """The collectives of a compiled program, read from its text."""
 
+import math
 import re
 from collections import Counter
 from typing import NamedTuple
 
 KINDS = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 _LINE = re.compile(rf"= (.*?) ({KINDS})(?:-start)?\(")
-_SHAPE = re.compile(r"[a-z]+\d+\[([\d,]*)\]")
+_SHAPE = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 _PLACE = re.compile(r'op_name="([^"]*)"')
 
 
 class Collective(NamedTuple):
-    """One collective: its kind, result shapes, and the traced operation it is from."""
+    """One collective: its kind, result shapes, bytes, and where it was traced."""
 
     kind: str
     shapes: list[tuple[int, ...]]
+    bytes: int
     place: str
 
     @property
@@ -28,12 +30,14 @@ def collectives(compiled):
     found = []
     for line in compiled.as_text().splitlines():
         if match := _LINE.search(line):
-            shapes = [
-                tuple(int(n) for n in dims.split(",") if n)
-                for dims in _SHAPE.findall(match[1])
+            results = [
+                (int(bits) // 8, tuple(int(n) for n in dims.split(",") if n))
+                for bits, dims in _SHAPE.findall(match[1])
             ]
+            size = sum(width * math.prod(shape) for width, shape in results)
+            shapes = [shape for _, shape in results]
             place = _PLACE.search(line)
-            found.append(Collective(match[2], shapes, place[1] if place else ""))
+            found.append(Collective(match[2], shapes, size, place[1] if place else ""))
     return found
 
 
@@ -44,11 +48,5 @@ def count(found):
 
 def entries(found):
     """Largest number of entries that any of them returns."""
-    sizes = [1]
-    for each in found:
-        for shape in each.shapes:
-            size = 1
-            for n in shape:
-                size *= n
-            sizes.append(size)
-    return max(sizes)
+    sizes = [math.prod(shape) for each in found for shape in each.shapes]
+    return max(sizes, default=0)

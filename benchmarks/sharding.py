@@ -1,0 +1,295 @@
+"""What a pass over a mesh sends, and what follows for many devices.
+
+python -m benchmarks.sharding           # measure, write results and docs
+python -m benchmarks.sharding --small   # two devices, for CI
+python -m benchmarks.sharding --docs    # write the docs from stored results
+
+The number of devices is fixed when JAX starts, so each mesh size is measured by a
+process of its own (`--devices P`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import elk_ssm as elk
+from benchmarks import harness
+from benchmarks.collectives import collectives
+from benchmarks.harness import Row
+
+D, LENGTH = 4, 65_536
+COUNTS, MANY, STEPS = (2, 4, 8), (8, 64, 1_024), 100_000_000
+METHODS = {
+    "quasi_deer": elk.quasi_deer(),
+    "deer": elk.deer(),
+    "elk": elk.elk(1e2),
+    "deer, blocks of 64": elk.deer(block_size=64, gate=elk.Gate()),
+}
+# The assumptions of the arithmetic, named on the page.
+BANDWIDTH, LATENCY, MEMORY_BANDWIDTH = 25e9, 10e-6, 2e12
+TRIPS = 2
+
+
+def solve(method: elk.Method, mesh: Mesh | None, W: Any, inputs: Any) -> elk.Solution:
+    """Evaluate an Elman network."""
+
+    def f(x: jax.Array, u: jax.Array) -> jax.Array:
+        return jnp.tanh(W @ x + u)
+
+    return elk.evaluate(f, jnp.zeros(D), inputs, method=method, mesh=mesh)
+
+
+def compiled(method: elk.Method, mesh: Mesh, gradient: bool) -> Any:
+    """Compile the states, or the gradient of a loss on them, for sharded inputs."""
+
+    def states(W: Any, inputs: Any) -> Any:
+        return solve(method, mesh, W, inputs).states
+
+    def loss(W: Any, inputs: Any) -> Any:
+        return jnp.sum(states(W, inputs) ** 2)
+
+    sharding = NamedSharding(mesh, P("time"))
+    W = jax.ShapeDtypeStruct((D, D), jnp.float32)
+    inputs = jax.ShapeDtypeStruct((LENGTH, D), jnp.float32, sharding=sharding)
+    program = jax.grad(loss) if gradient else states
+    return jax.jit(program).lower(W, inputs).compile()
+
+
+def measure_mesh(names: list[str]) -> list[Row]:
+    """Read the compiled programs on all devices of this process."""
+    mesh = Mesh(np.array(jax.devices()), ("time",))
+    rows = []
+    for name in names:
+        for part in ("pass", "backward"):
+            program = compiled(METHODS[name], mesh, part == "backward")
+            mark = "one_pass" if part == "pass" else "transpose(jvp"
+            found = [each for each in collectives(program) if mark in each.place]
+            rows.append({"devices": mesh.size, "method": name, "part": part})
+            rows[-1] |= summary(found)
+            if part == "pass":
+                memory = program.memory_analysis()
+                held = memory.temp_size_in_bytes + memory.output_size_in_bytes
+                held += memory.argument_size_in_bytes
+                rows[-1]["bytes held a step"] = held * mesh.size / LENGTH
+    return rows
+
+
+def summary(found: list) -> Row:
+    """Counts of collectives, and the bytes that each device receives by them."""
+    of = {
+        kind: [each for each in found if each.kind == kind]
+        for kind in ("all-gather", "all-reduce", "collective-permute")
+    }
+    assert sum(map(len, of.values())) == len(found)
+    return {kind: len(each) for kind, each in of.items()} | {
+        f"{kind} bytes": sum(one.bytes for one in each) for kind, each in of.items()
+    }
+
+
+def cost_of_a_step(method: elk.Method, length: int) -> Row:
+    """Time a method on one device: nanoseconds for each step and pass."""
+    rng = np.random.default_rng(0)
+    W = jnp.asarray(rng.normal(size=(D, D)) / D**0.5, jnp.float32)
+    inputs = jnp.asarray(rng.normal(size=(length, D)), jnp.float32)
+    one = Mesh(np.array(jax.devices()[:1]), ("time",))
+    candidates = {
+        "ns alone": lambda W, inputs: solve(method, None, W, inputs),
+        "ns": lambda W, inputs: solve(method, one, W, inputs),
+    }
+    chosen = {name: (run, (W, inputs)) for name, run in candidates.items()}
+    rows, results = harness.compare(chosen, seconds=5.0)
+    passes = int(results["ns"].num_iters)
+    unit = 1e6 / length / passes
+    found = {row["candidate"]: unit * row["run_ms"] for row in rows}
+    return {"passes": passes, **found}
+
+
+def in_processes(counts: tuple[int, ...], names: list[str]) -> list[Row]:
+    """Measure each mesh size in a process that has so many devices."""
+    rows = []
+    for count in counts:
+        flag = f"--xla_force_host_platform_device_count={count}"
+        run = subprocess.run(
+            [sys.executable, "-m", "benchmarks.sharding", "--devices", *names],
+            env={**os.environ, "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
+            cwd=harness.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows += json.loads(run.stdout.splitlines()[-1])
+        print(f"{count} devices done", flush=True)
+    return rows
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+def seconds_sent(row: Row, devices: int) -> float:
+    """Time of the collectives of one pass on so many devices.
+
+    All-gathers double what they hold log2(P) times; all-reduces are one up and one down
+    a tree; a halo is one message. Bytes of a gather grow with P, the others do not.
+    """
+    if devices == 1:
+        return 0.0
+    hops = np.log2(devices)
+    rounds = hops * row["all-gather"] + 2 * hops * row["all-reduce"]
+    gathered = row["all-gather bytes"] / row["devices"] * (devices - 1)
+    rest = 2 * row["all-reduce bytes"] + row["collective-permute bytes"]
+    messages = rounds + row["collective-permute"]
+    return LATENCY * messages + (gathered + rest) / BANDWIDTH
+
+
+def efficiency(row: Row, per_step: float, devices: int, steps: int) -> float:
+    """Local time over local time plus that of the collectives."""
+    local = per_step * steps / devices
+    return local / (local + seconds_sent(row, devices))
+
+
+def predictions(rows: list[Row], costs: dict[str, Row]) -> list[Row]:
+    """Strong scaling at T = 1e8, and weak scaling at 1e8 / 64 steps a device."""
+    found = []
+    for row in (r for r in rows if r["part"] == "pass" and r["devices"] == 8):
+        name = row["method"]
+        memory_bound = TRIPS * row["bytes held a step"] / MEMORY_BANDWIDTH
+        kinds = {
+            "accelerator, memory-bound": memory_bound,
+            "CPU core, as measured": 1e-9 * costs[name]["ns"],
+        }
+        for kind, per_step in kinds.items():
+            found.append({"method": name, "local work": kind})
+            found[-1]["ns a step and pass"] = 1e9 * per_step
+            for devices in MANY:
+                strong = efficiency(row, per_step, devices, STEPS)
+                found[-1][f"strong, {devices:,}"] = strong
+            weak = efficiency(row, per_step, 1_024, STEPS // 64 * 1_024)
+            found[-1]["weak, 1,024"] = weak
+            found[-1]["ms sent, 1,024"] = 1e3 * seconds_sent(row, 1_024)
+    return found
+
+
+def document(stored: dict[str, Any]) -> str:
+    """The page of the docs."""
+    measured, costs = stored["rows"]["measured"], stored["rows"]["costs"]
+    passes = [r for r in measured if r["part"] == "pass"]
+    backward = [r for r in measured if r["part"] == "backward"]
+    kinds = ["all-gather", "all-reduce", "collective-permute"]
+    columns = ["method", "devices", *kinds, *(f"{kind} bytes" for kind in kinds)]
+    named = [{"method": name} | cost for name, cost in costs.items()]
+    arithmetic = predictions(measured, costs)
+    return "\n".join(
+        [
+            "# Beyond one device: what is sent, and how it scales",
+            "",
+            "Written by `python -m benchmarks.sharding`, numbers in "
+            "`benchmarks/results/sharding.json`.",
+            harness.machine_line(stored["hardware"]),
+            "",
+            "With `mesh=`, every device holds T / P steps. A pass is: a halo of one "
+            "state from the device before, f and its Jacobians on the own steps, a run "
+            "through them that ends in one summary (D x D numbers), an all-gather of "
+            "the P summaries, every device's own prefix over them, and the run that "
+            "corrects the own steps. Damping adds an all-gather for the filter and one "
+            "more for the smoother; tolerances are relative to the largest state so "
+            "far, which is one of D numbers. Whether to stop is agreed on by "
+            "all-reduces of a few numbers, so that all devices do the same passes. "
+            "Iterations and results are those of one device; in code, "
+            "`kalman/time_axis.py` is all that communicates.",
+            "",
+            "## Measured: the collectives of one pass",
+            "",
+            f"Read from the compiled programs at D = {D}, T = {LENGTH:,}, on 2, 4 and 8 "
+            "devices that XLA makes up on a CPU. Bytes are the results that one device "
+            "receives; those of all-gathers are proportional to P, all others do not "
+            "change, and none depends on T (a test holds this).",
+            "",
+            harness.table(passes, [*columns, "bytes held a step"]),
+            "",
+            "All-reduces that do not wait for each other are one; with the gate there "
+            "are up to five rounds.",
+            "",
+            "## Measured: the collectives of a gradient's backward pass",
+            "",
+            "The adjoint recursion is one more affine pass, from the last device to "
+            "the first. The gradient of parameters that all devices share ends in an "
+            "all-reduce of its own size.",
+            "",
+            harness.table(backward, columns),
+            "",
+            "## Measured: local work on one CPU core",
+            "",
+            "Nanoseconds for each step and pass: without a mesh, and with a mesh of one "
+            "device, which runs through the steps once more for its summary. The "
+            "second is what the efficiencies below are relative to.",
+            "",
+            harness.table(named, ["method", "passes", "ns alone", "ns"]),
+            "",
+            "## Arithmetic: efficiency at T = 1e8",
+            "",
+            "Nothing below was run. It takes the counts and bytes above and",
+            "",
+            f"- links of {BANDWIDTH / 1e9:.0f} GB/s and {LATENCY * 1e6:.0f} us for each "
+            "message, the same between all devices;",
+            "- all-gathers by doubling, log2(P) messages; all-reduces 2 log2(P) "
+            "messages; one for the halo; one after the other, nothing hidden behind "
+            "local work;",
+            "- local work either as measured on a CPU core, or for an accelerator as "
+            f"{TRIPS} trips of all bytes held to memory at "
+            f"{MEMORY_BANDWIDTH / 1e12:.0f} TB/s, the least it can be, which is "
+            "where sending weighs most;",
+            "- no time for the prefix over P summaries: on a CPU a loop over P small "
+            "matrix products (some 0.1 ms at 1,024), on an accelerator log2(P) of them.",
+            "",
+            "Efficiency is local time over local time plus that of the collectives, "
+            "per pass. The number of passes does not depend on P. *Strong*: T = 1e8 on "
+            "so many devices. *Weak*: 1e8 / 64 steps on each of 1,024.",
+            "",
+            harness.table(arithmetic, list(arithmetic[0])),
+            "",
+            "**Reading it.** What is sent costs a fixed time, almost all of it latency: "
+            "at 1,024 devices about a hundred messages in a row. A core that works for a "
+            "second on its steps does not notice; an accelerator with 1e5 steps, done "
+            "in microseconds, mostly waits. Then sharding is for memory and not for "
+            "speed, or the batch is what to shard. Blocks do more work for each "
+            "message: per pass the same is sent, and there are fewer passes.",
+        ]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line of this benchmark."""
+    if "--devices" in arguments:
+        names = arguments[arguments.index("--devices") + 1 :]
+        print(json.dumps(measure_mesh(names)))
+        return 0
+    if "--small" in arguments:
+        rows = in_processes((2,), ["quasi_deer"])
+        cost = {"quasi_deer": cost_of_a_step(METHODS["quasi_deer"], 200)}
+        print(harness.table(rows, list(rows[0])))
+        rows = [row | {"devices": 8} for row in rows]
+        print(harness.table(predictions(rows, cost), ["method", "strong, 64"]))
+        return 0
+    if "--docs" not in arguments:
+        machine = harness.hardware()
+        measured = in_processes(COUNTS, list(METHODS))
+        costs = {
+            name: cost_of_a_step(method, LENGTH) for name, method in METHODS.items()
+        }
+        harness.write("sharding", {"measured": measured, "costs": costs}, machine)
+    harness.document("sharding", document(harness.read("sharding")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
