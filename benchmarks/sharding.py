@@ -209,10 +209,10 @@ def document(stored: dict[str, Any]) -> str:
             "",
             "## Measured: the collectives of one pass",
             "",
-            f"Read from the compiled programs at D = {D}, T = {LENGTH:,}, on 2, 4 and 8 "
-            "devices that XLA makes up on a CPU. Bytes are the results that one device "
-            "receives; those of all-gathers are proportional to P, all others do not "
-            "change, and none depends on T (a test holds this).",
+            f"Read from the compiled programs at D = {D}, T = {LENGTH:,}, on 2, 4 and "
+            "8 devices that XLA makes up on a CPU. Bytes are the results that one "
+            "device receives; those of all-gathers are proportional to P, all others "
+            "do not change, and none depends on T (a test holds this).",
             "",
             harness.table(passes, [*columns, "bytes held a step"]),
             "",
@@ -229,8 +229,8 @@ def document(stored: dict[str, Any]) -> str:
             "",
             "## Measured: local work on one CPU core",
             "",
-            "Nanoseconds for each step and pass: without a mesh, and with a mesh of one "
-            "device, which runs through the steps once more for its summary. The "
+            "Nanoseconds for each step and pass: without a mesh, and with a mesh of "
+            "one device, which runs through the steps once more for its summary. The "
             "second is what the efficiencies below are relative to.",
             "",
             harness.table(named, ["method", "passes", "ns alone", "ns"]),
@@ -239,8 +239,8 @@ def document(stored: dict[str, Any]) -> str:
             "",
             "Nothing below was run. It takes the counts and bytes above and",
             "",
-            f"- links of {BANDWIDTH / 1e9:.0f} GB/s and {LATENCY * 1e6:.0f} us for each "
-            "message, the same between all devices;",
+            f"- links of {BANDWIDTH / 1e9:.0f} GB/s and {LATENCY * 1e6:.0f} us for "
+            "each message, the same between all devices;",
             "- all-gathers by doubling, log2(P) messages; all-reduces 2 log2(P) "
             "messages; one for the halo; one after the other, nothing hidden behind "
             "local work;",
@@ -249,7 +249,7 @@ def document(stored: dict[str, Any]) -> str:
             f"{MEMORY_BANDWIDTH / 1e12:.0f} TB/s, the least it can be, which is "
             "where sending weighs most;",
             "- no time for the prefix over P summaries: on a CPU a loop over P small "
-            "matrix products (some 0.1 ms at 1,024), on an accelerator log2(P) of them.",
+            "matrix products (some 0.1 ms at 1,024), on an accelerator log2(P).",
             "",
             "Efficiency is local time over local time plus that of the collectives, "
             "per pass. The number of passes does not depend on P. *Strong*: T = 1e8 on "
@@ -257,12 +257,12 @@ def document(stored: dict[str, Any]) -> str:
             "",
             harness.table(arithmetic, list(arithmetic[0])),
             "",
-            "**Reading it.** What is sent costs a fixed time, almost all of it latency: "
-            "at 1,024 devices about a hundred messages in a row. A core that works for a "
-            "second on its steps does not notice; an accelerator with 1e5 steps, done "
-            "in microseconds, mostly waits. Then sharding is for memory and not for "
-            "speed, or the batch is what to shard. Blocks do more work for each "
-            "message: per pass the same is sent, and there are fewer passes.",
+            "**Reading it.** What is sent costs a fixed time, almost all of it "
+            "latency: at 1,024 devices about a hundred messages in a row. A core that "
+            "works for milliseconds or more on its steps does not notice; an "
+            "accelerator with 1e5 steps, done in microseconds, mostly waits. Then "
+            "sharding is for memory and not for speed, or the batch is what to shard. "
+            "Blocks send the same for each pass and need fewer passes.",
         ]
     )
 

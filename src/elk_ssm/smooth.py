@@ -1,17 +1,19 @@
 """Smoothing of nonlinear state-space models: the trajectory that real data suggest."""
 
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.kalman.backend import Backend, check_backend
-from elk_ssm.kalman.smoothing import lgssm_smoother
+from elk_ssm.kalman.mesh import Spread, off_explicit, on_mesh, spread_of
 from elk_ssm.kalman.structure import to_dense
-from elk_ssm.nssm.densities import log_joint
-from elk_ssm.nssm.expansion import expand
+from elk_ssm.nssm.densities import log_joint, time_axis
+from elk_ssm.nssm.expansion import expand, posterior_of
 from elk_ssm.nssm.extended import extended_posterior
 from elk_ssm.nssm.iterate import Carry, Choices, Limits, iterate
 from elk_ssm.nssm.mode import attach
@@ -19,7 +21,13 @@ from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.nssm.sigma import Linearization
 from elk_ssm.solution import Status, int_status
-from elk_ssm.surrogate.noise import GainRatio, NoisePolicy, as_policy
+from elk_ssm.surrogate.noise import (
+    SPREADABLE,
+    GainRatio,
+    NoisePolicy,
+    as_policy,
+    unknowns_apart,
+)
 
 DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
 
@@ -64,6 +72,8 @@ def smooth(
     max_iters: int = 100,
     safeguard: bool = True,
     backend: Backend = "auto",
+    mesh: Mesh | None = None,
+    axis_name: str = "time",
 ) -> Smoothed:
     r"""Find the MAP trajectory of a nonlinear model and the Gaussian around it.
 
@@ -96,6 +106,9 @@ def smooth(
         safeguard: Whether only rises of the log posterior are accepted; then the
             returned one is never below that of the guess.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+        mesh: Devices over which time is spread, one piece of the series on each, as
+            for `evaluate`. Not with `guess="extended"`, and without derivatives.
+        axis_name: Name of the axis of the mesh for time.
 
     Returns:
         A `Smoothed`. Its status is `converged`, `max_iters_reached`, `precision_limit`
@@ -118,10 +131,27 @@ def smooth(
         >>> int(smoothed.status), smoothed.means.shape, smoothed.covariances.shape
         (0, (3, 1), (3, 1, 1))
     """
+    spread = spread_of(mesh, axis_name)
+    if spread is not None:
+        data = off_explicit((emissions, inputs, mask), "smooth")
+        emissions, inputs, mask = data
     posed = pose(model, emissions, inputs, mask)
     choices = check_choices(linearization, backend, safeguard)
     limits = check_limits(noise, tol, max_iters, posed)
-    return _smooth(posed, _check_guess(guess, posed), choices, limits)
+    guess = _check_guess(guess, posed)
+    if spread is None:
+        return _smooth(posed, guess, choices, limits)
+    if guess is None:
+        raise ValueError(
+            'guess="extended" goes through time step by step, on one device; with a '
+            "mesh pass an array or None."
+        )
+    if limits.noise is not None and not isinstance(limits.noise, SPREADABLE):
+        raise ValueError(
+            "With a mesh the noise policy must be the library's own; got "
+            f"{type(limits.noise).__name__}."
+        )
+    return _smooth_on_mesh(posed, guess, choices, limits, spread)
 
 
 def extended_smoother(
@@ -239,14 +269,56 @@ def _check_guess(guess: Array | str | None, posed: Posed) -> Array | None:
 
 @partial(jax.jit, static_argnames="choices")
 def _smooth(
-    posed: Posed, guess: Array | None, choices: Choices, limits: Limits
+    posed: Posed,
+    guess: Array | None,
+    choices: Choices,
+    limits: Limits,
+    policy: Any = None,
 ) -> Smoothed:
     held = jax.lax.stop_gradient((posed, limits))
     if guess is None:
         guess = extended_posterior(held[0], choices.backend).smoothed_means
     guess = jax.lax.stop_gradient(guess)
-    found = jax.lax.stop_gradient(iterate(held[0], guess, choices, held[1]))
+    found = iterate(held[0], guess, choices, held[1], policy)
+    found = jax.lax.stop_gradient(found)
     return summarize(posed, attach(posed, found.states), found, choices)
+
+
+@partial(jax.jit, static_argnames=("choices", "spread"))
+def _smooth_on_mesh(
+    posed: Posed, guess: Array, choices: Choices, limits: Limits, spread: Spread
+) -> Smoothed:
+    """Smooth with every device of a mesh doing its piece."""
+    steps = posed.values.shape[0]
+    policy, of_steps = None, None
+    if limits.noise is not None:
+        noise, policy, of_steps = unknowns_apart(
+            limits.noise, posed.shape, posed.initial_mean.dtype
+        )
+        limits = limits._replace(noise=noise)
+    names = ("inputs", "values", "observed")
+    timed: dict[str, Any] = {name: getattr(posed, name) for name in names}
+    for name in ("dynamics_covariance", "emission_covariance"):
+        if time_axis(covariance := getattr(posed, name)) == 0:
+            timed[name] = covariance
+    nothing: dict[str, Any] = dict.fromkeys(timed)
+    held = replace(posed, **nothing)
+
+    def body(timed: tuple, common: tuple) -> tuple[dict, dict]:
+        (fields, guess, of_steps), (held, limits, policy) = timed, common
+        exists = spread.axis.exists(steps)
+        if exists is not None:
+            fields = {**fields, "observed": fields["observed"] & exists[:, None]}
+        piece = replace(held, **fields, axis=spread.axis, exists=exists)
+        state = policy if of_steps is None else of_steps
+        found = _smooth(piece, guess, choices, limits, state)._asdict()
+        over_time = [name for name in found if name.endswith(("means", "covariances"))]
+        return {name: found.pop(name) for name in over_time}, found
+
+    over_time, numbers = on_mesh(
+        spread, body, (timed, guess, of_steps), (held, limits, policy), steps
+    )
+    return Smoothed(**over_time, **numbers)
 
 
 def summarize(posed: Posed, states: Array, found: Carry, choices: Choices) -> Smoothed:
@@ -259,13 +331,10 @@ def summarize(posed: Posed, states: Array, found: Carry, choices: Choices) -> Sm
     if not exact:
         # The mode of the expansion is then not the mode: look at its spread only.
         expansion = expansion.without_data()
-    rows = expansion.rows
-    posterior = lgssm_smoother(
-        expansion.model(), rows.values, mask=rows.observed, backend=choices.backend
-    )
+    posterior = posterior_of(posed, expansion, choices.backend)
     evidence = posterior.log_likelihood
     if not exact:
-        evidence = evidence + density - expansion.log_joint_at_zero()
+        evidence = evidence + density - expansion.log_joint_at_zero(posed)
     return Smoothed(
         means=states,
         covariances=to_dense(posterior.smoothed_covariances),

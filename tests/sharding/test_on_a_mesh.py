@@ -15,7 +15,10 @@ HERE = Path(__file__).parent
 FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 
 
-@pytest.mark.parametrize("module", ["mesh_evaluate", "mesh_collectives", "mesh_lgssm"])
+MODULES = "mesh_evaluate", "mesh_collectives", "mesh_lgssm", "mesh_smooth"
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_on_eight_devices(module):
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(

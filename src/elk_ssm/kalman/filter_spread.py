@@ -62,13 +62,18 @@ def run_pieces(
     common = {name: x for name, x in every.items() if name not in timed}
 
     def on_device(timed: dict, common: dict) -> tuple[Any, Any]:
-        exists = axis.exists(length)
-        if exists is not None:
-            timed = {**timed, "observed": timed["observed"] & exists[:, None]}
-        begins = axis.place == 0
-        return body(Problem(**timed, **common, begins=begins, exists=exists))
+        return body(piece_of(axis, Problem(**timed, **common), axis.exists(length)))
 
     return on_mesh(spread, on_device, timed, common, length)
+
+
+def piece_of(axis: TimeAxis, problem: Problem, exists: Array | None) -> Problem:
+    """Say of a problem that it is this device's piece of a longer one."""
+    observed = problem.observed
+    if exists is not None:
+        observed = observed & exists[:, None]
+    begins = axis.place == 0
+    return problem._replace(observed=observed, begins=begins, exists=exists)
 
 
 def _varies(name: str, x: Any) -> bool:

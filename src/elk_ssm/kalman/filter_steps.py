@@ -119,6 +119,8 @@ def rows_of(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
     """Return the emission of one step as independent scalars."""
     values, observed = problem.values[step], problem.observed[step]
     weights = at_step(problem.emission_weights, step)
+    if problem.exists is not None:
+        weights = type(weights)(jnp.where(problem.exists[step], weights[0], 0.0))
     covariance = at_step(problem.emission_covariance, step)
     if problem.is_diagonal:
         variances = jnp.where(observed, _diagonal_of(covariance), 1.0)

@@ -42,19 +42,25 @@ def smooth_on_mesh(
         The log likelihood, and over time: filtered means and covariances, smoothed
         means and covariances, and if `cross`, Cov(z_{t-1}, z_t | y) at entry t.
     """
-    axis = spread.axis
 
     def piece(problem: Problem) -> tuple[tuple[Array, ...], Array]:
-        entered, (means, covs, terms) = filter_piece(axis, problem, backend)
-        before = previous(entered, (means, covs))
-        moments, E = _smooth_piece(axis, problem, before, means, covs, backend)
-        product = jnp.multiply if problem.is_diagonal else matmul
-        lagged = (product(E, moments.L),) if cross else ()
-        smoothed = means + moments.g, moments.L
-        return (means, covs, *smoothed, *lagged), axis.total(jnp.sum(terms))
+        return smooth_pieces(spread.axis, problem, backend, cross)
 
     found, evidence = run_pieces(spread, piece, problem)
     return evidence, found
+
+
+def smooth_pieces(
+    axis: TimeAxis, problem: Problem, backend: Backend, cross: bool
+) -> tuple[tuple[Array, ...], Array]:
+    """Return of this device's piece what `smooth_on_mesh` does, the likelihood last."""
+    entered, (means, covs, terms) = filter_piece(axis, problem, backend)
+    before = previous(entered, (means, covs))
+    moments, E = _smooth_piece(axis, problem, before, means, covs, backend)
+    product = jnp.multiply if problem.is_diagonal else matmul
+    lagged = (product(E, moments.L),) if cross else ()
+    smoothed = means + moments.g, moments.L
+    return (means, covs, *smoothed, *lagged), axis.total(jnp.sum(terms))
 
 
 def _smooth_piece(

@@ -28,6 +28,7 @@ from elk_ssm.kalman.elements import (
     combine_smoother_dense,
     combine_smoother_diagonal,
 )
+from elk_ssm.kalman.filter_spread import piece_of
 from elk_ssm.kalman.filter_steps import transition_into
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
@@ -40,8 +41,9 @@ from elk_ssm.kalman.scalar_updates import (
     whitener_of,
 )
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
-from elk_ssm.kalman.smooth_spread import smooth_on_mesh, static_whitener
+from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces, static_whitener
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step
+from elk_ssm.kalman.time_axis import TimeAxis
 
 
 class SmootherPosterior(NamedTuple):
@@ -143,6 +145,24 @@ def _smooth_on_mesh(
     crosses = wrap(lagged[0][1:]) if cross else None
     posterior = evidence, means, wrap(covs), smoothed, wrap(spreads), crosses
     return SmootherPosterior(*posterior)
+
+
+def smooth_piece(
+    axis: TimeAxis, problem: Problem, exists: Array | None, backend: Backend
+) -> SmootherPosterior:
+    """Smooth this device's piece of a series, from inside `jax.shard_map`.
+
+    Args:
+        axis: Where time lives.
+        problem: What this device holds, posed as if it were a series of its own.
+        exists: Which of its steps are steps of the series, `None` for all.
+        backend: For the passes inside the device.
+    """
+    wrap = Diagonal if problem.is_diagonal else Dense
+    piece = piece_of(axis, problem, exists)
+    found, evidence = smooth_pieces(axis, piece, backend, False)
+    means, covs, smoothed, spreads = found
+    return SmootherPosterior(evidence, means, wrap(covs), smoothed, wrap(spreads))
 
 
 def backward_step(

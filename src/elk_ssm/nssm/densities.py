@@ -76,7 +76,9 @@ def dynamics_factor(posed: Posed) -> tuple[Factor | None, Any]:
         return None, None
     if time_axis(covariance) is None:
         return factor_of(covariance), None
-    into = type(covariance)(covariance[0][1:])
+    one = jnp.ones_like(covariance[0][0])
+    one = one if isinstance(covariance, Diagonal) else jnp.eye(one.shape[0])
+    into = type(covariance)(posed.masked(posed.into(covariance[0]), one))
     return jax.vmap(factor_of)(into), 0
 
 
@@ -110,11 +112,12 @@ def emission_term(
 
 
 def transition_terms(posed: Posed, states: Array) -> Array:
-    """Return the T - 1 transition terms."""
+    """Return the transition terms, T - 1 of them."""
     factor, axis = dynamics_factor(posed)
-    return jax.vmap(
+    terms = jax.vmap(
         lambda *args: transition_term(posed, *args), in_axes=(0, 0, 0, axis)
-    )(states[:-1], states[1:], posed.inputs_into, factor)
+    )(posed.before(states), posed.into(states), posed.inputs_into, factor)
+    return posed.masked(terms)
 
 
 def emission_terms(posed: Posed, states: Array) -> Array:
@@ -133,6 +136,18 @@ def initial_term(posed: Posed, state: Array) -> Array:
 
 
 def log_joint(posed: Posed, states: Array) -> Array:
-    """Return log p(z, y), `()`."""
-    total = initial_term(posed, states[0]) + jnp.sum(emission_terms(posed, states))
+    """Return log p(z, y), `()`, on every device."""
+    return posed.axis.total(log_joint_here(posed, states))
+
+
+def log_joint_here(posed: Posed, states: Array) -> Array:
+    """Return the terms of log p(z, y) of the steps that this device holds, `()`.
+
+    What is differentiated with respect to the states: every device adds its own terms,
+    and the derivative of their sum over devices is the sum of derivatives.
+    """
+    first = initial_term(posed, states[0])
+    if posed.axis.is_spread:
+        first = jnp.where(posed.axis.place == 0, first, 0)
+    total = first + jnp.sum(emission_terms(posed, states))
     return total + jnp.sum(transition_terms(posed, states))

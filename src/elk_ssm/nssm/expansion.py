@@ -28,9 +28,12 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.lgssm import LGSSM
+from elk_ssm.kalman.lgssm import pose as pose_model
 from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.small_linalg import matmul
+from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother, smooth_piece
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 from elk_ssm.nssm.densities import (
     Factor,
@@ -102,20 +105,34 @@ class Expansion(NamedTuple):
             dynamics_bias=self.offsets,
         )
 
-    def log_joint_at_zero(self) -> Array:
+    def log_joint_at_zero(self, posed: Posed) -> Array:
         """Return the log density of no increments together with the rows' values."""
         first = log_normal(self.first, factor_of(Dense(self.initial_covariance)))
+        if posed.axis.is_spread:
+            first = jnp.where(posed.axis.place == 0, first, 0)
         axis = time_axis(self.covariance)
         covariance = self.covariance
         if axis == 0:
-            covariance = type(covariance)(covariance[0][1:])
+            covariance = type(covariance)(posed.into(covariance[0]))
         terms = jax.vmap(lambda r, Q: log_normal(r, factor_of(Q)), in_axes=(0, axis))(
-            self.offsets[1:], covariance
+            posed.into(self.offsets), covariance
         )
         rows = jax.vmap(lambda z, v, ok: log_normal(z, Factor(None, v), ok))(
             self.rows.values, self.rows.variances, self.rows.observed
         )
-        return first + jnp.sum(terms) + jnp.sum(rows)
+        terms = posed.masked(terms)
+        return posed.axis.total(first + jnp.sum(terms) + jnp.sum(rows))
+
+
+def posterior_of(
+    posed: Posed, expansion: Expansion, backend: Backend
+) -> SmootherPosterior:
+    """Smooth an expansion, with what the other devices hold."""
+    model, rows = expansion.model(), expansion.rows
+    data = model, rows.values, None, rows.observed
+    if not posed.axis.is_spread:
+        return lgssm_smoother(model, rows.values, mask=rows.observed, backend=backend)
+    return smooth_piece(posed.axis, pose_model(*data), posed.exists, backend)
 
 
 def expand(
@@ -144,6 +161,9 @@ def expand(
         rows = _taylor_rows(posed, points, iterating)
     else:
         assert covariances is not None
+        if posed.exists is not None:
+            eye = jnp.eye(states.shape[1], dtype=states.dtype)
+            covariances = jnp.where(posed.exists[:, None, None], covariances, eye)
         roots = jax.vmap(square_root)(covariances)
         weights, means, excess = _sigma_dynamics(posed, states, roots, linearization)
         covariance = Dense(to_dense(_process_covariance(posed, states)) + excess)
@@ -151,36 +171,31 @@ def expand(
             rows = _sigma_rows(posed, points, roots, linearization)
         else:
             rows = _taylor_rows(posed, points, iterating)
-    offsets = _shifted_in(means) - states
+    offsets = posed.at_steps(means) - states
     return Expansion(
         posed.initial_mean - states[0],
         posed.initial_covariance,
-        _shifted_in(weights),
+        posed.at_steps(weights),
         offsets,
         covariance,
         rows,
     )
 
 
-def _shifted_in(entries: Array) -> Array:
-    """Put a zero, which is not used, before T - 1 entries."""
-    return jnp.concatenate([jnp.zeros((1, *entries.shape[1:]), entries.dtype), entries])
-
-
 def _process_covariance(posed: Posed, states: Array) -> Operator:
     if posed.dynamics_covariance is not None:
         return posed.dynamics_covariance
     into = jax.vmap(lambda x, u: posed.call("dynamics_covariance", x, u))(
-        states[:-1], posed.inputs_into
+        posed.before(states), posed.inputs_into
     )
-    return Dense(_shifted_in(into))
+    return Dense(posed.at_steps(into))
 
 
 def _taylor_dynamics(posed: Posed, states: Array) -> tuple[Array, Array]:
     def one(state: Array, entry: PyTree) -> tuple[Array, Array]:
         return value_and_jacobian(lambda x: posed.call("dynamics", x, entry), state)
 
-    means, weights = jax.vmap(one)(states[:-1], posed.inputs_into)
+    means, weights = jax.vmap(one)(posed.before(states), posed.inputs_into)
     return weights, means
 
 
@@ -286,8 +301,11 @@ def _sigma_dynamics(posed: Posed, states, roots, kind: Linearization):
     def one(state: Array, root: Array, entry: PyTree):
         return regress(lambda x: posed.call("dynamics", x, entry), state, root, kind)
 
-    weights, means, excess = jax.vmap(one)(states[:-1], roots[:-1], posed.inputs_into)
-    return weights, means, _shifted_in(excess)
+    eye = jnp.eye(states.shape[1], dtype=states.dtype)
+    weights, means, excess = jax.vmap(one)(
+        posed.before(states), posed.before(roots, eye), posed.inputs_into
+    )
+    return weights, means, posed.at_steps(excess)
 
 
 def _sigma_rows(posed: Posed, points: Array, roots: Array, kind: Linearization) -> Rows:

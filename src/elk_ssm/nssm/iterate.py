@@ -21,10 +21,9 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array
 from elk_ssm.kalman.backend import Backend
-from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.kalman.structure import to_dense
 from elk_ssm.nssm.densities import log_joint
-from elk_ssm.nssm.expansion import Expansion, expand
+from elk_ssm.nssm.expansion import Expansion, expand, posterior_of
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.sigma import Linearization
 from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
@@ -84,8 +83,18 @@ class Step(NamedTuple):
     covariances: Array
 
 
-def iterate(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Carry:
-    """Run passes from a guess `(T, D)` until a stopping rule holds."""
+def iterate(
+    posed: Posed,
+    guess: Array,
+    choices: Choices,
+    limits: Limits,
+    policy: Any = None,
+) -> Carry:
+    """Run passes from a guess `(T, D)` until a stopping rule holds.
+
+    `policy` is the noise policy's first state, if it is not to be made here. Where time
+    is spread over devices, all of them take the same decisions.
+    """
 
     def running(carry: Carry) -> Array:
         return (carry.status == RUNNING) & (carry.iteration < limits.max_iters)
@@ -93,7 +102,7 @@ def iterate(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Car
     def body(carry: Carry) -> Carry:
         return one_pass(posed, choices, limits, carry)
 
-    first = start(posed, guess, choices, limits)
+    first = start(posed, guess, choices, limits, policy)
     carry = jax.lax.while_loop(running, body, first)
     cut_off = int_status(Status.max_iters_reached)
     status = jnp.where(carry.status == RUNNING, cut_off, carry.status)
@@ -105,15 +114,21 @@ def iterate(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Car
     return carry._replace(states=states, status=status)
 
 
-def start(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Carry:
+def start(
+    posed: Posed,
+    guess: Array,
+    choices: Choices,
+    limits: Limits,
+    policy: Any = None,
+) -> Carry:
     """Return the carry before the first pass."""
     merit = -log_joint(posed, guess)
     unknown = jnp.full_like(merit, jnp.inf)
-    policy, covariances = None, None
-    if limits.noise is not None:
+    covariances = None
+    if limits.noise is not None and policy is None:
         policy = limits.noise.init(posed.shape, guess.dtype)
     if choices.linearization != "taylor":
-        covariances = _posterior(expand(posed, guess), choices.backend)[1]
+        covariances = _posterior(posed, expand(posed, guess), choices.backend)[1]
     broken = int_status(Status.nonfinite)
     return Carry(
         states=guess,
@@ -133,16 +148,16 @@ def start(posed: Posed, guess: Array, choices: Choices, limits: Limits) -> Carry
 def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Carry:
     """Expand, step, accept, judge."""
     expansion = expand(posed, carry.states, carry.covariances, choices.linearization)
-    policy, precision = _consult_policy(limits.noise, carry, expansion)
+    policy, precision = _consult_policy(posed, limits.noise, carry, expansion)
     step = _step(posed, choices, carry, expansion, precision)
-    slack = _slack(carry)
+    slack = _slack(posed, carry)
     share, merit = _search(posed, choices, carry, step, slack)
     moved = share > 0
     states = jnp.where(moved, carry.states + share * step.increments, carry.states)
-    scale = _scale(carry.states, expansion)
-    small = jnp.all(jnp.abs(step.increments) <= limits.tolerance * scale)
-    damped = jnp.any(precision > 0)
-    norm = jnp.max(jnp.abs(step.increments) / scale)
+    scale = _scale(posed, carry.states, expansion)
+    small = posed.axis.all(jnp.abs(step.increments) <= limits.tolerance * scale)
+    damped = ~posed.axis.all(precision <= 0)
+    (norm,) = posed.axis.largest(jnp.max(jnp.abs(step.increments) / scale))
     at_floor = (step.promise <= slack) & ~(norm < carry.step_norm)
     hopeless = ~moved & ((limits.noise is None) | (step.promise <= slack))
     stalls = jnp.where(at_floor | hopeless, carry.stalls + 1, 0)
@@ -157,27 +172,38 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
         iteration=carry.iteration + 1,
         stalls=stalls,
         step_norm=norm,
-        status=_judge(small & ~damped, stalls, carry, moved, step, limits),
+        status=_judge(posed, small & ~damped, stalls, carry, moved, step, limits),
     )
     if carry.covariances is None:
         return carry
-    finite = jnp.all(jnp.isfinite(step.covariances))
+    finite = posed.axis.all(jnp.isfinite(step.covariances))
     kept = jnp.where(finite, step.covariances, carry.covariances)
     return carry._replace(covariances=kept)
 
 
 def _consult_policy(
-    noise: NoisePolicy | None, carry: Carry, expansion: Expansion
+    posed: Posed, noise: NoisePolicy | None, carry: Carry, expansion: Expansion
 ) -> tuple[Any, Array]:
     """Return the policy's state and the precision of the trust rows, `(T, D)`."""
     if noise is None:
         return None, jnp.zeros_like(carry.states)
-    residual = jnp.concatenate([expansion.first[None], expansion.offsets[1:]])
+    residual = posed.at_start(expansion.first, expansion.offsets)
+    mean_square = None
+    if posed.axis.is_spread:
+        squares = residual**2
+        if posed.exists is not None:
+            squares = jnp.where(posed.exists[:, None], squares, 0)
+        mean_square = posed.axis.total(jnp.sum(squares)) / _entries(posed)
     seen = Seen(
-        residual, carry.merit, carry.last_merit, carry.predicted, carry.iteration
+        residual,
+        carry.merit,
+        carry.last_merit,
+        carry.predicted,
+        carry.iteration,
+        mean_square,
     )
     policy, _ = noise.update(carry.policy, seen)
-    precision = 1 / (noise.noise(policy) * noise_scale(expansion))
+    precision = 1 / (noise.noise(policy) * noise_scale(posed, expansion))
     return policy, jnp.where(carry.undamped, 0, precision)
 
 
@@ -191,18 +217,18 @@ def _step(
     tilt = covariance_tilt(posed, carry.states)
     if carry.policy is not None or tilt is not None:
         expansion = expansion.with_rows(trust_rows(precision, tilt))
-    increments, covariances = _posterior(expansion, choices.backend)
+    increments, covariances = _posterior(posed, expansion, choices.backend)
     _, slope = jax.jvp(lambda x: log_joint(posed, x), (carry.states,), (increments,))
     # Of (H + P) d = g, with P the trust region: g'd - d'Hd / 2 = g'd / 2 + d'Pd / 2.
-    promise = (slope + jnp.sum(precision * increments**2)) / 2
+    damping = posed.axis.total(jnp.sum(precision * increments**2))
+    promise = (slope + damping) / 2
     return Step(increments, slope, promise, covariances)
 
 
-def _posterior(expansion: Expansion, backend: Backend) -> tuple[Array, Array]:
-    rows = expansion.rows
-    posterior = lgssm_smoother(
-        expansion.model(), rows.values, mask=rows.observed, backend=backend
-    )
+def _posterior(
+    posed: Posed, expansion: Expansion, backend: Backend
+) -> tuple[Array, Array]:
+    posterior = posterior_of(posed, expansion, backend)
     return posterior.smoothed_means, to_dense(posterior.smoothed_covariances)
 
 
@@ -217,7 +243,7 @@ def _search(
     if not choices.safeguard:
         one = jnp.ones_like(slack)
         merit = merit_at(one)
-        finite = jnp.all(jnp.isfinite(step.increments)) & jnp.isfinite(merit)
+        finite = posed.axis.all(jnp.isfinite(step.increments)) & jnp.isfinite(merit)
         return jnp.where(finite, one, 0), merit
 
     def enough(share: Array, merit: Array) -> Array:
@@ -238,19 +264,29 @@ def _search(
     return jnp.where(enough(share, merit), share, 0), merit
 
 
-def _slack(carry: Carry) -> Array:
+def _slack(posed: Posed, carry: Carry) -> Array:
     """Rounding error of the merit."""
     eps = jnp.finfo(carry.merit.dtype).eps
-    return _ROUNDING_UNITS * eps * (jnp.abs(carry.merit) + carry.states.size)
+    return _ROUNDING_UNITS * eps * (jnp.abs(carry.merit) + _entries(posed))
 
 
-def _scale(states: Array, expansion: Expansion) -> Array:
+def _entries(posed: Posed) -> Array | int:
+    """Number of entries of the states of all devices."""
+    steps, size = posed.shape
+    if posed.exists is None:
+        return posed.axis.size * steps * size
+    return posed.axis.total(jnp.sum(posed.exists)) * size
+
+
+def _scale(posed: Posed, states: Array, expansion: Expansion) -> Array:
     """Size of the states, `(D,)`, at least the spread of the noise."""
-    spread = jnp.sqrt(jnp.max(noise_scale(expansion), axis=0))
-    return jnp.maximum(jnp.max(jnp.abs(states), axis=0), spread)
+    spread = jnp.sqrt(jnp.max(noise_scale(posed, expansion), axis=0))
+    here = jnp.maximum(jnp.max(jnp.abs(states), axis=0), spread)
+    return posed.axis.largest(here)[0]
 
 
 def _judge(
+    posed: Posed,
     converged: Array,
     stalls: Array,
     carry: Carry,
@@ -263,5 +299,5 @@ def _judge(
     stuck = (stalls >= _PATIENCE) | (~moved & (stalls >= patience))
     status = jnp.where(stuck, limit, jnp.asarray(RUNNING, jnp.int32))
     status = jnp.where(converged, int_status(Status.converged), status)
-    broken = ~jnp.all(jnp.isfinite(step.increments)) & (limits.noise is None)
+    broken = ~posed.axis.all(jnp.isfinite(step.increments)) & (limits.noise is None)
     return jnp.where(broken, int_status(Status.nonfinite), status)

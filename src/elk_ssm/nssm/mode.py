@@ -25,7 +25,7 @@ from elk_ssm.nssm.densities import (
     dynamics_factor,
     emission_term,
     initial_term,
-    log_joint,
+    log_joint_here,
     time_axis,
     transition_term,
 )
@@ -41,9 +41,14 @@ def attach(posed: Posed, states: Array) -> Array:
 @attach.defjvp
 def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (posed, states), (change, _) = primals, tangents
+    if posed.axis.is_spread:
+        raise NotImplementedError(
+            "smooth has no derivatives with a mesh: its block tridiagonal solve goes "
+            "through time on one device. Differentiate without one."
+        )
 
     def gradient(posed: Posed) -> Array:
-        return jax.grad(lambda x: log_joint(posed, x))(states)
+        return jax.grad(lambda x: log_joint_here(posed, x))(states)
 
     push = jax.jvp(gradient, (posed,), (change,))[1]
     blocks, couplings = lax.stop_gradient(precision_blocks(posed, states))

@@ -23,6 +23,7 @@ from elk_ssm.kalman.structure import (
     to_dense,
     variances_of,
 )
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.nssm.model import NonlinearSSM
 
 
@@ -51,6 +52,8 @@ class Posed:
         values: Emissions `(T, E)`, finite; what is missing holds a stand-in.
         observed: `(T, E)` boolean, or `(T, 1)` with a log density.
         program: The hoisted functions, static.
+        axis: Where time lives, static; T is then what this device holds.
+        exists: Which of these steps are steps of the series; `None` if all are.
     """
 
     consts: Program
@@ -62,6 +65,8 @@ class Posed:
     values: Array
     observed: Array
     program: Program = static()
+    axis: TimeAxis = static(default=LOCAL)
+    exists: Array | None = None
 
     def call(self, name: str, *args: Any) -> Any:
         """Evaluate one of the functions with its closure filled in."""
@@ -74,8 +79,51 @@ class Posed:
 
     @property
     def inputs_into(self) -> PyTree:
-        """The inputs of the transitions into steps 1, ..., T-1."""
-        return jax.tree.map(lambda u: u[1:], self.inputs)
+        """The inputs of the transitions; see `into`."""
+        return jax.tree.map(self.into, self.inputs)
+
+    # Transitions lead into steps 1, ..., T-1. Where time is spread over devices there
+    # is one for each step that a device holds, and some are none: that into the first
+    # step of all, and those past the end. They start from the initial mean.
+
+    def transitions(self) -> Array | None:
+        """Which transitions are transitions, `None` if all are."""
+        if not self.axis.is_spread:
+            return None
+        steps = self.values.shape[0]
+        real = self.axis.index(steps) > 0
+        return real if self.exists is None else real & self.exists
+
+    def before(self, x: Array, first: Array | None = None) -> Array:
+        """What holds before each transition; `first` where there is none."""
+        real = self.transitions()
+        if real is None:
+            return x[:-1]
+        first = self.initial_mean if first is None else first
+        return _where_rows(real, self.axis.before(first, x), first)
+
+    def into(self, x: Array) -> Array:
+        """What holds after each transition, of entries for all steps."""
+        return x[1:] if self.transitions() is None else x
+
+    def masked(self, entries: Array, other: Array | float = 0.0) -> Array:
+        """Replace the entries of transitions that are none."""
+        real = self.transitions()
+        return entries if real is None else _where_rows(real, entries, other)
+
+    def at_steps(self, entries: Array) -> Array:
+        """Put entries of the transitions at the steps they lead into, else zero."""
+        if self.transitions() is not None:
+            return self.masked(entries)
+        first = jnp.zeros((1, *entries.shape[1:]), entries.dtype)
+        return jnp.concatenate([first, entries])
+
+    def at_start(self, first: Array, entries: Array) -> Array:
+        """Replace the entry of the first step of all."""
+        if self.transitions() is None:
+            return jnp.concatenate([first[None], entries[1:]])
+        start = self.axis.index(entries.shape[0]) > 0
+        return _where_rows(start, entries, first)
 
     @property
     def is_gaussian(self) -> bool:
@@ -87,6 +135,11 @@ class Posed:
         """Whether a covariance depends on the state."""
         program = self.program
         return bool(program.dynamics_covariance or program.emission_covariance)
+
+
+def _where_rows(condition: Array, chosen: Array, other: Array | float) -> Array:
+    shape = condition.shape + (1,) * (chosen.ndim - 1)
+    return jnp.where(condition.reshape(shape), chosen, other)
 
 
 def pose(

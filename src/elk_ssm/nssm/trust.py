@@ -22,12 +22,12 @@ from elk_ssm.nssm.posed import Posed
 _TILT_SHARE = 0.01
 
 
-def noise_scale(expansion: Expansion) -> Array:
+def noise_scale(posed: Posed, expansion: Expansion) -> Array:
     """Return q, `(T, D)`, the variances that s^2 is relative to."""
     steps, size = expansion.offsets.shape
     q = jnp.broadcast_to(variances_of(expansion.covariance), (steps, size))
     first = jnp.diagonal(expansion.initial_covariance)
-    return jnp.concatenate([first[None], q[1:]])
+    return posed.at_start(first, q)
 
 
 def trust_rows(precision: Array, tilt: Array | None) -> Rows:
@@ -50,6 +50,7 @@ def covariance_tilt(posed: Posed, states: Array) -> Array | None:
     """Return e, `(T, D)`, or `None` if no covariance depends on the state."""
     if not posed.has_varying_noise:
         return None
+    # Each device adds its own terms, so this is the gradient of the sum over devices.
     return jax.grad(lambda moving: _held_residuals(posed, states, moving))(states)
 
 
@@ -62,8 +63,9 @@ def _held_residuals(posed: Posed, states: Array, moving: Array) -> Array:
             Q = posed.call("dynamics_covariance", at, entry)
             return log_normal(residual, factor_of(Dense(Q)))
 
-        data = (states[:-1], states[1:], moving[:-1], posed.inputs_into)
-        total = total + jnp.sum(jax.vmap(transition)(*data))
+        data = posed.before(states), posed.into(states), posed.before(moving)
+        terms = jax.vmap(transition)(*data, posed.inputs_into)
+        total = total + jnp.sum(posed.masked(terms))
     if posed.program.emission_covariance is not None:
 
         def emission(held, at, entry, value, ok):
