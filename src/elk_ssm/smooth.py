@@ -107,7 +107,7 @@ def smooth(
             returned one is never below that of the guess.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is spread, one piece of the series on each, as
-            for `evaluate`. Not with `guess="extended"`, and without derivatives.
+            for `evaluate`. Not with `guess="extended"`.
         axis_name: Name of the axis of the mesh for time.
 
     Returns:

@@ -11,7 +11,7 @@ STEP = 0.1
 
 def pendulum(q=0.05, r=0.09, gravity=9.8):
     """Angle and velocity, the sine of the angle observed."""
-    Q = q * np.array([[STEP**3 / 3, STEP**2 / 2], [STEP**2 / 2, STEP]])
+    Q = q * jnp.array([[STEP**3 / 3, STEP**2 / 2], [STEP**2 / 2, STEP]])
 
     def dynamics(z, _):
         velocity = z[1] - gravity * STEP * jnp.sin(z[0])

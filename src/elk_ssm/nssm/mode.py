@@ -6,13 +6,9 @@ At the mode g(x, theta) = d/dx log p(x, y; theta) = 0, so along a change of thet
 
 H is block tridiagonal, because a term of log p couples at most two neighbouring states.
 Its blocks come from autodiff of single terms, exact ones also where the iteration used
-Gauss-Newton or sigma points, and the system is solved by block elimination over time:
-for blocks B_t and couplings C_t of steps t - 1 and t,
-
-    S_t = B_t - C_t S_{t-1}^-1 C_t'      y_t = v_t - C_t S_{t-1}^-1 y_{t-1}
-    x_t = S_t^-1 (y_t - C_{t+1}' x_{t+1})
-
-First derivatives, forward and reverse, are exact at a converged mode.
+Gauss-Newton or sigma points, and the system is solved by block elimination over time
+(see `tridiagonal`). First derivatives, forward and reverse, are exact at a converged
+mode.
 """
 
 import jax
@@ -20,7 +16,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
 from elk_ssm.nssm.densities import (
     dynamics_factor,
     emission_term,
@@ -30,6 +25,7 @@ from elk_ssm.nssm.densities import (
     transition_term,
 )
 from elk_ssm.nssm.posed import Posed
+from elk_ssm.nssm.tridiagonal import block_solve, spread_block_solve
 
 
 @jax.custom_jvp
@@ -41,17 +37,14 @@ def attach(posed: Posed, states: Array) -> Array:
 @attach.defjvp
 def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (posed, states), (change, _) = primals, tangents
-    if posed.axis.is_spread:
-        raise NotImplementedError(
-            "smooth has no derivatives with a mesh: its block tridiagonal solve goes "
-            "through time on one device. Differentiate without one."
-        )
 
     def gradient(posed: Posed) -> Array:
         return jax.grad(lambda x: log_joint_here(posed, x))(states)
 
     push = jax.jvp(gradient, (posed,), (change,))[1]
     blocks, couplings = lax.stop_gradient(precision_blocks(posed, states))
+    if posed.axis.is_spread:
+        return states, spread_block_solve(posed.axis, blocks, couplings, push)
     return states, block_solve(blocks, couplings, push)
 
 
@@ -70,39 +63,31 @@ def precision_blocks(posed: Posed, states: Array) -> tuple[Array, Array]:
 
     factor, axis = dynamics_factor(posed)
     pairs = jax.vmap(transition, in_axes=(0, 0, 0, axis))(
-        states[:-1], states[1:], posed.inputs_into, factor
+        posed.before(states), posed.into(states), posed.inputs_into, factor
     )
+    pairs = posed.masked(pairs)
     R = posed.emission_covariance
     blocks = jax.vmap(emission, in_axes=(0, 0, time_axis(R), 0, 0))(
         states, posed.inputs, R, posed.values, posed.observed
     )
     first = -jax.hessian(lambda x: initial_term(posed, x))(states[0])
+    after, before = pairs[:, size:, size:], pairs[:, :size, :size]
+    if posed.axis.is_spread:
+        blocks = blocks.at[0].add(jnp.where(posed.axis.place == 0, first, 0))
+        later = posed.axis.reversed()
+        # A transition counts for the step before it, which may be another device's.
+        before = later.before(jnp.zeros_like(first), before[::-1])[::-1]
+        blocks = _exists_or_identity(posed, blocks + after + before)
+        return blocks, pairs[:, size:, :size]
     blocks = blocks.at[0].add(first)
-    blocks = blocks.at[:-1].add(pairs[:, :size, :size])
-    blocks = blocks.at[1:].add(pairs[:, size:, size:])
+    blocks = blocks.at[:-1].add(before)
+    blocks = blocks.at[1:].add(after)
     return blocks, jnp.zeros_like(blocks).at[1:].set(pairs[:, size:, :size])
 
 
-def block_solve(blocks: Array, couplings: Array, rhs: Array) -> Array:
-    """Solve a symmetric block tridiagonal system, `(T, D, D)` and `(T, D)`."""
-
-    def forward(carry, entry):
-        previous, y = carry
-        B, C, v = entry
-        gain = transpose(solve(transpose(previous), transpose(C)))
-        S = B - matmul(gain, transpose(C))
-        y = v - matvec(gain, y)
-        return (S, y), (S, y)
-
-    eye = jnp.eye(rhs.shape[1], dtype=rhs.dtype)
-    start = (eye, jnp.zeros_like(rhs[0]))
-    _, (pivots, reduced) = lax.scan(forward, start, (blocks, couplings, rhs))
-
-    def backward(carry, entry):
-        S, y, C_next = entry
-        x = solve(S, (y - matvec(transpose(C_next), carry))[:, None])[:, 0]
-        return x, x
-
-    following = jnp.concatenate([couplings[1:], jnp.zeros_like(couplings[:1])])
-    zero = jnp.zeros_like(rhs[0])
-    return lax.scan(backward, zero, (pivots, reduced, following), reverse=True)[1]
+def _exists_or_identity(posed: Posed, blocks: Array) -> Array:
+    """Leave the steps past the end where they are."""
+    if posed.exists is None:
+        return blocks
+    eye = jnp.eye(blocks.shape[1], dtype=blocks.dtype)
+    return jnp.where(posed.exists[:, None, None], blocks, eye)
