@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import gpu, gradients, harness, speed, speed_page
+from benchmarks import gpu, gradients, harness, sharding, speed, speed_page
 from elk_ssm import cli
 
 
@@ -16,6 +16,16 @@ def test_gradients_run_and_are_exact_but_for_the_published_backward():
     assert max(errors.values()) < 1e-4
     assert all(row["run_ms"] > 0 and row["compile_s"] > 0 for row in rows)
     assert "| auto |" in harness.table(rows, ["candidate", "run_ms"])
+
+
+def test_sharding_reads_programs_and_efficiency_falls_with_devices():
+    (rows,) = sharding.in_processes("--devices", (2,), ["quasi_deer"])
+    in_pass, backward = rows
+    assert (in_pass["all-gather"], backward["all-gather"]) == (2, 1)
+    costs = {"quasi_deer": {"ns": 50.0}}
+    for row in sharding.predictions([in_pass | {"devices": 8}], costs):
+        shares = [row[f"strong, {devices:,}"] for devices in sharding.MANY]
+        assert 1 > shares[0] > shares[1] > shares[2] > 0
 
 
 def test_the_command_line_refuses_unknown_benchmarks(capsys):

@@ -183,7 +183,7 @@ def advance(
 
     def take_in(i: Array | int, carry: tuple) -> tuple:
         table, covariance, evidence = carry
-        column = jnp.take(covariance, i, axis=1)
+        column = covariance[:, i]
         inverse = 1 / (column[i] + noise[i])
         row = table[i]
         evidence = evidence + row[1:, None] * row * inverse

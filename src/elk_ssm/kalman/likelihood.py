@@ -6,6 +6,7 @@ the filter; a missing emission contributes neither to the value nor to the deriv
 """
 
 from jax import Array
+from jax.sharding import Mesh
 
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.filtering import lgssm_filter
@@ -19,6 +20,8 @@ def lgssm_log_likelihood(
     *,
     mask: Array | None = None,
     backend: Backend = "auto",
+    mesh: Mesh | None = None,
+    axis_name: str = "time",
 ) -> Array:
     """Return log p(y_{0:T-1}), the states integrated out.
 
@@ -28,6 +31,8 @@ def lgssm_log_likelihood(
         inputs: `(T, U)` or `None`.
         mask: `(T, E)` or `(T,)`, True where observed.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
+        mesh: Devices over which time is spread, as for `lgssm_filter`.
+        axis_name: Name of the axis of the mesh for time.
 
     Returns:
         A scalar, differentiable in everything but the mask.
@@ -45,5 +50,13 @@ def lgssm_log_likelihood(
     >>> bool(jnp.isfinite(jax.grad(loss)(0.5)))
     True
     """
-    posterior = lgssm_filter(model, emissions, inputs, mask=mask, backend=backend)
+    posterior = lgssm_filter(
+        model,
+        emissions,
+        inputs,
+        mask=mask,
+        backend=backend,
+        mesh=mesh,
+        axis_name=axis_name,
+    )
     return posterior.log_likelihood

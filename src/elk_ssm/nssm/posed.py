@@ -308,6 +308,7 @@ def _observed(emissions: Array, mask: Any, whole_steps: bool) -> tuple[Array, Ar
         return jnp.where(observed, emissions, 0), observed
     observed = jnp.all(observed, axis=1, keepdims=True)
     # A log density may be undefined at zero: a value that occurs is a safe stand-in.
-    stand_in = emissions[jnp.argmax(observed[:, 0])]
-    stand_in = jnp.where(jnp.any(observed), stand_in, 0)
+    # Picked by a sum, because indexing would gather emissions that are sharded.
+    first = jnp.arange(observed.shape[0])[:, None] == jnp.argmax(observed[:, 0])
+    stand_in = jnp.sum(jnp.where(first & observed, emissions, 0), axis=0)
     return jnp.where(observed, emissions, stand_in), observed

@@ -18,16 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep
-from elk_ssm.kalman.affine import affine_scan, apply
+from elk_ssm.kalman.affine import apply
 from elk_ssm.kalman.backend import Backend
-from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
-from elk_ssm.kalman.damped_spread import spread_filter_means, spread_smoother
-from elk_ssm.kalman.structure import Operator
-from elk_ssm.kalman.time_axis import TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import Blocks, linearize_nodes
+from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.passes import Pass, damped_update, evaluate_pass, mean_noise
 from elk_ssm.solve.stopping import PATIENCE, Verdict, judge, scale_of
 from elk_ssm.surrogate.noise import Seen
 
@@ -59,15 +56,6 @@ class Prefix(NamedTuple):
 
     exact: Array
     edge: Array
-
-
-class Pass(NamedTuple):
-    """What one pass found before it changed anything."""
-
-    values: Array
-    operator: Operator
-    residual: Array
-    step: Array
 
 
 def iterate(
@@ -152,13 +140,17 @@ def one_pass(
     carry: Carry,
 ) -> Carry:
     """Evaluate, judge, update."""
-    seen = _evaluate(method, step, blocks, backend, carry)
+    seen = evaluate_pass(method, step, blocks, backend, carry.nodes, carry.iteration)
     axis = blocks.axis
     carry, accept = _consult_policy(method, blocks, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
     scale = scale_of(seen.values, blocks.initial, backend, axis)
     verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm, axis)
-    update = seen.step if noise is None else _damped(method, seen, noise, backend, axis)
+    update = (
+        seen.step
+        if noise is None
+        else damped_update(method, seen, noise, backend, axis)
+    )
     update = jnp.where(verdict.converged, seen.step, update)
     exact = extend_prefix(carry.exact, carry.nodes, seen.values, axis)
     edge = axis.row(seen.values, exact - 1)
@@ -184,50 +176,6 @@ def one_pass(
         stay = accept | frozen | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
     return _record(blocks, carry, seen, verdict, noise, nodes, exact, status, update)
-
-
-def _evaluate(
-    method: Method, step: FlatStep, blocks: Blocks, backend: Backend, carry: Carry
-) -> Pass:
-    values, operator = linearize_nodes(
-        method.linearization, step, blocks, carry.nodes, carry.iteration
-    )
-    if (real := blocks.real) is not None:
-        # What does not exist is where it should be and passes nothing on.
-        values = jnp.where(real[:, None], values, carry.nodes)
-        operator = jax.tree.map(
-            lambda a: jnp.where(jnp.reshape(real, (-1,) + (1,) * (a.ndim - 1)), a, 0),
-            operator,
-        )
-    residual = carry.nodes - values
-    step_to = affine_scan(operator, -residual, backend=backend, axis=blocks.axis)
-    return Pass(values, operator, residual, step_to)
-
-
-def _damped(
-    method: Method, seen: Pass, noise: Array, backend: Backend, axis: TimeAxis
-) -> Array:
-    """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
-
-    def damped(seen: Pass) -> Array:
-        offsets = -seen.residual
-        if axis.is_spread:
-            problem = seen.operator, offsets, noise
-            if method.estimate == "smoother":
-                return spread_smoother(*problem, backend=backend, axis=axis).means
-            return spread_filter_means(*problem, backend=backend, axis=axis)
-        if method.estimate == "smoother":
-            return damped_smoother(seen.operator, offsets, noise, backend=backend).means
-        return damped_filter_means(seen.operator, offsets, noise, backend=backend)
-
-    undamped = jnp.isinf(noise)
-    undamped = axis.all(undamped) if _varies(noise) else jnp.all(undamped)
-    return jax.lax.cond(undamped, lambda s: s.step, damped, seen)
-
-
-def _varies(noise: Array) -> bool:
-    """Whether there is noise for every unknown, which devices then share."""
-    return noise.ndim == 2
 
 
 def _consult_policy(
@@ -333,7 +281,7 @@ def _record(
     residual_norm, step_norm = verdict.residual_norm, verdict.step_norm
     history = carry.history
     if history is not None:
-        level = jnp.inf if noise is None else _mean_noise(blocks, noise)
+        level = jnp.inf if noise is None else mean_noise(blocks, noise)
         i = carry.iteration
         history = History(
             history.residual_norm.at[i].set(residual_norm, mode="drop"),
@@ -355,14 +303,3 @@ def _record(
         step_norm=step_norm,
         history=history,
     )
-
-
-def _mean_noise(blocks: Blocks, noise: Array) -> Array:
-    """Geometric mean of s^2."""
-    if not (blocks.axis.is_spread and _varies(noise)):
-        return jnp.exp(jnp.mean(jnp.log(noise)))
-    logs = jnp.log(noise)
-    if blocks.real is not None:
-        logs = jnp.where(blocks.real[:, None], logs, 0)
-    total = blocks.axis.total(jnp.sum(logs))
-    return jnp.exp(total / (blocks.unknowns * noise.shape[1]))

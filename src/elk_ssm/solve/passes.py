@@ -1,0 +1,86 @@
+"""What a pass finds before it changes anything, and the update that it suggests."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, FlatStep
+from elk_ssm.kalman.affine import affine_scan
+from elk_ssm.kalman.backend import Backend
+from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
+from elk_ssm.kalman.damped_spread import spread_filter_means, spread_smoother
+from elk_ssm.kalman.structure import Operator
+from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.solve.method import Method
+from elk_ssm.solve.nodes import Blocks, linearize_nodes
+
+
+class Pass(NamedTuple):
+    """What one pass found before it changed anything."""
+
+    values: Array
+    operator: Operator
+    residual: Array
+    step: Array
+
+
+def evaluate_pass(
+    method: Method,
+    step: FlatStep,
+    blocks: Blocks,
+    backend: Backend,
+    nodes: Array,
+    iteration: Array,
+) -> Pass:
+    """Evaluate f and its Jacobians at the nodes, and find the undamped step."""
+    values, operator = linearize_nodes(
+        method.linearization, step, blocks, nodes, iteration
+    )
+    if (real := blocks.real) is not None:
+        # What does not exist is where it should be and passes nothing on.
+        values = jnp.where(real[:, None], values, nodes)
+        operator = jax.tree.map(
+            lambda a: jnp.where(jnp.reshape(real, (-1,) + (1,) * (a.ndim - 1)), a, 0),
+            operator,
+        )
+    residual = nodes - values
+    step_to = affine_scan(operator, -residual, backend=backend, axis=blocks.axis)
+    return Pass(values, operator, residual, step_to)
+
+
+def damped_update(
+    method: Method, seen: Pass, noise: Array, backend: Backend, axis: TimeAxis
+) -> Array:
+    """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
+
+    def damped(seen: Pass) -> Array:
+        offsets = -seen.residual
+        if axis.is_spread:
+            problem = seen.operator, offsets, noise
+            if method.estimate == "smoother":
+                return spread_smoother(*problem, backend=backend, axis=axis).means
+            return spread_filter_means(*problem, backend=backend, axis=axis)
+        if method.estimate == "smoother":
+            return damped_smoother(seen.operator, offsets, noise, backend=backend).means
+        return damped_filter_means(seen.operator, offsets, noise, backend=backend)
+
+    undamped = jnp.isinf(noise)
+    undamped = axis.all(undamped) if _varies(noise) else jnp.all(undamped)
+    return jax.lax.cond(undamped, lambda s: s.step, damped, seen)
+
+
+def _varies(noise: Array) -> bool:
+    """Whether there is noise for every unknown, which devices then share."""
+    return noise.ndim == 2
+
+
+def mean_noise(blocks: Blocks, noise: Array) -> Array:
+    """Geometric mean of s^2."""
+    if not (blocks.axis.is_spread and _varies(noise)):
+        return jnp.exp(jnp.mean(jnp.log(noise)))
+    logs = jnp.log(noise)
+    if blocks.real is not None:
+        logs = jnp.where(blocks.real[:, None], logs, 0)
+    total = blocks.axis.total(jnp.sum(logs))
+    return jnp.exp(total / (blocks.unknowns * noise.shape[1]))
