@@ -205,7 +205,8 @@ def document(stored: dict[str, Any]) -> str:
             "more for the smoother; tolerances are relative to the largest state so "
             "far, which is one of D numbers. Whether to stop is agreed on by "
             "all-reduces of a few numbers, so that all devices do the same passes. "
-            "Iterations and results are those of one device; in code, "
+            "Iterations and results are those of one device (with blocks of C steps "
+            "where C divides T / P, since every device cuts its own); in code, "
             "`kalman/time_axis.py` is all that communicates.",
             "",
             "## Measured: the collectives of one pass",
