@@ -20,7 +20,7 @@ MODULES = "mesh_evaluate", "mesh_collectives", "mesh_lgssm", "mesh_smooth"
 
 @pytest.mark.parametrize("module", MODULES)
 def test_on_eight_devices(module):
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [*command, str(HERE / f"{module}.py")],
         env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
