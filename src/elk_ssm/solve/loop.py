@@ -123,7 +123,7 @@ def start(method: Method, guess: Array, history: int) -> Carry:
 def empty_history(length: int, dtype: Any) -> History | None:
     """Return a history of NaN, or None when nothing is to be recorded."""
     empty = jnp.full(length, jnp.nan, dtype)
-    return History(empty, empty, empty) if length else None
+    return History(*[empty] * len(History._fields)) if length else None
 
 
 def one_pass(
@@ -146,7 +146,10 @@ def one_pass(
     nodes = settle_prefix(carry.nodes + update, carry.nodes, seen.values, exact)
     small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
     free = settle_prefix(carry.nodes + seen.step, carry.nodes, seen.values, exact)
+    damped = nodes
     nodes, carry = _gate(method, blocks, carry, seen, nodes, free, small, exact)
+    ungated = damped if method.gate is None else jnp.where(carry.free, free, damped)
+    set_back = jnp.sum(jnp.any(nodes != ungated, axis=1))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
     status = _status(verdict, stalls, exact, nodes, seen.values)
@@ -157,7 +160,7 @@ def one_pass(
         frozen = jnp.arange(nodes.shape[0])[:, None] < exact
         stay = accept | frozen | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
-    return _record(carry, seen, noise, nodes, exact, status, update)
+    return _record(carry, seen, noise, nodes, exact, set_back, status, update)
 
 
 def _evaluate(
@@ -268,6 +271,7 @@ def _record(
     noise: Array | None,
     nodes: Array,
     exact: Array,
+    set_back: Array,
     status: Array,
     update: Array,
 ) -> Carry:
@@ -280,6 +284,8 @@ def _record(
             history.residual_norm.at[i].set(residual_norm, mode="drop"),
             history.step_norm.at[i].set(step_norm, mode="drop"),
             history.noise.at[i].set(level, mode="drop"),
+            history.exact.at[i].set(exact, mode="drop"),
+            history.set_back.at[i].set(set_back, mode="drop"),
         )
     predicted = carry.predicted
     if carry.accepted is not None:

@@ -1,0 +1,109 @@
+"""The documentation says what the code has, and quotes what was measured."""
+
+import importlib
+import importlib.util
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+import elk_ssm
+from benchmarks import harness, kalman
+from elk_ssm import plotting
+from elk_ssm.interop import cells
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+API = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+
+
+def load(name):
+    """Import one of the hooks of the site, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_site" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+measured, mathml, pages = load("measured"), load("mathml"), load("notebook_pages")
+
+
+@pytest.mark.parametrize("module", [elk_ssm, plotting, cells])
+def test_every_public_name_has_an_entry_in_the_reference(module):
+    described = {x.rsplit(".", 1)[-1] for x in re.findall(r"^::: (\S+)", API, re.M)}
+    assert set(module.__all__) - {"plotting"} <= described
+
+
+def test_the_kalman_tables_are_those_of_the_results():
+    stored = json.loads(kalman.RESULTS.read_text())
+    assert kalman.DOCS.read_text() == kalman.document(stored)
+
+
+def measured_pages():
+    """Results that a benchmark module of the same name turns into a page."""
+    for result in sorted(harness.RESULTS.glob("*.json")):
+        source = harness.RESULTS.parent / f"{result.stem}.py"
+        page = DOCS / f"{result.stem}.md"
+        if source.exists() and page.exists() and result.stem != "kalman":
+            yield result.stem
+
+
+@pytest.mark.parametrize("name", measured_pages())
+def test_measured_tables_are_those_of_the_results(name):
+    module = importlib.import_module(f"benchmarks.{name}")
+    written = module.document(harness.read(name)).rstrip()
+    page = (DOCS / f"{name}.md").read_text().rstrip()
+    assert page == written, f"run: python -m benchmarks.{name} --docs"
+
+
+def quoted():
+    """Names of the numbers that the pages quote."""
+    for path in DOCS.rglob("*.md"):
+        yield from re.findall(r"\{\{ *(\w+) *\}\}", path.read_text())
+
+
+def test_numbers_on_pages_come_from_the_results():
+    assert set(quoted()) == set(measured.VALUES)
+    for value in measured.VALUES.values():
+        assert re.search(r"\d", value())
+
+
+def test_an_unknown_number_is_an_error():
+    with pytest.raises(KeyError):
+        measured.on_page_markdown("{{ nothing }}")
+    page = measured.on_page_markdown("median {{ cost_median }}.")
+    assert re.fullmatch(r"median \d+\.\d\d\.", page)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda p: p.stem)
+def test_formulas_become_valid_mathml(path):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(), flags=re.S)
+    displayed = re.findall(r"\$\$(.*?)\$\$", text, re.S)
+    inline = re.findall(r"\$([^$\n]+)\$", re.sub(r"\$\$.*?\$\$", "", text, flags=re.S))
+    for formula in [*displayed, *inline]:
+        marked = rf'<span class="arithmatex">\({formula}\)</span>'
+        found = mathml.on_page_content(marked)
+        assert ET.fromstring(found).tag.endswith("math"), formula
+        # A command that the converter does not know is passed through.
+        assert "\\" not in found, formula
+
+
+def test_a_notebook_becomes_a_page():
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title"]},
+        {
+            "cell_type": "code",
+            "source": ["1 + 1"],
+            "outputs": [
+                {"text": ["printed\n"]},
+                {"data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}},
+            ],
+        },
+    ]
+    text, pictures = pages.page({"cells": cells}, "n")
+    assert text.startswith("# Title\n\n```python\n1 + 1\n```\n\n```text\nprinted\n```")
+    assert "](n_0.png)" in text
+    assert pictures == {"notebooks/n_0.png": b"\x89PNG"}
+    assert "<Figure>" not in text
