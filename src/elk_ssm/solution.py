@@ -10,7 +10,15 @@ from elk_ssm._types import Array, PyTree
 
 
 class Status(enum.IntEnum):
-    """How a solve ended. The members are integers, so they live inside `jit`."""
+    """How a solve ended. The members are integers, so they live inside `jit`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Status(1).name
+        'max_iters_reached'
+        >>> "max_iters" in elk.Status(1).message
+        True
+    """
 
     converged = 0
     max_iters_reached = 1
@@ -96,6 +104,16 @@ class Solution(NamedTuple):
             non-finite value on the true trajectory, or -1. Shape `()`.
         history: `History` of the first iterations, or None when not asked for.
         plan: What `auto` chose and why (`plan.describe()`), None for other methods.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.deer(),
+        ... )
+        >>> sol.states.shape, int(sol.failed_step)
+        ((9, 2), -1)
     """
 
     states: PyTree

@@ -26,6 +26,18 @@ class NoiseSweep(NamedTuple):
         residual_norm: Largest residual that the last iteration saw, `(N,)`.
         status: Values of `Status`, `(N,)`.
         history: Residuals over iterations, `(N, n)`, or None when not asked for.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sweep = elk.NoiseSweep(
+        ...     noises=jnp.array([1.0, 1e2]),
+        ...     num_iters=jnp.array([40, 9]),
+        ...     residual_norm=jnp.zeros(2),
+        ...     status=jnp.array([0, 0]),
+        ... )
+        >>> float(sweep.noises[sweep.best])
+        100.0
     """
 
     noises: Array

@@ -82,9 +82,8 @@ def noise_sweep(sweep: NoiseSweep, ax: "Axes | None" = None) -> "Axes":
         >>> import jax.numpy as jnp
         >>> from matplotlib.figure import Figure
         >>> import elk_ssm as elk
-        >>> sweep = elk.sweep_noise(
-        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)), [1.0, 9.0]
-        ... )
+        >>> noises, num_iters = jnp.array([1.0, 1e2]), jnp.array([40, 9])
+        >>> sweep = elk.NoiseSweep(noises, num_iters, 0 * noises, 0 * num_iters)
         >>> ax = elk.plotting.noise_sweep(sweep, Figure().subplots())
         >>> ax.get_ylabel()
         'iterations'
@@ -136,12 +135,9 @@ def gate(history: History, ax: "Axes | None" = None) -> "Axes":
         >>> import jax.numpy as jnp
         >>> from matplotlib.figure import Figure
         >>> import elk_ssm as elk
-        >>> sol = elk.evaluate(
-        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
-        ...     method=elk.deer(gate=elk.Gate()), history=9,
-        ... )
-        >>> ax = elk.plotting.gate(sol.history, Figure().subplots())
-        >>> ax.lines[0].get_ydata()[:2].tolist()
+        >>> seen = elk.History(*[jnp.array([1.0, 2.0, jnp.nan])] * 5)
+        >>> ax = elk.plotting.gate(seen, Figure().subplots())
+        >>> ax.lines[0].get_ydata().tolist()
         [1.0, 2.0]
     """
     ax = axes_or_new(ax)

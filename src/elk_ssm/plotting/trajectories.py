@@ -174,15 +174,13 @@ def error_map(
         ValueError: The shapes do not agree.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import numpy as np
         >>> from matplotlib.figure import Figure
-        >>> import elk_ssm as elk
-        >>> problem = (lambda x, u: 0.5 * x + u, jnp.zeros(2), jnp.ones((9, 2)))
-        >>> found = elk.iterates(*problem, method=elk.jacobi(), num_iters=3)
-        >>> truth = elk.sequential(*problem).states
-        >>> ax = elk.plotting.error_map(found, truth, Figure().subplots())
+        >>> from elk_ssm import plotting
+        >>> found = np.array([1.0, 0.1, 0.001])[:, None, None] * np.ones((3, 9, 2))
+        >>> ax = plotting.error_map(found, np.zeros((9, 2)), Figure().subplots())
         >>> ax.images[0].get_array().shape
-        (4, 9)
+        (3, 9)
     """
     found, truth = np.asarray(iterates), np.asarray(reference)
     if found.ndim != 3 or found.shape[1:] != truth.shape:
