@@ -208,6 +208,7 @@ def error_map(
         ax.legend(loc="lower left", framealpha=1.0)
         ax.set(xlim=extent[:2], ylim=extent[2:])
     ax.set(xlabel="time step", ylabel="iteration (0 is the guess)")
+    ax.locator_params(axis="y", integer=True)
     return ax
 
 
