@@ -899,6 +899,46 @@ MISTAKES = {
         TypeError,
         r"jax\.vmap",
     ),
+    "states before inputs": (
+        lambda x, u: jnp.eye(2) @ x + u.sum(),
+        INPUTS,
+        X0,
+        {},
+        TypeError,
+        r"The order is evaluate\(f, initial_state, inputs\).*What f said: dot_general",
+    ),
+    "a list of steps": (
+        lambda x, u: x + u,
+        X0,
+        [np.ones(2)] * 40,
+        {},
+        TypeError,
+        r"\.\.\. \(40 leaves\).*inputs is a Python list.*its 40 entries.*jnp\.asarray",
+    ),
+    "a list of numbers": (
+        lambda x, u: x + u,
+        X0,
+        [1.0, 2.0],
+        {},
+        ValueError,
+        r"Python list is a pytree of its entries: pass jnp\.asarray",
+    ),
+    "a list as state": (
+        lambda x, u: x + u,
+        [0.0, 0.0],
+        INPUTS,
+        {},
+        TypeError,
+        r"initial_state is a Python list.*its 2 entries",
+    ),
+    "a pair": (
+        lambda x, u: (x, x),
+        X0,
+        INPUTS,
+        {},
+        ValueError,
+        r"same structure, float32\[2\]; got \(.*elk\.scan",
+    ),
 }
 
 

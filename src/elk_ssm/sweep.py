@@ -84,6 +84,10 @@ def sweep_noise(
         A `NoiseSweep`. The trajectories are not kept: a converged one does not depend
         on the noise, and its derivative with respect to the noise is zero.
 
+    Raises:
+        TypeError: The noises are no numbers, or the method is an `Auto`.
+        ValueError: A noise is not positive, or their array has more than one axis.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
@@ -93,6 +97,8 @@ def sweep_noise(
         >>> sweep.num_iters.shape
         (2,)
     """
+    if isinstance(noises, str):
+        raise TypeError(f"noises must be numbers; got {noises!r}.")
     grid = jnp.atleast_1d(jnp.asarray(noises))
     if grid.ndim != 1:
         raise ValueError(f"noises must be one-dimensional; got shape {grid.shape}.")

@@ -309,6 +309,11 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy | None:
         TypeError: `noise` is neither a number, an array nor a policy.
         ValueError: A concrete noise is NaN, zero or negative.
     """
+    if isinstance(noise, type):
+        raise TypeError(
+            f"noise must be an instance of a policy, such as {noise.__name__}(); got "
+            "the class itself."
+        )
     if isinstance(noise, NoisePolicy) and not isinstance(noise, jax.Array | np.ndarray):
         return noise
     if isinstance(noise, str) or noise is None:
