@@ -1,4 +1,4 @@
-# Two commands for a fresh machine: `make demo` and `make test`.
+# For a fresh machine: `make demo` and `make test`; also `make docs`, `make notebooks`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

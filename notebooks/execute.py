@@ -25,7 +25,7 @@ def scripts() -> list[Path]:
 def execute(path: Path) -> Path:
     """Run one script from top to bottom and write what it printed and drew."""
     notebook = jupytext.read(path)
-    options = {"timeout": 1800, "kernel_name": "python3"}
+    options = {"timeout": 1800, "kernel_name": "python3", "coalesce_streams": True}
     resources = {"metadata": {"path": str(HERE)}}
     NotebookClient(notebook, resources=resources, **options).execute()
     for number, cell in enumerate(notebook.cells):

@@ -81,7 +81,7 @@ guesses = elk.iterates(f, x0, inputs, method=method, guess=guess, num_iters=20)
 # which has to believe the guess a little, does not know.
 print("first iterate = filtered mean, up to", end=" ")
 print(f"{float(jnp.abs(guesses[1] - filtered.means)[1:].max()):.1e}")
-elk.raise_if_failed(elk.evaluate(f, x0, inputs, method=method, guess=guess))
+checked = elk.raise_if_failed(elk.evaluate(f, x0, inputs, method=method, guess=guess))
 
 # %% [markdown]
 # ## The posterior tightens

@@ -131,19 +131,23 @@ networks = {
 }
 
 
-def milliseconds(run):
-    compiled = jax.jit(run).lower(long_inputs).compile()
+def compared(*runs):
+    """Median seconds of each, taking turns so that a busy machine disturbs all."""
+    compiled = [jax.jit(run).lower(long_inputs).compile() for run in runs]
     times = []
-    for _ in range(7):
-        begun = time.perf_counter()
-        jax.block_until_ready(compiled(long_inputs))
-        times.append(1e3 * (time.perf_counter() - begun))
-    return np.median(times)
+    for _ in range(15):
+        for run in compiled:
+            begun = time.perf_counter()
+            jax.block_until_ready(run(long_inputs))
+            times.append(time.perf_counter() - begun)
+    return np.median(np.reshape(times, (-1, len(runs))), axis=0)
 
 
 for name, f in networks.items():
-    scan = milliseconds(lambda u, f=f: elk.sequential(f, start, u).states)
-    auto = milliseconds(lambda u, f=f: elk.evaluate(f, start, u).states)
+    scan, auto = compared(
+        lambda u, f=f: elk.sequential(f, start, u).states,
+        lambda u, f=f: elk.evaluate(f, start, u).states,
+    )
     plan = elk.evaluate(f, start, long_inputs).plan.describe()
     print(f"{name}: auto / scan = {auto / scan:.2f}  ({plan})")
 

@@ -50,7 +50,7 @@ def measured_pages():
             yield result.stem
 
 
-@pytest.mark.parametrize("name", measured_pages())
+@pytest.mark.parametrize("name", list(measured_pages()))
 def test_measured_tables_are_those_of_the_results(name):
     module = importlib.import_module(f"benchmarks.{name}")
     written = module.document(harness.read(name)).rstrip()
@@ -107,3 +107,14 @@ def test_a_notebook_becomes_a_page():
     assert "](n_0.png)" in text
     assert pictures == {"notebooks/n_0.png": b"\x89PNG"}
     assert "<Figure>" not in text
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=str
+)
+def test_links_to_files_of_the_repository_exist(path):
+    """MkDocs checks those within the site; GitHub shows the same pages without it."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), target
