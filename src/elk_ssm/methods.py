@@ -91,7 +91,7 @@ def quasi_deer(**parts: Any) -> Method:
     Example:
         >>> import elk_ssm as elk
         >>> elk.quasi_deer(block_size=16, gate=elk.Gate()).linearization
-        DiagonalJacobian(chunk=128)
+        DiagonalJacobian(chunk=None)
     """
     return Method(**{"linearization": DiagonalJacobian(), **parts})
 
