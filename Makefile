@@ -1,22 +1,31 @@
-# Two commands for a fresh machine: `make demo` and `make test`.
+# For a fresh machine: `make demo` and `make test`; also `make docs`, `make notebooks`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs notebooks clean
 
 demo: $(VENV)/.run
 	$(BIN)/elk-ssm demo
 
-test: $(VENV)/.dev lint
+test: $(VENV)/.dev lint docs
 	$(BIN)/python -m pytest -n $(JOBS) --durations=15
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into site/. Warnings are errors; nothing is fetched.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Scripts of notebooks/ into executed .ipynb beside them; NOTEBOOKS=name for some.
+notebooks: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt --group notebooks
+	$(BIN)/python -m notebooks.execute $(NOTEBOOKS)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "elk_ssm needs Python 3.11 or newer; try make PYTHON=python3.11 ...")'
@@ -35,4 +44,4 @@ $(VENV)/.dev: $(VENV)/.run
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache

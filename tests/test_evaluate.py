@@ -337,6 +337,45 @@ def test_history_has_a_fixed_size_with_nan_past_the_end(problem):
     np.testing.assert_allclose(solution.history.noise[:done], 1e4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_history_tells_how_far_the_iterates_are_exact(block_size, reference):
+    def logistic(x, u):
+        return 3.9 * x * (1 - x)
+
+    x0, inputs = jnp.array([0.3]), jnp.zeros((36, 1))
+    method = elk.deer(block_size=block_size, gate=elk.Gate())
+    seen = elk.evaluate(logistic, x0, inputs, method=method, history=9).history
+    found = elk.iterates(logistic, x0, inputs, method=method, num_iters=9)[1:]
+    truth = reference(logistic, x0, inputs)
+    for number, iterate in enumerate(found):
+        if np.isnan(seen.exact[number]):
+            break
+        steps = block_size * int(seen.exact[number])
+        assert steps >= block_size * (number + 1)
+        np.testing.assert_allclose(iterate[:steps], truth[:steps], atol=1e-4)
+    assert number > 2
+
+
+def test_history_counts_the_states_that_were_set_back(problem):
+    def logistic(x, u):
+        return 3.9 * x * (1 - x)
+
+    def set_back(f, x0, inputs, gate):
+        method = elk.deer(gate=gate)
+        seen = elk.evaluate(f, x0, inputs, method=method, history=20).history
+        return np.asarray(seen.set_back)
+
+    wild = logistic, jnp.array([0.3]), jnp.zeros((36, 1))
+    counts = set_back(*wild, elk.Gate())
+    known = counts[np.isfinite(counts)]
+    assert known.max() > 0
+    assert ((known >= 0) & (known <= 36)).all()
+    # Newton's steps overflow here, and what is not finite is set back without a gate.
+    assert np.nansum(set_back(*wild, None)) > 0
+    assert np.nansum(set_back(*problem("gru", 20), None)) == 0
+    assert np.nansum(set_back(*problem("linear", 20), elk.Gate())) == 0
+
+
 def test_history_keeps_only_the_first_iterations(problem):
     f, x0, inputs = problem("gru", 40)
     short, long = (
@@ -859,6 +898,46 @@ MISTAKES = {
         {},
         TypeError,
         r"jax\.vmap",
+    ),
+    "states before inputs": (
+        lambda x, u: jnp.eye(2) @ x + u.sum(),
+        INPUTS,
+        X0,
+        {},
+        TypeError,
+        r"The order is evaluate\(f, initial_state, inputs\).*What f said: dot_general",
+    ),
+    "a list of steps": (
+        lambda x, u: x + u,
+        X0,
+        [np.ones(2)] * 40,
+        {},
+        TypeError,
+        r"\.\.\. \(40 leaves\).*inputs is a Python list.*its 40 entries.*jnp\.asarray",
+    ),
+    "a list of numbers": (
+        lambda x, u: x + u,
+        X0,
+        [1.0, 2.0],
+        {},
+        ValueError,
+        r"Python list is a pytree of its entries: pass jnp\.asarray",
+    ),
+    "a list as state": (
+        lambda x, u: x + u,
+        [0.0, 0.0],
+        INPUTS,
+        {},
+        TypeError,
+        r"initial_state is a Python list.*its 2 entries",
+    ),
+    "a pair": (
+        lambda x, u: (x, x),
+        X0,
+        INPUTS,
+        {},
+        ValueError,
+        r"same structure, float32\[2\]; got \(.*elk\.scan",
     ),
 }
 

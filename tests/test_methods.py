@@ -70,3 +70,16 @@ def test_impossible_choices_are_refused(parts, message):
 def test_unknown_parts_are_refused():
     with pytest.raises(TypeError, match="blocksize"):
         elk.deer(blocksize=3)
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        ("auto", "a number, an array or a noise policy; got 'auto'"),
+        (None, "a number, an array or a noise policy; got None"),
+        (elk.Annealed, r"an instance of a policy, such as Annealed\(\); got the class"),
+    ],
+)
+def test_noise_that_is_none(noise, message):
+    with pytest.raises(TypeError, match=message):
+        elk.quasi_elk(noise)

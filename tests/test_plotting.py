@@ -8,12 +8,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+import elk_ssm as elk
 from elk_ssm import plotting
 
 
@@ -117,6 +119,160 @@ class TestBands:
     def test_shapes_that_do_not_agree(self, ax, time, means, stds):
         with pytest.raises(ValueError, match=r"expected time \(T,\)"):
             plotting.bands(np.zeros(time), None, np.zeros(means), np.zeros(stds), ax)
+
+
+def posterior(offset, std, length=5, size=2):
+    means = np.arange(length * size, dtype=float).reshape(length, size) + offset
+    return SimpleNamespace(means=means, standard_deviations=np.full_like(means, std))
+
+
+class TestIterates:
+    def test_one_dimension_of_every_posterior(self, ax):
+        found = {"pass 1": posterior(0.0, 2.0), "pass 2": posterior(0.5, 0.25)}
+        truth = posterior(1.0, 0.0).means
+        assert plotting.iterates(found, ax, reference=truth, dimension=1) is ax
+        first, second, reference = ax.lines
+        np.testing.assert_array_equal(first.get_xdata(), [1, 2, 3, 4, 5])
+        np.testing.assert_array_equal(first.get_ydata(), found["pass 1"].means[:, 1])
+        np.testing.assert_array_equal(second.get_ydata(), found["pass 2"].means[:, 1])
+        np.testing.assert_array_equal(reference.get_ydata(), truth[:, 1])
+        widths = [np.ptp(c.get_paths()[0].vertices[:, 1]) for c in ax.collections]
+        assert widths == [8 + 8.0, 8 + 1.0]
+
+    def test_lines_differ_without_colour(self, ax):
+        plotting.iterates({str(i): posterior(i, 1.0) for i in range(3)}, ax)
+        assert len({line.get_linestyle() for line in ax.lines}) == 3
+        assert ax.lines[-1].get_linestyle() == "-"
+        assert [x.get_text() for x in ax.get_legend().get_texts()] == ["0", "1", "2"]
+
+    def test_bad_posteriors(self, ax):
+        with pytest.raises(ValueError, match="at least one"):
+            plotting.iterates({}, ax)
+        different = {"a": posterior(0, 1), "b": posterior(0, 1, length=4)}
+        with pytest.raises(ValueError, match=r"\[5, 4\]"):
+            plotting.iterates(different, ax)
+
+
+class TestNoiseSweep:
+    def sweep(self, noises, num_iters, status):
+        arrays = (jnp.array(x) for x in (noises, num_iters, num_iters, status))
+        return elk.NoiseSweep(*arrays)
+
+    def test_runs_that_failed_are_crosses(self, ax):
+        sweep = self.sweep([1.0, 1e2, 1e4], [99, 20, 30], [1, 0, 0])
+        assert plotting.noise_sweep(sweep, ax) is ax
+        by_marker = {line.get_marker(): line for line in ax.lines if line.get_marker()}
+        np.testing.assert_array_equal(by_marker["x"].get_xydata(), [[1, 99]])
+        curve = ax.lines[0]
+        np.testing.assert_array_equal(curve.get_xydata(), [[1e2, 20], [1e4, 30]])
+        best = [x for x in ax.lines if x.get_label() == "fewest iterations"]
+        np.testing.assert_array_equal(best[0].get_xydata(), [[1e2, 20]])
+
+    def test_no_damping_has_a_place_of_its_own(self, ax):
+        plotting.noise_sweep(self.sweep([1.0, np.inf], [9, 4], [0, 0]), ax)
+        places = np.concatenate([x.get_xdata() for x in ax.lines if x.get_marker()])
+        assert np.isfinite(places).all()
+        names = [x.get_text() for x in ax.get_xticklabels()]
+        assert names[-1].startswith("∞")
+        np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 9]])
+
+    def test_nothing_converged(self, ax):
+        plotting.noise_sweep(self.sweep([np.inf], [9], [2]), ax)
+        labels = [x.get_text() for x in ax.get_legend().get_texts()]
+        assert labels == ["did not converge"]
+        assert "s²" in ax.get_xlabel()
+
+
+class TestGate:
+    def test_prefix_and_states_set_back(self, ax):
+        n = np.nan
+        seen = elk.History(*[None] * 3, np.array([1, 2, 4, n]), np.array([0, 7, 1, n]))
+        assert plotting.gate(seen, ax) is ax
+        np.testing.assert_array_equal(
+            ax.lines[0].get_xydata(), [[1, 1], [2, 2], [3, 4]]
+        )
+        (bars,) = ax.collections
+        tops = [path.vertices[-1].tolist() for path in bars.get_paths()]
+        assert tops == [[1, 0], [2, 7], [3, 1]]
+        assert "unknowns" in ax.get_ylabel()
+
+
+class TestErrorMap:
+    found = np.stack([np.full((4, 2), e) for e in (1.0, 1e-3, 0.0)])
+    truth = np.zeros((4, 2))
+
+    def test_errors_in_decades(self, ax):
+        assert plotting.error_map(self.found, self.truth, ax) is ax
+        shown = ax.images[0].get_array()
+        np.testing.assert_allclose(shown[:, 0], [0, -3, -3], atol=1e-12)
+        assert ax.images[0].get_cmap().name == "Greys"
+        assert ax.figure.axes[1].get_ylabel().startswith("log")
+
+    def test_what_is_not_finite_is_left_out(self, ax):
+        found = self.found.copy()
+        found[0, 2] = np.inf
+        found[0, 3] = np.nan
+        plotting.error_map(found, self.truth, ax)
+        assert ax.images[0].get_array().mask[0].tolist() == [False, False, True, True]
+
+    def test_the_exact_prefix(self, ax):
+        seen = elk.History(*[None] * 3, np.array([1.0, 2.0, np.nan]), None)
+        plotting.error_map(self.found, self.truth, ax, history=seen, block_size=2)
+        np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[2.5, 1], [4.5, 2]])
+        assert ax.get_ylim() == (2.5, -0.5)
+
+    def test_shapes_that_do_not_agree(self, ax):
+        with pytest.raises(ValueError, match=r"\(n \+ 1, T, D\)"):
+            plotting.error_map(self.found, self.truth[:3], ax)
+
+
+class TestDiagnosis:
+    def found(self, growth, interval):
+        return elk.Diagnosis(
+            lyapunov_exponent=-0.5,
+            growth=np.nanmax(growth),
+            growth_interval=np.array(interval),
+            forgetting_length=-1,
+            off_diagonal_share=0.1,
+            log_growth=growth,
+            length=growth.shape[1],
+            size=1,
+        )
+
+    def test_the_interval_of_largest_growth_stands_out(self, ax):
+        n = np.nan
+        growth = np.array([[0.5, 1.0, 0.0, -1.0], [n, n, 2.0, 1.0]])
+        assert plotting.diagnosis(self.found(growth, [2, 2]), ax) is ax
+        one, two, largest, mean = ax.lines
+        np.testing.assert_array_equal(one.get_ydata(), growth[0])
+        np.testing.assert_array_equal(two.get_ydata(), growth[1])
+        np.testing.assert_array_equal(largest.get_xydata(), [[3, 2.0]])
+        np.testing.assert_array_equal(mean.get_ydata(), [-0.5, -1, -1.5, -2])
+        assert largest.get_linewidth() > one.get_linewidth()
+        assert ax.get_xlabel() == "time step"
+
+    def test_where_a_start_is_forgotten(self, ax):
+        growth = np.linspace(0, -60, 30)[None]
+        plotting.diagnosis(self.found(growth, [0, 0]), ax)
+        level = ax.lines[-1].get_ydata()[0]
+        assert level == pytest.approx(np.log(1e-6))
+        low, high = ax.get_ylim()
+        assert low < level < 0 < high
+        assert low > -60
+
+
+def test_pictures_of_a_real_solve(ax):
+    def f(x, u):
+        return jnp.tanh(x + u)
+
+    inputs = jnp.ones((9, 2))
+    sol = elk.evaluate(
+        f, jnp.zeros(2), inputs, method=elk.deer(gate=elk.Gate()), history=12
+    )
+    plotting.gate(sol.history, ax)
+    done = int(sol.num_iters)
+    assert ax.lines[0].get_xdata().tolist() == list(range(1, done + 1))
+    assert plotting is elk.plotting
 
 
 def test_without_axes_a_figure_is_made():

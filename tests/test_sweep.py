@@ -55,3 +55,5 @@ def test_bad_grids():
         sweep(jnp.ones((2, 2)))
     with pytest.raises(TypeError, match="auto"):
         sweep(method=elk.auto())
+    with pytest.raises(TypeError, match="noises must be numbers; got '1e2'"):
+        sweep("1e2")

@@ -10,6 +10,7 @@ Example:
     'converged'
 """
 
+from elk_ssm import plotting
 from elk_ssm.diagnose import Diagnosis, diagnose
 from elk_ssm.evaluate import evaluate, iterates, sequential
 from elk_ssm.kalman.filtering import lgssm_filter
@@ -103,6 +104,7 @@ __all__ = [
     "linearize",
     "log_prob",
     "picard",
+    "plotting",
     "quasi_deer",
     "quasi_elk",
     "raise_if_failed",

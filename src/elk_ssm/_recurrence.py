@@ -245,8 +245,8 @@ def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"f failed on one state {describe(expected)} and one input "
-            f"{describe(first_input)}, both without time and batch axis (use jax.vmap "
-            f"over evaluate for batches): {error}"
+            f"{describe(first_input)}, both without time and batch axis. "
+            f"{_likely_cause(state, first_input)} What f said: {error}"
         ) from error
     structure: Any = jax.tree.structure(found)
     if structure != jax.tree.structure(expected):
@@ -264,6 +264,20 @@ def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
             f"{describe(expected)} and returns {describe(found)}. Cast the initial "
             "state or the inputs so that they agree."
         )
+
+
+def _likely_cause(state: PyTree, first_input: PyTree) -> str:
+    """Guess at what made f fail on one state and one input."""
+    for name, tree in (("inputs", first_input), ("initial_state", state)):
+        if isinstance(tree, list):
+            return (
+                f"{name} is a Python list, which is a pytree of its {len(tree)} "
+                "entries: if one array was meant, pass jnp.asarray(...)."
+            )
+    return (
+        "The order is evaluate(f, initial_state, inputs) and f(state, input); inputs "
+        "have time first; batches come from jax.vmap over evaluate."
+    )
 
 
 def _discrete_leaves(

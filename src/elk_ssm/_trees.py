@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
 
+_LONGEST = 200
+
 
 @dataclass(frozen=True)
 class StateLayout:
@@ -74,7 +76,10 @@ def describe(tree: PyTree) -> str:
     """Write a pytree as its structure with dtypes and shapes, for error messages."""
     leaves, treedef = jax.tree.flatten(tree)
     names = [f"{jnp.result_type(x).name}{list(jnp.shape(x))}" for x in leaves]
-    return str(jax.tree.unflatten(treedef, names)).replace("'", "")
+    text = str(jax.tree.unflatten(treedef, names)).replace("'", "")
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]} ... ({len(leaves)} leaves)"
 
 
 def is_float(leaf: Any) -> bool:

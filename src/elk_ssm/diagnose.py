@@ -46,6 +46,11 @@ class Diagnosis(NamedTuple):
         log_growth: log |J_t ... J_{s+1}| for every start, `(S, T)`, NaN before it.
         length: Number of steps T of the recurrence, an integer.
         size: Number D of state dimensions, an integer.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Diagnosis._fields[:3]
+        ('lyapunov_exponent', 'growth', 'growth_interval')
     """
 
     lyapunov_exponent: Array

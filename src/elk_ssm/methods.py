@@ -43,6 +43,15 @@ def auto(
         gate: Gate of the Newton strategy.
         linearization: Boundary linearisation of the Newton strategy; None chooses.
         noise: s^2 or a policy for the Newton strategy; None is undamped.
+
+    Raises:
+        TypeError: The noise is neither a number, an array nor a policy.
+        ValueError: An unknown strategy, or a size that is not positive.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.auto(strategy="newton", block_size=16).newton(1000, 4).block_size
+        16
     """
     policy = None if noise is None else as_policy(noise)
     return Auto(gate, linearization, policy, block_size, strategy, max_passes)
@@ -57,6 +66,16 @@ def deer(**parts: Any) -> Method:
 
     Args:
         **parts: `block_size`, `gate`, or another `linearization`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.deer(block_size=3, gate=elk.Gate()),
+        ... )
+        >>> elk.Status(int(sol.status)).name
+        'converged'
     """
     return Method(**{"linearization": DenseJacobian(), **parts})
 
@@ -68,6 +87,11 @@ def quasi_deer(**parts: Any) -> Method:
 
     Args:
         **parts: `block_size`, `gate`, or another `linearization`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.quasi_deer(block_size=16, gate=elk.Gate()).linearization
+        DiagonalJacobian(chunk=None)
     """
     return Method(**{"linearization": DiagonalJacobian(), **parts})
 
@@ -85,6 +109,17 @@ def elk(
         noise: s^2 > 0, a scalar, `(D,)`, `(T, 1)` or `(T, D)`, or a noise policy.
         estimate: `"filter"` (as published) or `"smoother"` (Levenberg-Marquardt).
         **parts: `block_size`, `gate`, or another `linearization`.
+
+    Raises:
+        TypeError: The noise is neither a number, an array nor a policy.
+        ValueError: A noise that is not positive, or an unknown estimate.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.elk(noise=1e2, estimate="smoother").estimate
+        'smoother'
+        >>> elk.elk(noise=float("inf")) == elk.deer()
+        True
     """
     return deer(noise=as_policy(noise), estimate=estimate, **parts)
 
@@ -95,17 +130,48 @@ def quasi_elk(
     """Quasi-ELK: ELK with the diagonal of the Jacobian; D scalar filters.
 
     Gonzalez et al. (2024), arXiv 2407.19115, section 4. Arguments as `elk`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.quasi_elk(elk.Annealed(1.0, growth=4.0)).noise.growth
+        4.0
     """
     return quasi_deer(noise=as_policy(noise), estimate=estimate, **parts)
 
 
 def picard(**parts: Any) -> Method:
-    """Picard iteration: the Jacobian is taken to be the identity."""
+    """Picard iteration: the Jacobian is taken to be the identity.
+
+    Args:
+        **parts: `noise`, `estimate`, `block_size`, `gate`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.picard().linearization
+        IdentityJacobian()
+    """
     return Method(**{"linearization": IdentityJacobian(), **parts})
 
 
 def jacobi(**parts: Any) -> Method:
-    """Jacobi iteration: the Jacobian is taken to be zero."""
+    """Jacobi iteration: the Jacobian is taken to be zero.
+
+    The first inexact state takes its value from an exact one, so n iterations make n
+    states exact, and a recurrence that forgets is done sooner.
+
+    Args:
+        **parts: `block_size`, `gate`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.jacobi(),
+        ... )
+        >>> elk.Status(int(sol.status)).name
+        'converged'
+    """
     return Method(**{"linearization": ZeroJacobian(), **parts})
 
 

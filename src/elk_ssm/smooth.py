@@ -46,6 +46,11 @@ class Smoothed(NamedTuple):
         step_norm: Largest entry of the last step relative to the states' size, `()`.
         filtered_means: Of the model expanded at the mode, `(T, D)`.
         filtered_covariances: Likewise, `(T, D, D)`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Smoothed._fields[:4]
+        ('means', 'covariances', 'log_likelihood', 'log_posterior')
     """
 
     means: Array

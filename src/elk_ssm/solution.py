@@ -10,7 +10,15 @@ from elk_ssm._types import Array, PyTree
 
 
 class Status(enum.IntEnum):
-    """How a solve ended. The members are integers, so they live inside `jit`."""
+    """How a solve ended. The members are integers, so they live inside `jit`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Status(1).name
+        'max_iters_reached'
+        >>> "max_iters" in elk.Status(1).message
+        True
+    """
 
     converged = 0
     max_iters_reached = 1
@@ -54,11 +62,30 @@ class History(NamedTuple):
         step_norm: Largest entry of the undamped step from it, shape `(n,)`.
         noise: Geometric mean of the observation noise s^2 used, shape `(n,)`; `inf`
             for an undamped iteration.
+        exact: How many of the first unknowns (states, or ends of blocks) are provably
+            exact after the update, shape `(n,)`.
+        set_back: How many unknowns did not take the update, because the gate refused
+            it, it was not finite, or the free first updates were given up. Shape
+            `(n,)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.deer(), history=20,
+        ... )
+        >>> bool(jnp.isnan(sol.history.residual_norm[int(sol.num_iters)]))
+        True
+        >>> sol.history.exact[:2].tolist()
+        [1.0, 2.0]
     """
 
     residual_norm: Array
     step_norm: Array
     noise: Array
+    exact: Array
+    set_back: Array
 
 
 class Solution(NamedTuple):
@@ -77,6 +104,16 @@ class Solution(NamedTuple):
             non-finite value on the true trajectory, or -1. Shape `()`.
         history: `History` of the first iterations, or None when not asked for.
         plan: What `auto` chose and why (`plan.describe()`), None for other methods.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.deer(),
+        ... )
+        >>> sol.states.shape, int(sol.failed_step)
+        ((9, 2), -1)
     """
 
     states: PyTree

@@ -26,6 +26,18 @@ class NoiseSweep(NamedTuple):
         residual_norm: Largest residual that the last iteration saw, `(N,)`.
         status: Values of `Status`, `(N,)`.
         history: Residuals over iterations, `(N, n)`, or None when not asked for.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sweep = elk.NoiseSweep(
+        ...     noises=jnp.array([1.0, 1e2]),
+        ...     num_iters=jnp.array([40, 9]),
+        ...     residual_norm=jnp.zeros(2),
+        ...     status=jnp.array([0, 0]),
+        ... )
+        >>> float(sweep.noises[sweep.best])
+        100.0
     """
 
     noises: Array
@@ -72,6 +84,10 @@ def sweep_noise(
         A `NoiseSweep`. The trajectories are not kept: a converged one does not depend
         on the noise, and its derivative with respect to the noise is zero.
 
+    Raises:
+        TypeError: The noises are no numbers, or the method is an `Auto`.
+        ValueError: A noise is not positive, or their array has more than one axis.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
@@ -81,6 +97,8 @@ def sweep_noise(
         >>> sweep.num_iters.shape
         (2,)
     """
+    if isinstance(noises, str):
+        raise TypeError(f"noises must be numbers; got {noises!r}.")
     grid = jnp.atleast_1d(jnp.asarray(noises))
     if grid.ndim != 1:
         raise ValueError(f"noises must be one-dimensional; got shape {grid.shape}.")

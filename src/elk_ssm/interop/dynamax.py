@@ -40,7 +40,12 @@ _OLDEST = (1, 0, 3)
 
 
 class DynamaxShapeError(ValueError, AssertionError):
-    """A shape does not fit; dynamax raises `AssertionError` for the same mistakes."""
+    """A shape does not fit; dynamax raises `AssertionError` for the same mistakes.
+
+    Example:
+        >>> issubclass(DynamaxShapeError, ValueError)
+        True
+    """
 
 
 def lgssm_filter(
@@ -65,12 +70,13 @@ def lgssm_filter(
         DynamaxShapeError: a shape does not fit.
         ImportError: dynamax is missing or older than 1.0.3.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
-    >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
-    [[0.5]]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+        >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
+        [[0.5]]
     """
     types = _dynamax()
     model, emissions = _read(params, emissions)
@@ -109,12 +115,13 @@ def lgssm_smoother(
         DynamaxShapeError: a shape does not fit.
         ImportError: dynamax is missing or older than 1.0.3.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
-    >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
-    [[0.5]]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+        >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
+        [[0.5]]
     """
     types = _dynamax()
     model, emissions = _read(params, emissions)
@@ -160,12 +167,13 @@ def lgssm_posterior_sample(
         DynamaxShapeError: a shape does not fit.
         ImportError: dynamax is missing or older than 1.0.3.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
-    >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
-    (3, 1)
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+        >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
+        (3, 1)
     """
     _dynamax()
     del jitter
@@ -188,12 +196,13 @@ def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
         TypeError: a parameter is a function and `num_timesteps` was not given.
         ImportError: dynamax is missing or older than 1.0.3.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
-    >>> from_dynamax(params).dynamics_weights.matrix.shape
-    (2, 2)
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
+        >>> from_dynamax(params).dynamics_weights.matrix.shape
+        (2, 2)
     """
     _dynamax()
     read = functools.partial(_materialise, num_timesteps=num_timesteps)
@@ -228,12 +237,13 @@ def to_dynamax(model: Any) -> Any:
         TypeError: `model` is neither.
         ImportError: dynamax is missing or older than 1.0.3.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
-    >>> params.dynamics.bias.tolist()
-    [0.0, 0.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
+        >>> params.dynamics.bias.tolist()
+        [0.0, 0.0]
     """
     if hasattr(model, "to_lgssm"):
         inner, emissions = model.to_lgssm()
@@ -282,7 +292,11 @@ def _dynamax() -> Any:
 def check_version(version: str) -> None:
     """Raise `ImportError` if this version of dynamax has the old index convention.
 
-    >>> check_version("1.0.3")
+    Args:
+        version: Such as `"1.0.3"`.
+
+    Example:
+        >>> check_version("1.0.3")
     """
     found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:3])
     if found < _OLDEST:

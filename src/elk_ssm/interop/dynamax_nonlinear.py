@@ -75,7 +75,31 @@ def smooth(
 def smooth_with_status(
     params: Any, emissions: Array, inputs: Array | None = None, **options: Any
 ) -> tuple[Any, Smoothed]:
-    """Do `smooth` and return our `Smoothed` beside dynamax's posterior."""
+    """Do `smooth` and return our `Smoothed` beside dynamax's posterior.
+
+    Args:
+        params: A `ParamsNLGSSM`.
+        emissions: `(T, E)` or `(T,)`, NaN where missing.
+        inputs: `(T, U)` or `None`.
+        **options: Of `elk_ssm.smooth`.
+
+    Returns:
+        A `PosteriorGSSMSmoothed`, and the `Smoothed` with the status.
+
+    Raises:
+        ValueError: A shape or an option does not fit.
+        ImportError: dynamax is missing or older than 1.0.3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from dynamax.nonlinear_gaussian_ssm import ParamsNLGSSM
+        >>> params = ParamsNLGSSM(
+        ...     jnp.zeros(1), jnp.eye(1), jnp.sin, jnp.eye(1), lambda z: z, jnp.eye(1)
+        ... )
+        >>> posterior, found = smooth_with_status(params, jnp.ones((3, 1)))
+        >>> posterior.smoothed_means.shape, int(found.status)
+        ((3, 1), 0)
+    """
     types = importlib.import_module("dynamax.linear_gaussian_ssm")
     emissions = jnp.asarray(emissions)
     if emissions.ndim == 1:
@@ -137,6 +161,12 @@ def from_dynamax(
 
 def from_lgssm(model: LGSSM) -> NonlinearSSM:
     """Write a linear model with static weights as a nonlinear one.
+
+    Args:
+        model: The linear model; its covariances may vary in time.
+
+    Raises:
+        ValueError: Its weights vary in time.
 
     Example:
         >>> import jax.numpy as jnp

@@ -44,12 +44,13 @@ def to_tfp(
         TypeError: `model` is neither, or `num_timesteps` is missing.
         ValueError: a shape does not fit.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-    >>> to_tfp(model, num_timesteps=3).event_shape.as_list()
-    [3, 1]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> to_tfp(model, num_timesteps=3).event_shape.as_list()
+        [3, 1]
     """
     if hasattr(model, "to_lgssm"):
         inner, emissions = model.to_lgssm()
@@ -87,12 +88,13 @@ def from_tfp(distribution: Any) -> LGSSM:
         ValueError: the distribution has batch dimensions or a mask; pass the mask,
             negated, to the filter.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-    >>> from_tfp(to_tfp(model, num_timesteps=3)).dynamics_weights.matrix.shape
-    (1, 1)
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> from_tfp(to_tfp(model, num_timesteps=3)).dynamics_weights.matrix.shape
+        (1, 1)
     """
     if distribution.mask is not None:
         raise ValueError(

@@ -67,12 +67,13 @@ def combine_filter_dense(earlier: FilterElement, later: FilterElement) -> Filter
     Returns:
         The element of both runs together, the same shapes.
 
-    >>> import jax, jax.numpy as jnp
-    >>> eye, zero = jnp.eye(2), jnp.zeros(2)
-    >>> e = FilterElement(2 * eye, jnp.ones(2), eye, zero, 0 * eye)
-    >>> both = combine_filter_dense(e, e)
-    >>> both.A[0, 0].item(), both.b[0].item(), both.C[0, 0].item()
-    (4.0, 3.0, 5.0)
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> eye, zero = jnp.eye(2), jnp.zeros(2)
+        >>> e = FilterElement(2 * eye, jnp.ones(2), eye, zero, 0 * eye)
+        >>> both = combine_filter_dense(e, e)
+        >>> both.A[0, 0].item(), both.b[0].item(), both.C[0, 0].item()
+        (4.0, 3.0, 5.0)
     """
     A1, b1, C1, eta1, J1 = earlier
     A2, b2, C2, eta2, J2 = later
@@ -96,11 +97,12 @@ def combine_filter_diagonal(
 ) -> FilterElement:
     """Join two neighbouring runs of steps, all members `(..., D)`.
 
-    >>> import jax.numpy as jnp
-    >>> one = jnp.ones(3)
-    >>> e = FilterElement(2 * one, one, one, 0 * one, 0 * one)
-    >>> combine_filter_diagonal(e, e).C.tolist()
-    [5.0, 5.0, 5.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one = jnp.ones(3)
+        >>> e = FilterElement(2 * one, one, one, 0 * one, 0 * one)
+        >>> combine_filter_diagonal(e, e).C.tolist()
+        [5.0, 5.0, 5.0]
     """
     A1, b1, C1, eta1, J1 = earlier
     A2, b2, C2, eta2, J2 = later
@@ -127,10 +129,11 @@ def combine_smoother_dense(
     Returns:
         The element of both runs together, the same shapes.
 
-    >>> import jax.numpy as jnp
-    >>> e = SmootherElement(2 * jnp.eye(2), jnp.ones(2), jnp.eye(2))
-    >>> combine_smoother_dense(e, e).g.tolist()
-    [3.0, 3.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> e = SmootherElement(2 * jnp.eye(2), jnp.ones(2), jnp.eye(2))
+        >>> combine_smoother_dense(e, e).g.tolist()
+        [3.0, 3.0]
     """
     E1, g1, L1 = earlier
     return SmootherElement(
@@ -145,10 +148,11 @@ def combine_smoother_diagonal(
 ) -> SmootherElement:
     """Join two neighbouring backward runs, all members `(..., D)`, the later first.
 
-    >>> import jax.numpy as jnp
-    >>> e = SmootherElement(2 * jnp.ones(2), jnp.ones(2), jnp.ones(2))
-    >>> combine_smoother_diagonal(e, e).L.tolist()
-    [5.0, 5.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> e = SmootherElement(2 * jnp.ones(2), jnp.ones(2), jnp.ones(2))
+        >>> combine_smoother_diagonal(e, e).L.tolist()
+        [5.0, 5.0]
     """
     E1, g1, L1 = earlier
     return SmootherElement(

@@ -39,6 +39,15 @@ class FilterPosterior(NamedTuple):
         log_likelihood: log p(y_{0:T-1}), `()`.
         filtered_means: `(T, D)`.
         filtered_covariances: `T` matrices.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> found = elk.lgssm_filter(model, jnp.ones((3, 1)))
+        >>> found.filtered_means.shape, type(found.filtered_covariances).__name__
+        ((3, 1), 'Diagonal')
     """
 
     log_likelihood: Array
@@ -78,15 +87,16 @@ def lgssm_filter(
         ValueError: a shape does not fit, or the backend is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-    >>> posterior = lgssm_filter(model, jnp.array([[1.0], [jnp.nan]]))
-    >>> posterior.filtered_means[:, 0].tolist()
-    [0.5, 0.5]
-    >>> posterior.filtered_covariances.diagonal[:, 0].tolist()
-    [0.5, 1.5]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> posterior = lgssm_filter(model, jnp.array([[1.0], [jnp.nan]]))
+        >>> posterior.filtered_means[:, 0].tolist()
+        [0.5, 0.5]
+        >>> posterior.filtered_covariances.diagonal[:, 0].tolist()
+        [0.5, 1.5]
     """
     check_backend(backend)
     spread = spread_of(mesh, axis_name)

@@ -35,6 +35,15 @@ class Forecast(NamedTuple):
         emission_covariances: `h` matrices, emission noise included.
         lower: `(h, E)`, the lower edge of the emission band.
         upper: `(h, E)`, the upper edge.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> ahead = elk.lgssm_predict(model, jnp.ones((3, 1)), 2)
+        >>> ahead.emission_means.shape, bool((ahead.lower < ahead.upper).all())
+        ((2, 1), True)
     """
 
     state_means: Array
@@ -73,13 +82,14 @@ def lgssm_predict(
         ValueError: a shape or the horizon does not fit, or the backend is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-    >>> forecast = lgssm_predict(model, jnp.array([[1.0]]), horizon=2)
-    >>> forecast.emission_covariances.diagonal[:, 0].tolist()
-    [2.5, 3.5]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> forecast = lgssm_predict(model, jnp.array([[1.0]]), horizon=2)
+        >>> forecast.emission_covariances.diagonal[:, 0].tolist()
+        [2.5, 3.5]
     """
     check_backend(backend)
     if horizon < 1:

@@ -55,18 +55,19 @@ class LGSSM(NamedTuple):
         emission_bias: d, `(E,)` or `(T, E)`; zero if `None`.
         emission_input_weights: D, `(E, U)` or `(T, E, U)`; zero if `None`.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
-    >>> model = LGSSM(
-    ...     initial_mean=jnp.zeros(2),
-    ...     initial_covariance=ScaledIdentity(1.0),
-    ...     dynamics_weights=Diagonal(jnp.array([0.9, 0.5])),
-    ...     dynamics_covariance=ScaledIdentity(0.1),
-    ...     emission_weights=jnp.array([[1.0, 1.0]]),
-    ...     emission_covariance=ScaledIdentity(0.5),
-    ... )
-    >>> model.state_dim
-    2
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+        >>> model = LGSSM(
+        ...     initial_mean=jnp.zeros(2),
+        ...     initial_covariance=ScaledIdentity(1.0),
+        ...     dynamics_weights=Diagonal(jnp.array([0.9, 0.5])),
+        ...     dynamics_covariance=ScaledIdentity(0.1),
+        ...     emission_weights=jnp.array([[1.0, 1.0]]),
+        ...     emission_covariance=ScaledIdentity(0.5),
+        ... )
+        >>> model.state_dim
+        2
     """
 
     initial_mean: Array

@@ -41,14 +41,15 @@ def lgssm_log_likelihood(
         ValueError: a shape does not fit, or the backend is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> def loss(drift):
-    ...     model = LGSSM(jnp.zeros(1), one, ScaledIdentity(drift), one, one, one)
-    ...     return lgssm_log_likelihood(model, jnp.array([[0.0], [jnp.nan], [1.0]]))
-    >>> bool(jnp.isfinite(jax.grad(loss)(0.5)))
-    True
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> def loss(drift):
+        ...     model = LGSSM(jnp.zeros(1), one, ScaledIdentity(drift), one, one, one)
+        ...     return lgssm_log_likelihood(model, jnp.array([[0.0], [jnp.nan], [1.0]]))
+        >>> bool(jnp.isfinite(jax.grad(loss)(0.5)))
+        True
     """
     posterior = lgssm_filter(
         model,

@@ -42,11 +42,12 @@ def prefix_scan(
     Returns:
         The T combinations, in the order of the elements.
 
-    >>> import jax.numpy as jnp
-    >>> prefix_scan(lambda a, b: a + b, jnp.arange(5)).tolist()
-    [0, 1, 3, 6, 10]
-    >>> prefix_scan(lambda a, b: a + b, jnp.arange(5), reverse=True).tolist()
-    [10, 10, 9, 7, 4]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> prefix_scan(lambda a, b: a + b, jnp.arange(5)).tolist()
+        [0, 1, 3, 6, 10]
+        >>> prefix_scan(lambda a, b: a + b, jnp.arange(5), reverse=True).tolist()
+        [10, 10, 9, 7, 4]
     """
     if reverse:
         flip = lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree)  # noqa: E731

@@ -55,12 +55,13 @@ def lgssm_sample(
         ValueError: a shape does not fit, or the backend is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one, zero = ScaledIdentity(1.0), ScaledIdentity(0.0)
-    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, zero)  # observed exactly
-    >>> lgssm_sample(jax.random.key(0), model, jnp.array([[1.0], [2.0]])).tolist()
-    [[1.0], [2.0]]
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one, zero = ScaledIdentity(1.0), ScaledIdentity(0.0)
+        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, zero)  # observed exactly
+        >>> lgssm_sample(jax.random.key(0), model, jnp.array([[1.0], [2.0]])).tolist()
+        [[1.0], [2.0]]
     """
     check_backend(backend)
     problem = pose(model, emissions, inputs, mask)

@@ -25,9 +25,10 @@ def matmul(left: Array, right: Array) -> Array:
     Returns:
         `(..., N, M)`; the leading axes broadcast.
 
-    >>> import jax.numpy as jnp
-    >>> matmul(jnp.eye(2), jnp.array([[1.0], [2.0]])).tolist()
-    [[1.0], [2.0]]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matmul(jnp.eye(2), jnp.array([[1.0], [2.0]])).tolist()
+        [[1.0], [2.0]]
     """
     inner = left.shape[-1]
     if inner != right.shape[-2]:
@@ -41,9 +42,10 @@ def matmul(left: Array, right: Array) -> Array:
 def matvec(matrix: Array, vector: Array) -> Array:
     """Multiply `(..., N, K)` by `(..., K)` at the highest precision.
 
-    >>> import jax.numpy as jnp
-    >>> matvec(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])).tolist()
-    [11.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matvec(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])).tolist()
+        [11.0]
     """
     if matrix.shape[-1] != vector.shape[-1]:
         raise ValueError(f"cannot multiply {matrix.shape} by {vector.shape}.")
@@ -64,9 +66,10 @@ def transpose(matrix: Array) -> Array:
 def symmetrize(matrix: Array) -> Array:
     """Return the symmetric part of `(..., D, D)`.
 
-    >>> import jax.numpy as jnp
-    >>> symmetrize(jnp.array([[1.0, 2.0], [0.0, 1.0]])).tolist()
-    [[1.0, 1.0], [1.0, 1.0]]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> symmetrize(jnp.array([[1.0, 2.0], [0.0, 1.0]])).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
     """
     return 0.5 * (matrix + transpose(matrix))
 
@@ -87,9 +90,11 @@ def solve(matrix: Array, rhs: Array) -> Array:
     Raises:
         ValueError: the trailing shapes do not match.
 
-    >>> import jax.numpy as jnp
-    >>> solve(jnp.array([[0.0, 2.0], [1.0, 0.0]]), jnp.array([[2.0], [3.0]])).tolist()
-    [[3.0], [1.0]]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matrix = jnp.array([[0.0, 2.0], [1.0, 0.0]])
+        >>> solve(matrix, jnp.array([[2.0], [3.0]])).tolist()
+        [[3.0], [1.0]]
     """
     size = matrix.shape[-1]
     if matrix.shape[-2] != size or rhs.shape[-2] != size:

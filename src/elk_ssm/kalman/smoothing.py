@@ -58,6 +58,15 @@ class SmootherPosterior(NamedTuple):
         smoothed_means: `(T, D)`.
         smoothed_covariances: `T` matrices.
         cross_covariances: `T - 1` matrices, Cov(z_t, z_{t+1} | y), if asked for.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> found = elk.lgssm_smoother(model, jnp.ones((3, 1)), cross_covariances=True)
+        >>> found.smoothed_means.shape, found.cross_covariances.diagonal.shape
+        ((3, 1), (2, 1))
     """
 
     log_likelihood: Array
@@ -102,13 +111,14 @@ def lgssm_smoother(
         ValueError: a shape does not fit, or the backend is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
-    >>> import jax.numpy as jnp
-    >>> from elk_ssm.kalman.structure import ScaledIdentity
-    >>> one = ScaledIdentity(1.0)
-    >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-    >>> posterior = lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))
-    >>> posterior.smoothed_means[:, 0].tolist()
-    [1.0, 2.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> one = ScaledIdentity(1.0)
+        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> posterior = lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))
+        >>> posterior.smoothed_means[:, 0].tolist()
+        [1.0, 2.0]
     """
     check_backend(backend)
     spread = spread_of(mesh, axis_name)

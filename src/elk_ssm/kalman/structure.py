@@ -21,19 +21,40 @@ from jax import Array
 
 
 class Dense(NamedTuple):
-    """A full matrix, `matrix` of shape `(..., D, D)`, or `(..., N, D)` for weights."""
+    """A full matrix, `matrix` of shape `(..., D, D)`, or `(..., N, D)` for weights.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.Dense(jnp.eye(2)).matrix.shape
+        (2, 2)
+    """
 
     matrix: Array
 
 
 class Diagonal(NamedTuple):
-    """A diagonal matrix, `diagonal` of shape `(..., D)`."""
+    """A diagonal matrix, `diagonal` of shape `(..., D)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> varying = elk.Diagonal(jnp.ones((100, 2)))  # one for each of 100 steps
+        >>> varying.diagonal.shape
+        (100, 2)
+    """
 
     diagonal: Array
 
 
 class ScaledIdentity(NamedTuple):
-    """A multiple of the identity, `scale` of shape `(...)`."""
+    """A multiple of the identity, `scale` of shape `(...)`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.ScaledIdentity(0.5)
+        ScaledIdentity(scale=0.5)
+    """
 
     scale: Array | float
 
@@ -53,9 +74,10 @@ def to_dense(operator: Operator) -> Array:
 def variances_of(operator: Operator) -> Array:
     """Return the diagonal of the operator, `(..., D)`.
 
-    >>> import jax.numpy as jnp
-    >>> variances_of(Dense(jnp.array([[1.0, 2.0], [2.0, 5.0]]))).tolist()
-    [1.0, 5.0]
+    Example:
+        >>> import jax.numpy as jnp
+        >>> variances_of(Dense(jnp.array([[1.0, 2.0], [2.0, 5.0]]))).tolist()
+        [1.0, 5.0]
     """
     if isinstance(operator, Diagonal):
         return operator.diagonal

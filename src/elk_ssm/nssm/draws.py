@@ -32,6 +32,11 @@ class Sample(NamedTuple):
         states: `(T, D)`.
         emissions: `(T, E)`.
         status: Value of a `Status`, of the evaluation, `()`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Sample._fields
+        ('states', 'emissions', 'status')
     """
 
     states: Array

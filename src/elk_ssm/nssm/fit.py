@@ -31,6 +31,11 @@ class Fit(NamedTuple):
         objective: log p(y) + log prior at each step, per emission, `(num_steps,)`.
         statuses: Status of the smoother at each step, `(num_steps,)`.
         smoothed: The smoother's result at `params`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Fit._fields
+        ('params', 'objective', 'statuses', 'smoothed')
     """
 
     params: PyTree

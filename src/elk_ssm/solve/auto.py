@@ -37,7 +37,13 @@ _LEAST_BLOCK, _LARGEST_BLOCK = 32, 1024
 
 
 class PlanKind(enum.IntEnum):
-    """How `auto` evaluated a recurrence."""
+    """How `auto` evaluated a recurrence.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.PlanKind(1).name
+        'forgetful_blocks'
+    """
 
     sequential = 0
     forgetful_blocks = 1
@@ -55,6 +61,13 @@ class Plan(NamedTuple):
             recurrence is too short, -3 when a batch made it useless.
         passes: Passes over all blocks, the collecting one included.
         sequential_steps: Steps that were evaluated one after the other, probe apart.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> kind, block_size, forgetting, passes, rest = jnp.array([1, 64, 40, 2, 0])
+        >>> elk.Plan(kind, block_size, forgetting, passes, rest).describe()
+        'blocks of 64: state forgotten after 40 steps, 2 passes'
     """
 
     kind: Array
@@ -101,6 +114,14 @@ class Auto:
         max_passes: Largest number of passes of the forgetful strategy, burn-in and
             collection, before what is left is evaluated sequentially. None is 4 for
             D <= 8, where a pass over blocks costs a fifth of a scan, and 2 above.
+
+    Raises:
+        ValueError: An unknown strategy, or a size that is not positive.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Auto().newton(length=1000, size=4).block_size
+        24
     """
 
     gate: Gate | None = Gate()

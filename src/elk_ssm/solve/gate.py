@@ -29,6 +29,11 @@ class Gate:
     Attributes:
         factor: A state passes while its magnitude, per dimension, stays below `factor`
             times the largest magnitude in the exact prefix.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.deer(block_size=16, gate=elk.Gate(factor=5.0)).gate.factor
+        5.0
     """
 
     factor: ArrayLike = 3.0

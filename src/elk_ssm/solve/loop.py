@@ -127,7 +127,7 @@ def start(method: Method, guess: Array, history: int, policy: Any = None) -> Car
 def empty_history(length: int, dtype: Any) -> History | None:
     """Return a history of NaN, or None when nothing is to be recorded."""
     empty = jnp.full(length, jnp.nan, dtype)
-    return History(empty, empty, empty) if length else None
+    return History(*[empty] * len(History._fields)) if length else None
 
 
 @jax.named_scope("one_pass")
@@ -161,10 +161,15 @@ def one_pass(
 
     nodes, free = settled(update), settled(seen.step)
     small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
+    damped = nodes
     prefix = Prefix(exact, edge)
     nodes, carry = _gate(
         method, blocks, carry, seen, verdict, nodes, free, small, prefix
     )
+    set_back = None
+    if carry.history is not None:
+        ungated = damped if method.gate is None else jnp.where(carry.free, free, damped)
+        set_back = axis.total(jnp.sum(jnp.any(nodes != ungated, axis=1)))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
     status = _status(verdict, stalls, prefix, blocks.unknowns)
@@ -175,7 +180,9 @@ def one_pass(
         frozen = axis.index(nodes.shape[0])[:, None] < exact
         stay = accept | frozen | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
-    return _record(blocks, carry, seen, verdict, noise, nodes, exact, status, update)
+    return _record(
+        blocks, carry, seen, verdict, noise, nodes, exact, set_back, status, update
+    )
 
 
 def _consult_policy(
@@ -275,18 +282,21 @@ def _record(
     noise: Array | None,
     nodes: Array,
     exact: Array,
+    set_back: Array | None,
     status: Array,
     update: Array,
 ) -> Carry:
     residual_norm, step_norm = verdict.residual_norm, verdict.step_norm
     history = carry.history
-    if history is not None:
+    if history is not None and set_back is not None:
         level = jnp.inf if noise is None else mean_noise(blocks, noise)
         i = carry.iteration
         history = History(
             history.residual_norm.at[i].set(residual_norm, mode="drop"),
             history.step_norm.at[i].set(step_norm, mode="drop"),
             history.noise.at[i].set(level, mode="drop"),
+            history.exact.at[i].set(exact, mode="drop"),
+            history.set_back.at[i].set(set_back, mode="drop"),
         )
     predicted = carry.predicted
     if carry.accepted is not None:

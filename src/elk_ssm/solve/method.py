@@ -28,6 +28,14 @@ class Method:
         estimate: `"filter"` (causal) or `"smoother"` (the Levenberg-Marquardt step).
             Without noise the two are the same.
         block_size: Steps C of f between two unknowns.
+
+    Raises:
+        ValueError: An unknown estimate, or a block size that is not a positive integer.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Method(elk.DiagonalJacobian(), noise=elk.Constant(1e2)).block_size
+        1
     """
 
     linearization: Linearization

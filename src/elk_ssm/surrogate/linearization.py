@@ -40,7 +40,16 @@ class Where(NamedTuple):
 
 @runtime_checkable
 class Linearization(Protocol):
-    """The contract of the module docstring, on flat states of shape `(D,)`."""
+    """The contract of the module docstring, on flat states of shape `(D,)`.
+
+    Anything with these four methods is a linearisation; for a Jacobian that is known, a
+    `UserJacobian` is less to write.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> isinstance(elk.DiagonalJacobian(), elk.Linearization)
+        True
+    """
 
     def time_chunk(self, size: int) -> int | None:
         """How many time steps may be linearised side by side at D; None for all."""
@@ -79,7 +88,13 @@ class _DiagonalStart(_Unbound):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DenseJacobian(_Unbound):
-    """The full Jacobian by forward-mode differentiation, `(D, D)` a step."""
+    """The full Jacobian by forward-mode differentiation, `(D, D)` a step.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Method(elk.DenseJacobian()) == elk.deer()
+        True
+    """
 
     def start(self, size: int, dtype: Any) -> Operator:
         """Return the identity matrix."""
@@ -105,6 +120,11 @@ class DiagonalJacobian(_DiagonalStart):
     Attributes:
         chunk: Time steps linearised side by side; None for as many as 2 MB of such
             intermediates in float32 allow.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.quasi_deer(linearization=elk.DiagonalJacobian(chunk=16)).linearization
+        DiagonalJacobian(chunk=16)
     """
 
     chunk: int | None = static(default=None)
@@ -133,6 +153,12 @@ class StochasticDiagonal(_DiagonalStart):
     Attributes:
         key: A JAX PRNG key; time step and iteration are folded in.
         probes: Number of probe vectors.
+
+    Example:
+        >>> import jax
+        >>> import elk_ssm as elk
+        >>> elk.StochasticDiagonal(jax.random.key(0), probes=4).probes
+        4
     """
 
     key: Array
@@ -153,7 +179,13 @@ class StochasticDiagonal(_DiagonalStart):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class IdentityJacobian(_DiagonalStart):
-    """A = I, the Picard iteration."""
+    """A = I, the Picard iteration.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Method(elk.IdentityJacobian()) == elk.picard()
+        True
+    """
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
@@ -165,7 +197,13 @@ class IdentityJacobian(_DiagonalStart):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ZeroJacobian(_DiagonalStart):
-    """A = 0, the Jacobi iteration (and plain multiple shooting across blocks)."""
+    """A = 0, the Jacobi iteration (and plain multiple shooting across blocks).
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Method(elk.ZeroJacobian()) == elk.jacobi()
+        True
+    """
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
@@ -185,6 +223,21 @@ class UserJacobian(_Unbound):
             shape `(D, D)` over the flattened state (leaves in pytree order).
         kind: `"diagonal"` or `"dense"`.
         captured: What the function closes over; filled in by `bind`.
+
+    Raises:
+        ValueError: When used: the function returns another shape than its kind says.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> def slope(x, u):  # of tanh(x + u), entry by entry
+        ...     return 1 - jnp.tanh(x + u) ** 2
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.quasi_deer(linearization=elk.UserJacobian(slope)),
+        ... )
+        >>> elk.Status(int(sol.status)).name
+        'converged'
     """
 
     function: Callable[..., PyTree] = static()

@@ -43,7 +43,35 @@ class Seen(NamedTuple):
 
 @runtime_checkable
 class NoisePolicy(Protocol):
-    """The contract of the module docstring; write your own as a pytree dataclass."""
+    """The contract of the module docstring; write your own as a pytree dataclass.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> from dataclasses import dataclass
+        >>> @jax.tree_util.register_dataclass
+        ... @dataclass(frozen=True)
+        ... class Halving:  # from below, half the distance to `limit` each time
+        ...     limit: float = 1e4
+        ...     can_reject = False
+        ...
+        ...     def init(self, shape, dtype):
+        ...         return jnp.ones((), dtype)
+        ...
+        ...     def noise(self, state):
+        ...         return state
+        ...
+        ...     def update(self, state, seen):
+        ...         return (state + self.limit) / 2, jnp.asarray(True)
+        >>> isinstance(Halving(), elk.NoisePolicy)
+        True
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.elk(Halving()), history=2,
+        ... )
+        >>> [round(float(x)) for x in sol.history.noise]
+        [5000, 7500]
+    """
 
     @property
     def can_reject(self) -> bool:
@@ -88,6 +116,15 @@ class Constant(_Steady):
     Attributes:
         value: s^2 > 0: a scalar, `(D,)` per dimension, `(T, 1)` per step or `(T, D)`;
             `inf` is allowed anywhere. With blocks, T is the number of blocks.
+
+    Raises:
+        ValueError: When used: a shape that does not fit, or a value not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.Constant(100.0).init((9, 2), jnp.float32).item()
+        100.0
     """
 
     value: ArrayLike
@@ -104,6 +141,15 @@ class PerStep(_Steady):
 
     Attributes:
         value: s^2 > 0, shape `(T,)` (with blocks, `(T // C,)`); `inf` is allowed.
+
+    Raises:
+        ValueError: When used: another length than T, or a value that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.PerStep(jnp.full(9, 50.0)).init((9, 2), jnp.float32).shape
+        (9, 1)
     """
 
     value: ArrayLike
@@ -129,6 +175,19 @@ class Annealed(_Steady):
         initial: s^2 > 0 of the first iteration.
         growth: Factor >= 1 from one iteration to the next.
         maximum: Largest s^2; `inf` ends undamped.
+
+    Raises:
+        ValueError: When used: an initial value that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> sol = elk.evaluate(
+        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
+        ...     method=elk.elk(elk.Annealed(1.0, growth=4.0)), history=3,
+        ... )
+        >>> [round(float(x)) for x in sol.history.noise]
+        [1, 4, 16]
     """
 
     initial: ArrayLike = 1.0
@@ -156,6 +215,14 @@ class ResidualProportional(_Steady):
 
     Attributes:
         coefficient: c > 0; s^2 = 1 / (c rms(r)), `inf` at a zero residual.
+
+    Raises:
+        ValueError: When used: a coefficient that is not positive.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.elk(elk.ResidualProportional(0.1)).noise.coefficient
+        0.1
     """
 
     coefficient: ArrayLike = 1e-2
@@ -193,6 +260,14 @@ class GainRatio(_Steady):
         poor: Ratio below which s^2 shrinks.
         reject: Ratio below which the iterate is refused.
         minimum: Smallest s^2; an iterate is accepted there whatever its merit.
+
+    Raises:
+        ValueError: When used: an initial value that is not positive.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.GainRatio(initial=1e2).can_reject
+        True
     """
 
     initial: ArrayLike = 1.0
@@ -240,6 +315,11 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy | None:
         TypeError: `noise` is neither a number, an array nor a policy.
         ValueError: A concrete noise is NaN, zero or negative.
     """
+    if isinstance(noise, type):
+        raise TypeError(
+            f"noise must be an instance of a policy, such as {noise.__name__}(); got "
+            "the class itself."
+        )
     if isinstance(noise, NoisePolicy) and not isinstance(noise, jax.Array | np.ndarray):
         return noise
     if isinstance(noise, str) or noise is None:

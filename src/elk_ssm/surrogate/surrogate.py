@@ -40,6 +40,17 @@ class Posterior(NamedTuple):
         means: Shape `(T, D)`.
         covariances: `Dense` of `(T, D, D)` or `Diagonal` of `(T, D)`.
         log_likelihood: Log-likelihood of the iterate under the surrogate, `()`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> y = jnp.zeros((9, 2))
+        >>> model = elk.linearize(
+        ...     lambda x, u: 0.5 * x + u, y, y + 1, initial_state=y[0], noise=1.0
+        ... )
+        >>> posterior = model.smooth()
+        >>> posterior.means.shape, posterior.standard_deviations.shape
+        ((9, 2), (9, 2))
     """
 
     means: Array
@@ -69,6 +80,19 @@ class Surrogate:
         process_variance: q, scalar, or `(T,)` to scale the covariance of each step.
         layout: How the user's state maps to the flat one.
         backend: Which scans run.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> y = jnp.zeros((9, 2))
+        >>> model = elk.linearize(
+        ...     lambda x, u: 0.5 * x + u, y, y + 1, initial_state=y[0], noise=1.0
+        ... )
+        >>> model.residual.shape, model.filter().means.shape
+        ((9, 2), (9, 2))
+        >>> exact = model.replace(noise=jnp.full((9, 2), jnp.inf)).smooth().means
+        >>> exact[:2, 0].tolist()  # f is linear: one step without noise is the answer
+        [1.0, 1.5]
     """
 
     values: Array

@@ -35,7 +35,15 @@ _RECURRENT_SCALE = 0.05
 
 
 class DiagonalGRU(NamedTuple):
-    """Parameters of a GRU; gates in the order reset, update, candidate."""
+    """Parameters of a GRU; gates in the order reset, update, candidate.
+
+    Example:
+        >>> import jax
+        >>> from elk_ssm.interop import cells
+        >>> params = cells.init_diagonal_gru(jax.random.key(0), 2, 3, forget_length=20)
+        >>> isinstance(params, cells.DiagonalGRU)
+        True
+    """
 
     kernel: Float[Array, "C 3 D"]
     bias: Float[Array, "3 D"]
@@ -43,7 +51,15 @@ class DiagonalGRU(NamedTuple):
 
 
 class DiagonalLSTM(NamedTuple):
-    """Parameters of an LSTM; gates in the order write, forget, candidate, output."""
+    """Parameters of an LSTM; gates in the order write, forget, candidate, output.
+
+    Example:
+        >>> import jax
+        >>> from elk_ssm.interop import cells
+        >>> params = cells.init_diagonal_lstm(jax.random.key(0), 2, 3, forget_length=20)
+        >>> isinstance(params, cells.DiagonalLSTM)
+        True
+    """
 
     kernel: Float[Array, "C 4 D"]
     bias: Float[Array, "4 D"]
@@ -168,6 +184,11 @@ def lstm_output(
     inputs: Float[Array, "*time C"],
 ) -> Float[Array, "*time D"]:
     """Return the outputs h_t of memories c_t under the inputs u_t of the same steps.
+
+    Args:
+        params: Of `init_diagonal_lstm`.
+        memories: c_t, `(..., D)`.
+        inputs: u_t, `(..., C)`.
 
     Example:
         >>> import jax, jax.numpy as jnp

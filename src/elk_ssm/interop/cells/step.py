@@ -23,6 +23,18 @@ class CellStep:
         step: `step(state, input) -> state`.
         jacobian_diagonal: `jacobian_diagonal(state, input)`, entry by entry df_i/dx_i
             as a pytree like the state, or None where no closed form is known.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.interop import cells
+        >>> f = cells.CellStep(
+        ...     lambda x, u: jnp.tanh(x + u), lambda x, u: 1 - jnp.tanh(x + u) ** 2
+        ... )
+        >>> f(jnp.zeros(2), jnp.zeros(2)).tolist()
+        [0.0, 0.0]
+        >>> type(cells.diagonal(f)).__name__
+        'UserJacobian'
     """
 
     step: Callable[[PyTree, PyTree], PyTree]

@@ -1,0 +1,1 @@
+"""Notebooks as scripts; `python -m notebooks.execute` turns them into `.ipynb`."""

@@ -1,0 +1,48 @@
+"""The code of README and quickstart runs as it stands, at a small size."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+ROOT = Path(__file__).parents[2]
+SMALLER = {"10_000": "600", "inputs[:1000], inputs[1000:2000]": "inputs, inputs"}
+
+
+def blocks(path):
+    """Blocks of Python on a page, parts of other files included."""
+
+    def include(found):
+        text = (ROOT / found[1]).read_text()
+        section = text.split(f"[start:{found[2]}] -->")[1]
+        return section.split(f"<!-- --8<-- [end:{found[2]}]")[0]
+
+    text = re.sub(r'^--8<-- "(\S+):(\w+)"$', include, path.read_text(), flags=re.M)
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+def run(code, names):
+    for long, short in SMALLER.items():
+        code = code.replace(long, short)
+    exec(compile(code, "<page>", "exec"), names)
+
+
+def test_the_quickstart_runs(capsys):
+    start, batch, training, pytrees = blocks(ROOT / "docs" / "quickstart.md")
+    names = {}
+    for code in (start, batch, pytrees):
+        run(code, names)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("(600, 8) converged sequential")
+    assert printed[1:3] == ["(8, 8)", "(600, 8)"]
+    assert printed[3] == "(2, 600, 8) [0 0]"
+    assert printed[4] == "(500, 2) 500"
+    assert jnp.isfinite(names["sol"].states["r"]).all()
+    compile(training, "<page>", "exec")  # run by tests/test_training_pattern.py
+
+
+def test_the_readme_shows_the_same_quickstart():
+    readme, quickstart = (
+        blocks(ROOT / name) for name in ("README.md", "docs/quickstart.md")
+    )
+    assert readme[0] == quickstart[0]

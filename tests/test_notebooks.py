@@ -1,0 +1,72 @@
+"""The notebooks run at a small size, and the executed ones are those of the scripts."""
+
+import re
+from pathlib import Path
+
+import jax
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SCRIPTS = sorted(
+    p for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "execute")
+)
+EXECUTED = [path for path in SCRIPTS if path.with_suffix(".ipynb").exists()]
+LONGEST = 130
+
+
+def code_of(path):
+    """Lines of code of a script, comments and markdown left out."""
+    lines = path.read_text().splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture(autouse=True)
+def restored_settings():
+    before = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+    yield
+    jax.config.update("jax_enable_x64", before[0])
+    jax.config.update("jax_default_matmul_precision", before[1])
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_runs_at_a_small_size(path, monkeypatch, capsys):
+    monkeypatch.setenv("ELK_SMALL", "1")
+    monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
+    exec(compile(path.read_text(), path.name, "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_form(path):
+    text = path.read_text()
+    assert len(code_of(path)) <= LONGEST
+    cells = re.split(r"^# %%", text, flags=re.M)
+    assert re.match(r" \[markdown\]\n# # ", cells[1]), "the first cell is a title"
+    assert "ELK_SMALL" in cells[2], "the first code cell sets the size"
+    assert "**Takeaways.**" in cells[-1]
+    assert not re.search(r"elk\._|from elk_ssm\._", text), "public names only"
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: p.stem)
+def test_the_executed_notebook_is_that_of_the_script(path):
+    jupytext = pytest.importorskip("jupytext")
+    script, executed = (
+        [(cell.cell_type, cell.source) for cell in jupytext.read(file).cells]
+        for file in (path, path.with_suffix(".ipynb"))
+    )
+    assert script == executed, f"run: make notebooks NOTEBOOKS={path.stem}"
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: p.stem)
+def test_the_executed_notebook_has_outputs_and_no_errors(path):
+    jupytext = pytest.importorskip("jupytext")
+    cells = jupytext.read(path.with_suffix(".ipynb")).cells
+    outputs = [o for cell in cells for o in cell.get("outputs", [])]
+    assert outputs
+    assert "error" not in {o["output_type"] for o in outputs}
+    assert path.with_suffix(".ipynb").stat().st_size < 1_000_000
