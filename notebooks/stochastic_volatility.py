@@ -1,34 +1,45 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
 # ---
 
 # %% [markdown]
 # # Volatility of the S&P 500
 #
-# The log volatility follows a slow autoregression, and a day's return is normal with
-# that volatility. The latent path is a MAP trajectory with bands; the parameters come
-# from the Laplace approximation of the marginal likelihood. Needs `pip install arch`.
+# The log variance of a daily return follows a slow autoregression:
+#
+#     h_t = m + phi (h_{t-1} - m) + N(0, q)        y_t ~ N(0, exp h_t)
+#
+# Its most probable path comes with bands, and the three parameters from the Laplace
+# approximation of the marginal likelihood. Needs `pip install arch matplotlib`.
 
 # %%
 import os
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from arch.data import sp500
 
-from elk_ssm.nssm.fit import fit
-from elk_ssm.nssm.model import NonlinearSSM
-from elk_ssm.smooth import smooth
+import elk_ssm as elk
 
 jax.config.update("jax_enable_x64", True)
 SMALL = os.environ.get("ELK_SMALL") == "1"
-prices = np.asarray(sp500.load()["Adj Close"])
-returns = 100 * np.diff(np.log(prices))
-returns = jnp.asarray(returns[-300:] if SMALL else returns)[:, None]
-print(returns.shape)
+table = sp500.load()
+days = table.index[1:].to_numpy()
+returns = 100 * np.diff(np.log(np.asarray(table["Adj Close"])))
+if SMALL:
+    days, returns = days[-150:], returns[-150:]
+y = jnp.asarray(returns)[:, None]
+print(f"{len(y)} returns in percent, {int(np.sum(returns == 0))} of them zero")
 
 
 # %%
@@ -39,31 +50,47 @@ def log_density(h, y, u):
 
 def build(params):
     """Log variance: an autoregression around a mean, started in its equilibrium."""
-    mean, phi = params["mean"], jax.nn.sigmoid(params["phi"])
+    mean, phi = params["mean"], jax.nn.sigmoid(params["logit_phi"])
     q = jnp.exp(params["log_q"])
-    return NonlinearSSM(
-        initial_mean=jnp.atleast_1d(mean),
+    return elk.NonlinearSSM(
+        initial_mean=jnp.reshape(mean, (1,)),
         initial_covariance=jnp.reshape(q / (1 - phi**2), (1, 1)),
-        dynamics=lambda z, u: mean + phi * (z - mean),
+        dynamics=lambda h, u: mean + phi * (h - mean),
         dynamics_covariance=jnp.reshape(q, (1, 1)),
         log_density=log_density,
     )
 
 
-start = {"mean": jnp.zeros(()), "phi": jnp.array(3.0), "log_q": jnp.array(-3.0)}
-fitted = fit(build, start, returns, num_steps=10 if SMALL else 200)
-phi = jax.nn.sigmoid(fitted.params["phi"])
-print("mean", fitted.params["mean"], "phi", phi, "q", jnp.exp(fitted.params["log_q"]))
+start = {"mean": jnp.zeros(()), "logit_phi": jnp.array(3.0), "log_q": jnp.array(-3.0)}
+fitted = elk.fit(build, start, y, num_steps=3 if SMALL else 400)
+phi, q = jax.nn.sigmoid(fitted.params["logit_phi"]), jnp.exp(fitted.params["log_q"])
+print(f"m = {fitted.params['mean']:.3f}, phi = {phi:.4f}, sqrt q = {q**0.5:.3f}")
+print(f"log likelihood of a return: {fitted.objective[0]:.4f} at the start, "
+      f"{fitted.objective[-1]:.4f} at the end")  # fmt: skip
+
+# %% [markdown]
+# The fit returns the smoothed path at the learned parameters. Its status says whether
+# to believe it, and the bands come from the curvature of the posterior at the mode.
 
 # %%
-path = smooth(build(fitted.params), returns)
+path = fitted.smoothed
+print(elk.Status(int(path.status)).name, "after", int(path.num_iters), "passes")
 deviation = jnp.sqrt(path.covariances[:, 0, 0])
-low, high = (jnp.exp((path.means[:, 0] + s * 2 * deviation) / 2) for s in (-1, 1))
-print("status", int(path.status), "passes", int(path.num_iters))
-print("daily volatility, first days:", jnp.exp(path.means[:5, 0] / 2))
-print("bands:", low[:5], high[:5])
+volatility, low, high = (
+    np.exp((path.means[:, 0] + s * 1.96 * deviation) / 2) for s in (0, -1, 1)
+)
+
+figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
+axis.plot(days, np.abs(returns), ".", color="0.55", ms=2, label="|return|")
+axis.fill_between(days, low, high, color="0.8", lw=0, label="95 % band")
+axis.plot(days, volatility, "k-", lw=1, label="volatility")
+axis.set(yscale="log", ylim=(0.1, 20), ylabel="percent a day", xlabel="year")
+axis.legend(loc="upper left", ncols=3)
+plt.show()
 
 # %% [markdown]
 # **Takeaways.** The smoother that evaluates a recurrence also finds the path of a
-# latent volatility; a zero return has a flat likelihood and needs no special care;
-# learning the parameters is a gradient ascent.
+# latent volatility: only the log density of a return had to be written. A zero return
+# has a flat likelihood and needs no special care. Learning the parameters is gradient
+# ascent through the smoother. `docs/nonlinear_ssm.md` compares path, bands and
+# parameters with quadrature and with a long NUTS run.
