@@ -71,7 +71,11 @@ rate, low, high = (
 
 figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
 axis.eventplot(
-    spikes[spikes < seconds[-1]], colors="0.4", lineoffsets=50, linelengths=6
+    spikes[spikes < seconds[-1]],
+    colors="0.4",
+    lineoffsets=50,
+    linelengths=6,
+    linewidths=0.3,
 )
 axis.fill_between(seconds, low, high, color="0.8", lw=0, label="95 % band")
 axis.plot(seconds, rate, "k-", lw=1.5, label="rate")
