@@ -123,8 +123,8 @@ def document(stored: dict[str, Any]) -> str:
             f"Accuracy: mean and standard deviation over {SEEDS} seeds. On a CPU the "
             "default steps through a batch of 16 as a scan does; what it gains is the "
             "backward pass, which differentiates the equation and keeps states alone. "
-            "The methods over blocks are what an accelerator would run; on a CPU they "
-            "lose, as [the page on speed](speed.md) explains.",
+            "Newton over blocks is what the default runs on an accelerator; on a CPU "
+            "it loses, as [the page on speed](speed.md) explains.",
             "",
             "Loss curves against those of `lax.scan`, same seed, float64:",
             "",

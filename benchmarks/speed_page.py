@@ -197,6 +197,9 @@ def draw(rows: dict[str, list[Row]]) -> None:
         ax.yaxis.set_minor_formatter("")
         ax.set_yticks([0.5, 1, 2, 4, 8])
         ax.legend(fontsize=7)
+    sizes = sorted({row["D"] for row in rows["default"]})
+    axes[0].set_xticks(sizes, [str(size) for size in sizes])
+    axes[0].set_xticks([], minor=True)
     path = harness.DOCS / FIGURE
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,13 +1,13 @@
 """Leave pages out of the navigation that this checkout does not have.
 
-A notebook has a page once its executed `.ipynb` is there, and a measured page once its
-benchmark was run. Only those; any other missing page is an error of the strict build.
+A notebook has a page once its executed `.ipynb` is there. Only those; any other missing
+page is an error of the strict build.
 """
 
 from pathlib import Path
 from typing import Any
 
-OPTIONAL = ("notebooks/", "sharding.md", "speed.md", "nonlinear_ssm.md")
+OPTIONAL = ("notebooks/",)
 
 
 def on_config(config: Any) -> Any:

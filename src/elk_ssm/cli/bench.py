@@ -12,7 +12,7 @@ from typing import Any
 
 from elk_ssm.cli.recording import UsageError
 
-NAMES = ("convergence", "gradients", "kalman", "sharding", "speed")
+NAMES = ("activity", "convergence", "gradients", "kalman", "sharding", "speed")
 
 
 def add_bench(commands: Any) -> None:
