@@ -1,6 +1,7 @@
 """Training on human-activity recordings, recorded: accuracy, time, memory, losses.
 
     python -m benchmarks.activity            # results/activity.json, docs/activity.md
+    python -m benchmarks.activity --small    # seconds, no files
     python -m benchmarks.activity --docs     # the page again, from the stored results
 
 The model, the data and the training loop are those of `benchmarks.training`.
@@ -43,11 +44,10 @@ EVALUATORS = {
 }
 
 
-def measure() -> dict[str, Any]:
-    """Train, time and compare."""
-    words = parse([])
+def measure(length: int | None, config: Config, seeds: int) -> dict[str, Any]:
+    """Train, time and compare, on recordings cut to `length` steps."""
+    words = parse([] if length is None else ["--length", str(length)])
     data, test, classes = load(words, np.float32)
-    config = Config()
     seconds = time_per_step(config, data, classes, EVALUATORS)
     rows: list[Row] = []
     for name, evaluator in EVALUATORS.items():
@@ -55,11 +55,12 @@ def measure() -> dict[str, Any]:
         row = {"evaluated by": name, "ms a step": 1e3 * seconds[name]}
         row |= {"temporary MB": bytes_ / 1e6}
         if name in TRAINED:
-            row |= _accuracies(config, data, test, classes, evaluator)
+            row |= _accuracies(config, data, test, classes, evaluator, seeds)
         rows.append(row)
         print(row, flush=True)
     sizes = {"to train on": len(data.labels), "to test on": len(test.labels)}
-    losses = _losses()
+    steps = min(config.steps, CHECKED_STEPS)
+    losses = _losses(words, Config(config.state_size, steps=steps))
     return {
         "config": asdict(config) | sizes | {"T": data.inputs.shape[1]},
         "methods": rows,
@@ -68,10 +69,10 @@ def measure() -> dict[str, Any]:
 
 
 def _accuracies(
-    config: Config, data: Any, test: Any, classes: int, evaluator: Any
+    config: Config, data: Any, test: Any, classes: int, evaluator: Any, seeds: int
 ) -> Row:
     scores = []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         seeded = Config(**(asdict(config) | {"seed": seed}))
         run = train(seeded, data, classes, evaluator)
         scores.append(float(accuracy(run.params, test)))
@@ -82,16 +83,15 @@ def _accuracies(
     }
 
 
-def _losses() -> list[Row]:
+def _losses(words: Any, config: Config) -> list[Row]:
     """Largest relative difference of the loss curves from the scan's, in float64."""
     rows = []
     with jax.enable_x64(True):
-        data, _, classes = load(parse([]), np.float64)
-        config = Config(steps=CHECKED_STEPS)
+        data, _, classes = load(words, np.float64)
         for name in ("auto", BLOCKS):
             pair = {"lax.scan": sequential, name: EVALUATORS[name]}
             found = compare_losses(config, data, classes, pair)
-            rows.append({"evaluated by": name, "steps": CHECKED_STEPS})
+            rows.append({"evaluated by": name, "steps": config.steps})
             rows[-1]["largest relative difference"] = found
             print(rows[-1], flush=True)
     return rows
@@ -139,9 +139,12 @@ def document(stored: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the command line of this benchmark."""
+    if "--small" in arguments:
+        measure(40, Config(4, batch_size=4, steps=3), 1)
+        return 0
     if "--docs" not in arguments:
         machine = harness.hardware()
-        harness.write("activity", measure(), machine)
+        harness.write("activity", measure(None, Config(), SEEDS), machine)
     harness.document("activity", document(harness.read("activity")))
     return 0
 
