@@ -44,10 +44,10 @@ from elk_ssm.surrogate.noise import (
     Annealed,
     Constant,
     GainRatio,
-    NoisePolicy,
     PerStep,
     ResidualProportional,
 )
+from elk_ssm.surrogate.policy import NoisePolicy
 from elk_ssm.surrogate.surrogate import Posterior, Surrogate
 from elk_ssm.sweep import NoiseSweep, sweep_noise
 

@@ -11,7 +11,8 @@ from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import cut, linearize_nodes
-from elk_ssm.surrogate.noise import NoisePolicy, as_policy, check_positive
+from elk_ssm.surrogate.noise import as_policy
+from elk_ssm.surrogate.policy import NoisePolicy, check_positive
 from elk_ssm.surrogate.surrogate import Surrogate
 
 

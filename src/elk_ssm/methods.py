@@ -19,7 +19,8 @@ from elk_ssm.surrogate.linearization import (
     Linearization,
     ZeroJacobian,
 )
-from elk_ssm.surrogate.noise import NoisePolicy, as_policy
+from elk_ssm.surrogate.noise import as_policy
+from elk_ssm.surrogate.policy import NoisePolicy
 
 
 def auto(

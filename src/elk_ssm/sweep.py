@@ -14,7 +14,8 @@ from elk_ssm.evaluate import evaluate
 from elk_ssm.solution import Status
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.linearization import DiagonalJacobian
-from elk_ssm.surrogate.noise import Constant, check_positive
+from elk_ssm.surrogate.noise import Constant
+from elk_ssm.surrogate.policy import check_positive
 
 
 class NoiseSweep(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm.surrogate.noise import NoisePolicy, Seen, as_policy, check_noise
+from elk_ssm.surrogate.noise import as_policy
+from elk_ssm.surrogate.policy import NoisePolicy, Seen, check_noise
 
 SHAPE = (5, 2)
 

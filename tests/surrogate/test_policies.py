@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm.surrogate.noise import Seen
+from elk_ssm.surrogate.policy import Seen
 
 
 def f(x, u):

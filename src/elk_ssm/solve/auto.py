@@ -26,7 +26,8 @@ from elk_ssm.surrogate.linearization import (
     Linearization,
     ZeroJacobian,
 )
-from elk_ssm.surrogate.noise import Annealed, NoisePolicy
+from elk_ssm.surrogate.noise import Annealed
+from elk_ssm.surrogate.policy import NoisePolicy
 
 Strategy: TypeAlias = Literal["auto", "forgetful", "newton"]
 NO_PROBE, BATCHED = -2, -3

@@ -40,7 +40,7 @@ from elk_ssm.solve.nodes import (
     roll_to_ends,
     starts,
 )
-from elk_ssm.solve.stopping import largest
+from elk_ssm.solve.repair import repair
 
 _TIGHT = 0.1
 _SAFETY, _SLACK = 1.5, 16
@@ -203,8 +203,8 @@ def _evaluate(
     # Block ends stand for all states: the scale needs no further pass over them.
     ends = states[size - 1 :: size] if keep_all else states
     bound = tight * jnp.maximum(probe.scale, _size(ends, initial))
-    states, repaired, worst = _repair(
-        task, step, initial, inputs, states, nodes, bound, ~pays
+    states, repaired, worst = repair(
+        task.block_size, step, initial, inputs, states, nodes, bound, ~pays
     )
     tail = length - count * size if keep_all else 0
     if tail:
@@ -261,59 +261,3 @@ def _burn_in(step: FlatStep, blocks: Blocks, typical: Array, burn_in: Array) -> 
     everywhere = jnp.broadcast_to(typical, (blocks.number, typical.shape[0]))
     nodes = roll_to_ends(step, blocks, everywhere, blocks.size - burn_in % blocks.size)
     return jax.lax.fori_loop(0, burn_in // blocks.size, whole, nodes)
-
-
-def _repair(
-    task: Task,
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    states: Array,
-    nodes: Array,
-    bound: Array,
-    from_scratch: Array,
-) -> tuple[Array, Array, Array]:
-    """Re-evaluate, one after the other, the blocks that do not fit together.
-
-    Block k was started from node k - 1. It is right when that node is, up to `bound`,
-    where block k - 1 ends, and all blocks before are right. After a re-evaluated block
-    has ended where the next one was started, everything up to the next misfit is right.
-
-    Returns:
-        The states, how many blocks were re-evaluated, and the largest misfit accepted.
-    """
-    count, block_size = nodes.shape[0], task.block_size
-    rows = states.shape[0] // count  # of a block that are kept: all, or its end
-    last = states[rows - 1 :: rows]
-    fits = jnp.all(jnp.abs(last - nodes) <= bound, axis=1)
-    index = jnp.arange(count)
-    # The first block from k on whose end does not fit the start of the next one.
-    misfit = jax.lax.cummin(jnp.where(fits, count, index), reverse=True)
-    misfit = jnp.append(misfit, count)
-
-    def unfinished(carry: tuple) -> Array:
-        return carry[0] < count
-
-    def body(carry: tuple) -> tuple:
-        k, before, states, repaired = carry
-        begin = k * block_size
-        entries = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, begin, block_size), inputs
-        )
-        block = roll_out_sequentially(step, before, entries, block_size)
-        states = jax.lax.dynamic_update_slice_in_dim(
-            states, block[block_size - rows :], k * rows, axis=0
-        )
-        merged = jnp.all(jnp.abs(block[-1] - nodes[k]) <= bound)
-        jump = misfit[k + 1]
-        following = jnp.where(merged, jump + 1, k + 1)
-        before = jnp.where(merged, last[jnp.minimum(jump, count - 1)], block[-1])
-        return following, before, states, repaired + 1
-
-    first = jnp.where(from_scratch, 0, misfit[0] + 1)
-    before = jnp.where(from_scratch, initial, last[jnp.minimum(misfit[0], count - 1)])
-    carry = (first, before, states, jnp.asarray(0, jnp.int32))
-    _, _, states, repaired = jax.lax.while_loop(unfinished, body, carry)
-    # Misfits that were re-evaluated away no longer count.
-    worst = jnp.where(fits[:, None], last - nodes, 0)
-    return states, repaired, largest(worst)

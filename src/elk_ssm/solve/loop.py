@@ -26,7 +26,7 @@ from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.passes import Pass, damped_update, evaluate_pass, mean_noise
 from elk_ssm.solve.stopping import PATIENCE, Verdict, judge, scale_of
-from elk_ssm.surrogate.noise import Seen
+from elk_ssm.surrogate.policy import Seen
 
 RUNNING = -1
 _PROGRESS = 0.25

@@ -8,7 +8,7 @@ import jax
 from elk_ssm._trees import static
 from elk_ssm.solve.gate import Gate
 from elk_ssm.surrogate.linearization import Linearization
-from elk_ssm.surrogate.noise import NoisePolicy
+from elk_ssm.surrogate.policy import NoisePolicy
 
 Estimate: TypeAlias = Literal["filter", "smoother"]
 

@@ -1,116 +1,33 @@
-r"""Noise policies: how much the previous iterate is believed, and how that changes.
+r"""The noise policies that come with the package, all on the contract of `policy`.
 
-The surrogate observes the previous iterate with variance s^2 (process variance one), so
-s^2 is the trust region: small stays near the iterate, large trusts the linearised
-dynamics, and s^2 = inf is the undamped iteration. A policy owns a small state that
-travels through the loop:
-
-    state = policy.init(shape, dtype)              before the first iteration
-    noise = policy.noise(state)                    s^2 for this iteration
-    state, accept = policy.update(state, seen)     after f was evaluated at an iterate
+Constant                s^2, a number or an array
+PerStep                 one s^2 for every time step
+Annealed                s^2 grows by a factor each iteration
+ResidualProportional    s^2 follows the size of the residual
+GainRatio               s^2 by what a step achieved of what it promised; can refuse
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._types import Array, ArrayLike
-
-
-class Seen(NamedTuple):
-    """What a policy may look at: the iterate at which f was just evaluated.
-
-    Attributes:
-        residual: x_t - f(x_{t-1}, u_t), shape `(n, D)`.
-        merit: 1/2 sum of squared residuals of this iterate, `inf` if not finite.
-        last_merit: The same for the last accepted iterate, `inf` before the first.
-        predicted_merit: What the linearised dynamics promised for this iterate.
-        iteration: Number of iterations done before, an integer.
-        mean_square: Mean squared residual. Where time is spread over devices,
-            `residual` is only what one of them holds, and this is the mean over all.
-    """
-
-    residual: Array
-    merit: Array
-    last_merit: Array
-    predicted_merit: Array
-    iteration: Array
-    mean_square: Array | None = None
-
-
-@runtime_checkable
-class NoisePolicy(Protocol):
-    """The contract of the module docstring; write your own as a pytree dataclass.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> from dataclasses import dataclass
-        >>> @jax.tree_util.register_dataclass
-        ... @dataclass(frozen=True)
-        ... class Halving:  # from below, half the distance to `limit` each time
-        ...     limit: float = 1e4
-        ...     can_reject = False
-        ...
-        ...     def init(self, shape, dtype):
-        ...         return jnp.ones((), dtype)
-        ...
-        ...     def noise(self, state):
-        ...         return state
-        ...
-        ...     def update(self, state, seen):
-        ...         return (state + self.limit) / 2, jnp.asarray(True)
-        >>> isinstance(Halving(), elk.NoisePolicy)
-        True
-        >>> sol = elk.evaluate(
-        ...     lambda x, u: jnp.tanh(x + u), jnp.zeros(2), jnp.ones((9, 2)),
-        ...     method=elk.elk(Halving()), history=2,
-        ... )
-        >>> [round(float(x)) for x in sol.history.noise]
-        [5000, 7500]
-    """
-
-    @property
-    def can_reject(self) -> bool:
-        """Whether `update` ever refuses an iterate (static)."""
-        ...
-
-    def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return the state before the first iteration, for `(n, D)` unknowns."""
-        ...
-
-    def noise(self, state: Any) -> Array:
-        """Return s^2, broadcastable to `(n, D)`."""
-        ...
-
-    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
-        """Return the next state and whether the iterate is accepted."""
-        ...
-
-
-class _Steady:
-    """Shared by policies whose state is s^2: keeps it, and accepts everything."""
-
-    @property
-    def can_reject(self) -> bool:
-        """Never."""
-        return False
-
-    def noise(self, state: Any) -> Array:
-        """Return the current s^2."""
-        return state
-
-    def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
-        """Accept everything."""
-        return state, jnp.asarray(True)
+from elk_ssm.surrogate.policy import (
+    NoisePolicy,
+    Seen,
+    Steady,
+    check_noise,
+    check_positive,
+    is_integer,
+)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Constant(_Steady):
+class Constant(Steady):
     """The same s^2 in every iteration.
 
     Attributes:
@@ -136,7 +53,7 @@ class Constant(_Steady):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PerStep(_Steady):
+class PerStep(Steady):
     """One s^2 for each unknown, the same in every iteration.
 
     Attributes:
@@ -168,7 +85,7 @@ class PerStep(_Steady):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Annealed(_Steady):
+class Annealed(Steady):
     """s^2 grows by a factor in every iteration, towards the undamped method.
 
     Attributes:
@@ -207,7 +124,7 @@ class Annealed(_Steady):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ResidualProportional(_Steady):
+class ResidualProportional(Steady):
     r"""Damping 1 / s^2 in proportion to the root-mean-square residual.
 
     The rule lambda = c ||r|| keeps the quadratic convergence of Newton's method
@@ -245,7 +162,7 @@ class ResidualProportional(_Steady):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class GainRatio(_Steady):
+class GainRatio(Steady):
     """Levenberg-Marquardt's gain-ratio rule, with rejection.
 
     The ratio of the achieved to the predicted decrease of the merit (half the sum of
@@ -339,39 +256,6 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy | None:
     if not isinstance(array, jax.core.Tracer) and np.all(np.isinf(array)):
         return None
     return Constant(array)
-
-
-def is_integer(array: Array) -> bool:
-    """Say whether an array holds integers (booleans are none)."""
-    return jnp.issubdtype(array.dtype, jnp.integer)
-
-
-def check_positive(name: str, value: Array) -> None:
-    """Raise `ValueError` when a concrete array has an entry that is not positive."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    numbers = np.asarray(value)
-    if not np.all(numbers > 0):
-        worst = numbers[~(numbers > 0)].flat[0]
-        raise ValueError(
-            f"{name} is a variance and must be positive (inf is allowed); got {worst}."
-        )
-
-
-def check_noise(value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Return s^2 broadcast-ready for `(n, D)`, or say which shapes are meant."""
-    array = jnp.asarray(value, dtype)
-    try:
-        fits = np.broadcast_shapes(array.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        n, size = shape
-        raise ValueError(
-            f"noise has shape {array.shape}; expected a scalar, ({size},) per "
-            f"dimension, ({n}, 1) per step or ({n}, {size})."
-        )
-    return array
 
 
 def unknowns_apart(
