@@ -194,8 +194,8 @@ def document(stored: dict[str, Any]) -> str:
             "where blocks do not pay, and where a recurrence does not forget its past: "
             "one pass, depth 1. `auto (accelerator)` is Newton's method over blocks of "
             "24 with the gate and noise annealed from 1 by a factor of 2. "
-            "`elk, annealed` starts at s^2 = 1 and multiplies by 4; `quasi_elk, gain ratio` accepts or "
-            "rejects.",
+            "`elk, annealed` starts at s^2 = 1 and multiplies by 4; "
+            "`quasi_elk, gain ratio` accepts or rejects.",
             "",
             "## Runs that did not converge",
             "",
