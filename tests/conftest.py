@@ -1,8 +1,10 @@
 """Shared fixtures: small seeded cells, the `lax.scan` oracle, and counters."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # Most of the time of these tests is compilation, and none of them reads a clock.
@@ -143,6 +145,21 @@ def x64():
     """Run a test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+# A process may map 65,530 pieces of memory on Linux by default, and every program that
+# XLA compiles takes about twenty: past some 3,000 programs the next one crashes it.
+_MOST_MAPS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Let compiled programs go between modules before there are too many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 _COMPILED: list[str] = []

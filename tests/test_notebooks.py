@@ -1,6 +1,9 @@
 """The notebooks run at a small size, and the executed ones are those of the scripts."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +17,10 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(
     p for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "execute")
 )
+# Run elsewhere: the first below, the others with more to check in `test_real_data`.
+ELSEWHERE = "beyond_one_device", "stochastic_volatility", "spike_rate"
+IN_PROCESS = [path for path in SCRIPTS if path.stem not in ELSEWHERE]
+SEVERAL = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 EXECUTED = [path for path in SCRIPTS if path.with_suffix(".ipynb").exists()]
 LONGEST = 130
 
@@ -33,7 +40,17 @@ def restored_settings():
     pyplot.close("all")
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_several_devices_at_a_small_size():
+    # In a process of its own, whose devices XLA makes up.
+    settings = {"ELK_SMALL": "1", "MPLBACKEND": "agg", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **settings, "XLA_FLAGS": SEVERAL}
+    command = [sys.executable, str(FOLDER / "beyond_one_device.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "cpu:2 holds steps" in done.stdout
+
+
+@pytest.mark.parametrize("path", IN_PROCESS, ids=lambda p: p.stem)
 def test_runs_at_a_small_size(path, monkeypatch, capsys):
     monkeypatch.setenv("ELK_SMALL", "1")
     monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
