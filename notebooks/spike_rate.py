@@ -84,7 +84,7 @@ axis.legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
-# **Takeaways.** The rate falls from about 120 to 80 spikes a second: the receptor
+# **Takeaways.** The rate falls from about 115 to 80 spikes a second: the receptor
 # adapts. Counts need only a distribution, the bands come from its Newton weights, and
 # the smoothness of the rate is learned. The cell is more regular than a Poisson
 # process (its counts vary less than their mean), so these bands are on the wide side.

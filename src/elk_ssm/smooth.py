@@ -19,7 +19,7 @@ from elk_ssm.nssm.iterate import Carry, Choices, Limits, iterate
 from elk_ssm.nssm.mode import attach
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
-from elk_ssm.nssm.sigma import Linearization
+from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import (
     SPREADABLE,
@@ -91,7 +91,8 @@ def smooth(
 
     Derivatives with respect to everything in the model, the emissions and the inputs
     are implicit at the mode: they do not depend on the iteration, and are right when it
-    has converged. With sigma points they are those of the MAP mode.
+    has converged. They belong to the mode, so not to what sigma points without the
+    safeguard converge to.
 
     Args:
         model: The model.
@@ -99,8 +100,9 @@ def smooth(
         inputs: Pytree with leading axis T; entry t drives the transition into t.
         mask: `(T, E)` or `(T,)` boolean, True where observed.
         linearization: `"taylor"`, or sigma points, `"unscented"` or `"cubature"`. These
-            suggest steps from the spread of the posterior and need no Jacobian; log
-            densities are always expanded by Taylor.
+            take steps from the spread of the posterior, and are drawn together once
+            such steps cease to raise the log posterior, so that they end at a mode
+            too. Log densities are always expanded by Taylor.
         noise: s^2 of the observation of the previous iterate in units of the process
             variance: a number, an array or a policy; `None` is undamped Gauss-Newton.
         guess: First trajectory `(T, D)`; `"extended"` for the extended Kalman smoother
@@ -109,7 +111,8 @@ def smooth(
             1e-4 in float32.
         max_iters: Largest number of passes.
         safeguard: Whether only rises of the log posterior are accepted; then the
-            returned one is never below that of the guess.
+            returned one is never below that of the guess. Sigma points without it are
+            iterated posterior linearisation, which converges to its own fixed point.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is spread, one piece of the series on each, as
             for `evaluate`. Not with `guess="extended"`.
@@ -117,8 +120,8 @@ def smooth(
 
     Returns:
         A `Smoothed`. Its status is `converged`, `max_iters_reached`, `precision_limit`
-        (no point along the step is higher, by rounding or, with sigma points, because
-        their fixed point is no mode) or `nonfinite` (at the guess, or undamped).
+        (rounding hides every rise that is left, but steps are not small yet) or
+        `nonfinite` (at the guess, or undamped).
 
     Raises:
         ValueError: A shape or an option does not fit.

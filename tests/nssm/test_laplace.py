@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 
 from elk_ssm.kalman.structure import ScaledIdentity
 from elk_ssm.nssm.draws import sample
-from elk_ssm.nssm.expansion import modified_factors
 from elk_ssm.nssm.model import NonlinearSSM
+from elk_ssm.nssm.rows import modified_factors
 from elk_ssm.smooth import log_prob, smooth
 from elk_ssm.solution import Status
 

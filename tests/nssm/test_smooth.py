@@ -1,5 +1,7 @@
 """The iterated smoother against dense, SciPy and dynamax answers."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,3 +278,26 @@ def test_mistakes_are_named(model, emissions, change, options, error, match):
 def test_the_model_is_a_pytree(model, emissions, smoothed):
     through_jit = jax.jit(lambda m, y: smooth(m, y))(model, emissions)
     np.testing.assert_allclose(through_jit.means, smoothed.means, atol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [None, Constant(1e4)])
+def test_sigma_points_end_at_the_same_mode(model, emissions, smoothed, noise):
+    result = smooth(model, emissions, linearization="cubature", noise=noise)
+    assert int(result.status) == Status.converged
+    np.testing.assert_allclose(result.means, smoothed.means, atol=1e-6)
+    options = {"linearization": "cubature", "safeguard": False}
+    own = smooth(model, emissions, noise=noise, **options)
+    assert float(own.log_posterior) < float(smoothed.log_posterior) - 1e-6
+
+
+def test_a_known_covariance_may_be_closed_over_by_a_jitted_function():
+    y = emissions_of(pendulum(), T)
+
+    def means(variances):
+        model = replace(pendulum(), dynamics_covariance=Diagonal(jnp.array(variances)))
+        return lambda y: smooth(model, y).means
+
+    known = means([0.01, 0.02])
+    np.testing.assert_allclose(jax.jit(known)(y), known(y), atol=1e-9)
+    with pytest.raises(ValueError, match="positive definite"):
+        jax.jit(means([0.01, -0.02]))(y)

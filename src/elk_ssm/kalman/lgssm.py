@@ -153,7 +153,9 @@ def pose(
     drive = (model.dynamics_bias, model.dynamics_input_weights)
     offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
     shift = emission_offsets(model, inputs, (T, E), dtype)
-    observed = _observed(emissions, mask) & jnp.isfinite(variances_of(operators[4]))
+    observed = observed_entries(emissions, mask) & jnp.isfinite(
+        variances_of(operators[4])
+    )
     values = jnp.where(observed, emissions.astype(dtype), 0.0) - shift
     mean = jnp.asarray(model.initial_mean, dtype)
     data = (offsets, jnp.where(observed, values, 0.0), observed)
@@ -193,7 +195,7 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, .
     for name, rows, columns in specifications:
         operator = as_operator(getattr(model, name), columns, name)
         times = () if name == "initial_covariance" else (T,)
-        _expect_matrix(name, operator, rows, columns, times)
+        expect_matrix(name, operator, rows, columns, times)
         array = operator[0].astype(dtype)
         if name.endswith("covariance") and isinstance(operator, Dense):
             # So that derivatives are symmetric as well, whatever reads which half.
@@ -204,9 +206,10 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, .
     return (Dense(to_dense(operators[0])), *operators[1:])
 
 
-def _expect_matrix(
+def expect_matrix(
     name: str, operator: Operator, rows: int, columns: int, times: tuple[int, ...]
 ) -> None:
+    """Check a matrix that is static or has a leading axis of `times`."""
     if isinstance(operator, Dense):
         _expect(name, operator.matrix.shape, (rows, columns), times)
         return
@@ -254,7 +257,8 @@ def _offsets(
     return total + matvec(jnp.asarray(input_weights, dtype), jnp.asarray(inputs, dtype))
 
 
-def _observed(emissions: Array, mask: Array | None) -> Array:
+def observed_entries(emissions: Array, mask: Array | None) -> Array:
+    """Return which entries `(T, E)` are neither NaN nor masked."""
     observed = ~jnp.isnan(emissions)
     if mask is None:
         return observed

@@ -11,6 +11,14 @@ The noise policy sees the merit -log p(z, y) of the accepted point and what the
 expansion promised for the full step, and so adapts the trust region. A step that is
 small because the trust region is proves nothing: such a pass is followed by an undamped
 one, and only a small undamped step is convergence.
+
+Sigma points regress on the spread of the posterior. The fixed point of that is no
+maximum of log p(z, y), so close to it their steps cease to raise log p. They are then
+drawn together, to cbrt(eps) of the posterior's spread, where their regression is a
+central difference and its fixed point the mode; only such a pass can converge. Without
+the safeguard they stay as they are, which is iterated posterior linearisation
+(García-Fernández et al. 2017, IEEE Trans. Signal Process. 65), towards its own fixed
+point.
 """
 
 from dataclasses import dataclass
@@ -25,13 +33,14 @@ from elk_ssm.kalman.structure import to_dense
 from elk_ssm.nssm.densities import log_joint
 from elk_ssm.nssm.expansion import Expansion, expand, posterior_of
 from elk_ssm.nssm.posed import Posed
-from elk_ssm.nssm.sigma import Linearization
+from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import NoisePolicy, Seen
 
 RUNNING = -1
 _ENOUGH = 1e-4
+_USEFUL = 0.25
 _ROUNDING_UNITS = 8
 _PATIENCE = 3
 
@@ -59,6 +68,7 @@ class Carry(NamedTuple):
 
     states: Array
     covariances: Array | None
+    spread: Array | None
     merit: Array
     last_merit: Array
     predicted: Array
@@ -124,15 +134,17 @@ def start(
     """Return the carry before the first pass."""
     merit = -log_joint(posed, guess)
     unknown = jnp.full_like(merit, jnp.inf)
-    covariances = None
+    covariances, spread = None, None
     if limits.noise is not None and policy is None:
         policy = limits.noise.init(posed.shape, guess.dtype)
     if choices.linearization != "taylor":
         covariances = _posterior(posed, expand(posed, guess), choices.backend)[1]
+        spread = jnp.ones_like(merit)
     broken = int_status(Status.nonfinite)
     return Carry(
         states=guess,
         covariances=covariances,
+        spread=spread,
         merit=merit,
         last_merit=unknown,
         predicted=unknown,
@@ -147,7 +159,13 @@ def start(
 
 def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Carry:
     """Expand, step, accept, judge."""
-    expansion = expand(posed, carry.states, carry.covariances, choices.linearization)
+    expansion = expand(
+        posed,
+        carry.states,
+        carry.covariances,
+        choices.linearization,
+        spread=carry.spread,
+    )
     policy, precision = _consult_policy(posed, limits.noise, carry, expansion)
     step = _step(posed, choices, carry, expansion, precision)
     slack = _slack(posed, carry)
@@ -161,8 +179,17 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
     at_floor = (step.promise <= slack) & ~(norm < carry.step_norm)
     hopeless = ~moved & ((limits.noise is None) | (step.promise <= slack))
     stalls = jnp.where(at_floor | hopeless, carry.stalls + 1, 0)
+    final, spread = small & ~damped, carry.spread
+    if carry.spread is not None and choices.safeguard:
+        together = _drawn_together(merit.dtype)
+        final = final & (carry.spread <= together)
+        rise = carry.merit - merit
+        useful = moved & (step.promise > slack) & (rise >= _USEFUL * step.promise)
+        spread = jnp.where(useful & ~(small & ~damped), carry.spread, together)
+        stalls = jnp.where(carry.spread > together, 0, stalls)
     carry = carry._replace(
         states=states,
+        spread=spread,
         merit=jnp.where(moved, merit, carry.merit),
         last_merit=carry.merit,
         predicted=carry.merit - step.promise,
@@ -172,7 +199,7 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
         iteration=carry.iteration + 1,
         stalls=stalls,
         step_norm=norm,
-        status=_judge(posed, small & ~damped, stalls, carry, moved, step, limits),
+        status=_judge(posed, final, stalls, carry, moved, step, limits),
     )
     if carry.covariances is None:
         return carry
@@ -262,6 +289,11 @@ def _search(
     before = (2 * jnp.ones_like(slack), jnp.full_like(slack, jnp.inf), 0)
     share, merit, _ = jax.lax.while_loop(searching, halve, before)
     return jnp.where(enough(share, merit), share, 0), merit
+
+
+def _drawn_together(dtype: Any) -> float:
+    """Share of the spread at which a central difference is most precise."""
+    return float(jnp.finfo(dtype).eps) ** (1 / 3)
 
 
 def _slack(posed: Posed, carry: Carry) -> Array:

@@ -11,18 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import check_length, without_time
 from elk_ssm._trees import describe, static
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.structure import (
-    Dense,
-    Operator,
-    as_operator,
-    to_dense,
-    variances_of,
-)
+from elk_ssm.kalman.lgssm import expect_matrix, observed_entries
+from elk_ssm.kalman.structure import Operator, as_operator, to_dense, variances_of
 from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.nssm.model import NonlinearSSM
 
@@ -273,37 +269,26 @@ def _covariance(
     if given is None or (callable(given) and not isinstance(given, jax.Array)):
         return None
     operator = as_operator(given, size, name)
-    matrix = (size, size) if isinstance(operator, Dense) else (size,)
-    allowed = [matrix, (steps, *matrix)] if steps else [matrix]
-    if operator[0].shape not in allowed:
-        wanted = " or ".join(map(str, allowed))
-        raise ValueError(f"{name} must have shape {wanted}; got {operator[0].shape}.")
+    expect_matrix(name, operator, size, size, (steps,) if steps else ())
     _check_variances(name, variances_of(operator))
     return type(operator)(operator[0].astype(dtype))
 
 
 def _check_variances(name: str, variances: Array) -> None:
-    if isinstance(variances, jax.core.Tracer) or bool(jnp.all(variances > 0)):
+    if isinstance(variances, jax.core.Tracer):
         return
-    raise ValueError(
-        f"{name} must be positive definite, or the log density does not exist; got a "
-        f"variance of {float(jnp.min(variances))}. Give a noise-free entry a small one."
-    )
+    # NumPy, because under jit JAX would trace a comparison of known numbers as well.
+    smallest = np.min(np.asarray(variances))
+    if not smallest > 0:
+        raise ValueError(
+            f"{name} must be positive definite, or the log density does not exist; got "
+            f"a variance of {smallest}. Give a noise-free entry a small one."
+        )
 
 
 def _observed(emissions: Array, mask: Any, whole_steps: bool) -> tuple[Array, Array]:
     """Return values without NaN and what was observed."""
-    observed = ~jnp.isnan(emissions)
-    if mask is not None:
-        mask = jnp.asarray(mask)
-        if mask.dtype != jnp.bool_:
-            raise TypeError(f"mask must be boolean, True = observed; got {mask.dtype}.")
-        if mask.shape not in (emissions.shape, emissions.shape[:1]):
-            raise ValueError(
-                f"mask must have shape {emissions.shape} or {emissions.shape[:1]}; "
-                f"got {mask.shape}."
-            )
-        observed = observed & (mask if mask.ndim == 2 else mask[:, None])
+    observed = observed_entries(emissions, mask)
     if not whole_steps:
         return jnp.where(observed, emissions, 0), observed
     observed = jnp.all(observed, axis=1, keepdims=True)

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from elk_ssm._types import Array
 from elk_ssm.kalman.structure import Dense, variances_of
 from elk_ssm.nssm.densities import factor_of, log_normal, observed_factor
-from elk_ssm.nssm.expansion import Expansion, Rows
+from elk_ssm.nssm.expansion import Expansion
 from elk_ssm.nssm.posed import Posed
+from elk_ssm.nssm.rows import Rows
 
 _TILT_SHARE = 0.01
 

@@ -1,4 +1,4 @@
-"""Sigma points: a function's regression on a Gaussian, without its Jacobian."""
+"""The slope of a function: its Jacobian at a point, or its regression on a Gaussian."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -10,6 +10,13 @@ from elk_ssm._types import Array
 from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
 
 Linearization: TypeAlias = Literal["taylor", "unscented", "cubature"]
+
+
+def value_and_jacobian(function, point: Array) -> tuple[Array, Array]:
+    """Return f(x) and df/dx, by one linearisation."""
+    value, push = jax.linearize(function, point)
+    basis = jnp.eye(point.shape[0], dtype=point.dtype)
+    return value, jax.vmap(push, out_axes=-1)(basis)
 
 
 def sigma_points(kind: Linearization, size: int) -> tuple[list[list[float]], list]:

@@ -1,0 +1,148 @@
+r"""The emissions of a trajectory as independent scalar observations of its increments.
+
+Around x_t, row i of step t observes h_ti . d_t as v_ti with variance r_ti. Gaussian
+emissions give E of them, decorrelated. A log density with gradient g and negative
+Hessian M in its predictor eta = h(z) enters by Newton weights: M, made PSD, is
+L diag(c) L', its rows are L' H with variances 1 / c and values L^-1 g / c. The
+surrogate then has the gradient of the true log density whatever was done to M, so the
+fixed points do not move. A little of g g' is added to M during the iteration: it is the
+scale that the density itself suggests (its mean is the Fisher information) and keeps
+the step finite where the density is flat.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.small_linalg import matmul
+from elk_ssm.kalman.structure import Dense, Operator, to_dense
+from elk_ssm.nssm.densities import observed_factor, time_axis
+from elk_ssm.nssm.posed import Posed
+from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
+
+_OUTER_SHARE = 0.1
+
+
+class Rows(NamedTuple):
+    """Independent scalar observations of the increments.
+
+    `weights: (T, K, D)`, `variances`, `values` and boolean `observed`, all `(T, K)`.
+    """
+
+    weights: Array
+    variances: Array
+    values: Array
+    observed: Array
+
+
+def taylor_rows(posed: Posed, points: Array, iterating: bool) -> Rows:
+    """Expand every emission at its state, by Jacobian or Newton weights."""
+    covariance = posed.emission_covariance
+    axes = (0, 0, time_axis(covariance), 0, 0)
+    data = (points, posed.inputs, covariance, posed.values, posed.observed)
+    return jax.vmap(partial(step_rows, posed, iterating=iterating), axes)(*data)
+
+
+def step_rows(
+    posed: Posed,
+    point: Array,
+    entry: PyTree,
+    covariance: Operator | None,
+    value: Array,
+    observed: Array,
+    iterating: bool = True,
+) -> Rows:
+    """Expand the emission of one step around a state `(D,)`."""
+    mean, H = value_and_jacobian(lambda x: posed.call("emission", x, entry), point)
+    if not posed.is_gaussian:
+        return _newton_rows(posed, mean, H, entry, value, observed[0], iterating)
+    if covariance is None:
+        covariance = Dense(posed.call("emission_covariance", point, entry))
+    return _gaussian_rows(covariance, H, value - mean, observed)
+
+
+def _gaussian_rows(
+    covariance: Operator, H: Array, residual: Array, observed: Array
+) -> Rows:
+    factor = observed_factor(covariance, observed)
+    residual = jnp.where(observed, residual, 0)
+    return Rows(factor.turn_rows(H), factor.variances, factor.turn(residual), observed)
+
+
+def _newton_rows(posed, eta, H, entry, value, observed, iterating: bool) -> Rows:
+    def density(eta: Array) -> Array:
+        return posed.call("log_density", eta, value, entry)
+
+    gradient = jax.grad(density)(eta)
+    matrix = -jax.hessian(density)(eta)
+    if iterating:
+        outer = gradient[:, None] * gradient
+        factors, pivots = modified_factors(matrix, replace=True)
+        # Of the factored matrix, so that its range contains the gradient.
+        matrix = matmul(factors * pivots, factors.T) + _OUTER_SHARE * outer
+    factors, pivots = modified_factors(matrix, replace=False)
+    ok = observed & (pivots > 0)
+    weights = matmul(factors.T, H)
+    values = _forward_substitute(factors, gradient)
+    variances = jnp.where(ok, 1 / jnp.where(ok, pivots, 1), 1)
+    return Rows(weights, variances, jnp.where(ok, values * variances, 0), ok)
+
+
+def modified_factors(matrix: Array, *, replace: bool) -> tuple[Array, Array]:
+    """Factor a symmetric matrix as L diag(c) L', L unit lower triangular, c >= 0.
+
+    A PSD matrix is factored as it is. Otherwise pivots are changed as by Gill and
+    Murray (Nocedal & Wright 2006, section 3.4) if `replace`, and else dropped: the
+    result is then PSD with a zero row.
+    """
+    size = matrix.shape[0]
+    index = jnp.arange(size)
+    diagonal = jnp.max(jnp.abs(jnp.diagonal(matrix)))
+    off = jnp.max(jnp.abs(matrix - jnp.diag(jnp.diagonal(matrix))))
+    bound = jnp.maximum(diagonal, off / max(1.0, (size**2 - 1) ** 0.5))
+    bound = jnp.where(bound > 0, bound, 1)
+    rest, columns, pivots = matrix, [], []
+    for k in range(size):
+        below = jnp.where(index > k, rest[:, k], 0)
+        pivot = rest[k, k]
+        if replace:
+            # Negative curvature counts by its size; a flat direction stays flat.
+            largest = jnp.max(jnp.abs(below))
+            pivot = jnp.maximum(jnp.abs(pivot), largest**2 / bound)
+        else:
+            pivot = jnp.where(pivot > 8 * jnp.finfo(matrix.dtype).eps * bound, pivot, 0)
+        ratio = jnp.where(pivot > 0, below / jnp.where(pivot > 0, pivot, 1), 0)
+        column = ratio + (index == k)
+        rest = rest - pivot * column[:, None] * column
+        columns.append(column)
+        pivots.append(pivot)
+    return jnp.stack(columns, axis=1), jnp.stack(pivots)
+
+
+def _forward_substitute(lower: Array, vector: Array) -> Array:
+    """Solve L x = vector, L unit lower triangular."""
+    for k in range(vector.shape[0]):
+        column = jnp.where(jnp.arange(vector.shape[0]) > k, lower[:, k], 0)
+        vector = vector - column * vector[k]
+    return vector
+
+
+def sigma_rows(posed: Posed, points: Array, roots: Array, kind: Linearization) -> Rows:
+    """Regress every Gaussian emission on the spread S S' of its state."""
+
+    def one(state, root, entry, covariance, value, observed) -> Rows:
+        H, mean, excess = regress(
+            lambda x: posed.call("emission", x, entry), state, root, kind
+        )
+        if covariance is None:
+            covariance = Dense(posed.call("emission_covariance", state, entry))
+        total = Dense(to_dense(covariance) + excess)
+        return _gaussian_rows(total, H, value - mean, observed)
+
+    covariance = posed.emission_covariance
+    axes = (0, 0, 0, time_axis(covariance), 0, 0)
+    data = (points, roots, posed.inputs, covariance, posed.values, posed.observed)
+    return jax.vmap(one, in_axes=axes)(*data)
