@@ -149,7 +149,7 @@ def x64():
 
 # A process may map 65,530 pieces of memory on Linux by default, and every program that
 # XLA compiles takes about twenty: past some 3,000 programs the next one crashes it.
-_MOST_MAPS = 30_000
+_MOST_MAPS = 20_000
 
 
 @pytest.fixture(scope="module", autouse=True)
