@@ -30,7 +30,7 @@ from benchmarks.training import (
     sequential,
     temporary_bytes,
     time_per_step,
-    train,
+    trained,
 )
 
 SEEDS, CHECKED_STEPS = 5, 50
@@ -71,11 +71,8 @@ def measure(length: int | None, config: Config, seeds: int) -> dict[str, Any]:
 def _accuracies(
     config: Config, data: Any, test: Any, classes: int, evaluator: Any, seeds: int
 ) -> Row:
-    scores = []
-    for seed in range(seeds):
-        seeded = Config(**(asdict(config) | {"seed": seed}))
-        run = train(seeded, data, classes, evaluator)
-        scores.append(float(accuracy(run.params, test)))
+    runs = trained(config, data, classes, evaluator, seeds)
+    scores = [float(accuracy(run.params, test)) for run in runs]
     return {
         "test accuracy": float(np.mean(scores)),
         "its deviation": float(np.std(scores)),

@@ -14,7 +14,7 @@ interrupted continues with the batches that it would have seen.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,6 +279,14 @@ def compare_losses(
     return float(np.abs(curves[1] / curves[0] - 1).max())
 
 
+def trained(
+    config: Config, data: Batch, classes: int, evaluator: Any, seeds: int
+) -> list[Training]:
+    """Train from each of the seeds 0, 1, ..."""
+    configs = (replace(config, seed=seed) for seed in range(seeds))
+    return [train(seeded, data, classes, evaluator) for seeded in configs]
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Print what was asked for."""
     jax.config.update("jax_enable_x64", arguments.check)
@@ -296,18 +304,15 @@ def main(arguments: argparse.Namespace) -> None:
     seconds = time_per_step(config, data, classes, evaluators)
     for name, evaluator in evaluators.items():
         memory = temporary_bytes(config, data, classes, evaluator) / 2**20
-        scores = []
-        for seed in range(arguments.seeds):
-            seeded = Config(arguments.state_size, steps=arguments.steps, seed=seed)
-            run = train(seeded, data, classes, evaluator)
-            scores.append(accuracy(run.params, test))
+        runs = trained(config, data, classes, evaluator, arguments.seeds)
+        scores = [accuracy(run.params, test) for run in runs]
         print(
             f"{name:>10}: {1e3 * seconds[name]:.0f} ms a step, {memory:.0f} MiB "
             f"temporary, test accuracy {np.mean(scores):.3f} +- {np.std(scores):.3f} "
             f"{np.round(scores, 3).tolist()}",
             flush=True,
         )
-    print(f"{arguments.method}, once trained: {how(run.params, data, chosen)}")
+    print(f"{arguments.method}, once trained: {how(runs[-1].params, data, chosen)}")
 
 
 def how(params: Any, data: Batch, method: Any) -> str:

@@ -19,19 +19,25 @@ def environment(devices):
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def test_the_documented_command_runs_two_processes():
+def output_of(script, devices, length):
+    """Run a script to its end and return what it printed."""
     run = subprocess.run(
-        [sys.executable, SCRIPT, "--length", "400"],
-        env=environment(2),
+        [sys.executable, script, "--length", str(length)],
+        env=environment(devices),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=LONGEST,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "2 processes, 4 devices" in run.stdout
-    assert "200 of 400 states here" in run.stdout
-    assert "loss and gradient are those of a plain scan" in run.stdout
+    return run.stdout
+
+
+def test_the_documented_command_runs_two_processes():
+    told = output_of(SCRIPT, devices=2, length=400)
+    assert "2 processes, 4 devices" in told
+    assert "200 of 400 states here" in told
+    assert "loss and gradient are those of a plain scan" in told
 
 
 @pytest.fixture
@@ -77,14 +83,6 @@ def test_when_one_process_is_killed_the_other_ends_with_an_error(workers):
 
 
 def test_the_example_of_one_process_runs():
-    run = subprocess.run(
-        [sys.executable, "examples/beyond_one_device.py", "--length", "160"],
-        env=environment(4),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "states (160, 8), on each device [(40, 8)]" in run.stdout
-    assert "batch of two: sharded as P('batch', 'time')" in run.stdout
+    told = output_of("examples/beyond_one_device.py", devices=4, length=160)
+    assert "states (160, 8), on each device [(40, 8)]" in told
+    assert "batch of two: sharded as P('batch', 'time')" in told

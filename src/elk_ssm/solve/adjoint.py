@@ -68,8 +68,8 @@ def trajectory_tangent(
         function = _by_blocks(function, block_size)
     chunk = min(_CHUNK, max(_BLOCK_CHUNK // block_size, _LEAST_CHUNK))
     leaves, tree = jax.tree.flatten(primals)
-    along = jax.tree.leaves(tangents, is_leaf=_is_still)
-    moving = [not _is_still(t) for t in along]
+    along = jax.tree.leaves(tangents, is_leaf=is_still)
+    moving = [not is_still(t) for t in along]
 
     def one_step(moved: list[Array]) -> Array:
         new = iter(moved)
@@ -95,13 +95,16 @@ def _fold(tangents: PyTree, count: int, block_size: int) -> PyTree:
     """`in_blocks` for tangents, of which some may be symbolic zeros."""
 
     def fold(x: Any) -> Any:
-        return x if _is_still(x) else in_blocks(x, count, block_size)
+        return x if is_still(x) else in_blocks(x, count, block_size)
 
-    return jax.tree.map(fold, tangents, is_leaf=_is_still)
+    return jax.tree.map(fold, tangents, is_leaf=is_still)
 
 
-def _is_still(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
+def is_still(tangent: Any) -> bool:
+    """Whether a tangent is zero by its type, and so by far the cheapest one."""
+    if isinstance(tangent, SymbolicZero):
+        return True
+    return getattr(tangent, "dtype", None) == jax.dtypes.float0
 
 
 def _by_blocks(function: Callable, block_size: int) -> Callable:

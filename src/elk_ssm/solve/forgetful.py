@@ -23,6 +23,7 @@ blocks, one element after the other.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -113,17 +114,12 @@ def evaluate_forgetful(
 
     @jax.custom_batching.custom_vmap
     def run(consts: list, initial: Array, inputs: PyTree, tolerance: Array) -> tuple:
-        def step(state: Array, entry: PyTree) -> Array:
-            return function(consts, state, entry)
-
-        return _evaluate(task, step, initial, inputs, tolerance)
+        return _evaluate(task, partial(function, consts), initial, inputs, tolerance)
 
     def in_batch(
         consts: list, initial: Array, inputs: PyTree, tolerance: Array
     ) -> Evaluated:
-        def step(state: Array, entry: PyTree) -> Array:
-            return function(consts, state, entry)
-
+        step = partial(function, consts)
         return _step_by_step(task, step, initial, inputs, tolerance, BATCHED)
 
     @run.def_vmap
@@ -204,7 +200,7 @@ def _evaluate(
     ends = states[size - 1 :: size] if keep_all else states
     bound = tight * jnp.maximum(probe.scale, _size(ends, initial))
     states, repaired, worst = repair(
-        task.block_size, step, initial, inputs, states, nodes, bound, ~pays
+        size, step, initial, inputs, states, nodes, bound, ~pays
     )
     tail = length - count * size if keep_all else 0
     if tail:

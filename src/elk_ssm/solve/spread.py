@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.mesh import Spread, on_mesh
-from elk_ssm.solve.adjoint import Recursion, trajectory_tangent
+from elk_ssm.solve.adjoint import Recursion, is_still, trajectory_tangent
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.noise import unknowns_apart
 
@@ -75,7 +75,7 @@ def tangent_on_mesh(
     """
     axis = spread.axis
     consts, initial, inputs = primals
-    moving = jax.tree.map(_moving, tangents, is_leaf=_is_still)
+    moving = jax.tree.map(_moving, tangents, is_leaf=is_still)
 
     def body(timed: tuple, common: tuple) -> tuple[Array, tuple]:
         inputs, of_inputs, states = timed
@@ -115,24 +115,18 @@ def safe_step(step: FlatStep, initial: Array) -> FlatStep:
     return step_or_stay
 
 
-def _is_still(tangent: Any) -> bool:
-    """Whether a tangent is zero by its type; such ones cannot enter a `shard_map`."""
-    if isinstance(tangent, SymbolicZero):
-        return True
-    return getattr(tangent, "dtype", None) == jax.dtypes.float0
-
-
 def _moving(tangent: Any) -> Any:
-    return None if _is_still(tangent) else tangent
+    """Leave out a still tangent, which cannot enter a `shard_map`."""
+    return None if is_still(tangent) else tangent
 
 
 def _fill(tangents: PyTree, moving: PyTree) -> PyTree:
     """Put the pieces of the tangents that move in their places."""
 
     def one(tangent: Any, moved: Any) -> Any:
-        return _still(tangent) if _is_still(tangent) else moved
+        return _still(tangent) if is_still(tangent) else moved
 
-    return jax.tree.map(one, tangents, moving, is_leaf=_is_still)
+    return jax.tree.map(one, tangents, moving, is_leaf=is_still)
 
 
 def _still(like: Any) -> SymbolicZero:

@@ -97,8 +97,7 @@ def _solve_spread(
     length, dimension = settings.length, primals[1].shape[0]
     method, is_auto = options.method, isinstance(options.method, Auto)
     if isinstance(method, Auto):
-        size = None if settings.keep == "all" else settings.block_size
-        method = method.newton(length, dimension, size)
+        method = _newton(method, settings, dimension)
     method = replace(method, block_size=min(method.block_size, spread.piece(length)))
 
     def piece(
@@ -116,6 +115,12 @@ def _solve_spread(
         plan = newton_plan(method.block_size, report.num_iters)
         report = report._replace(plan=plan)
     return states, report
+
+
+def _newton(auto: Auto, settings: Settings, dimension: int) -> Method:
+    """The Newton strategy, its blocks ending where states are kept."""
+    size = None if settings.keep == "all" else settings.block_size
+    return auto.newton(settings.length, dimension, size)
 
 
 def _solve_here(
@@ -181,8 +186,7 @@ def _find(
         return states, report
 
     def newton() -> tuple[Array, Report]:
-        size = None if settings.keep == "all" else settings.block_size
-        concrete = method.newton(settings.length, initial.shape[0], size)
+        concrete = _newton(method, settings, initial.shape[0])
         states, report = _find_by_method(
             concrete, step, settings, initial, inputs, options
         )
