@@ -45,7 +45,7 @@ def block_size(method: Any, length: int, size: int) -> int:
     if isinstance(method, elk.Auto):
         if method.strategy == "newton":
             return method.newton(length, size).block_size
-        return method.forgetful_block_size(length)
+        return method.forgetful_block_size(length, size)
     return method.block_size
 
 

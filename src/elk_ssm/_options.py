@@ -16,7 +16,7 @@ from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
-from elk_ssm.solve.stopping import default_tolerance
+from elk_ssm.solve.stopping import make_tolerance
 from elk_ssm.solve.trajectory import Keep, Options, Settings
 from elk_ssm.surrogate.linearization import DenseJacobian
 from elk_ssm.surrogate.noise import SPREADABLE
@@ -34,6 +34,7 @@ def prepare(
     fall_back: bool = False,
     keep: Keep = "all",
     spread: Spread | None = None,
+    atol: ArrayLike | None = None,
 ) -> tuple[Settings, Options]:
     """Check the options and separate choices from numbers."""
     check_backend(backend)
@@ -50,8 +51,8 @@ def prepare(
     if spread is not None:
         check_spreadable(method, adjoint)
         nodes = spread.unknowns(length, block_size)
-    tolerance = default_tolerance(dtype) if tol is None else tol
-    _check_tolerance(tolerance)
+    _check_tolerance("tol", tol, zero=False)
+    _check_tolerance("atol", atol, zero=True)
     limit = nodes if max_iters is None else max_iters
     _check_count("max_iters", limit, at_least=1)
     _check_count("history", history, at_least=0)
@@ -65,7 +66,7 @@ def prepare(
     return settings, Options(
         method,
         flat_guess,
-        jnp.asarray(tolerance, dtype),
+        make_tolerance(tol, atol, dtype),
         jnp.asarray(limit, jnp.int32),
     )
 
@@ -164,8 +165,12 @@ def _check_count(name: str, value: Any, at_least: int) -> None:
         raise ValueError(f"{name} must be at least {at_least}; got {value}.")
 
 
-def _check_tolerance(tolerance: ArrayLike) -> None:
-    if isinstance(tolerance, jax.core.Tracer):
+def _check_tolerance(name: str, value: ArrayLike | None, *, zero: bool) -> None:
+    """Raise unless `value` is None, traced, or one positive (or zero) number."""
+    if value is None or isinstance(value, jax.core.Tracer):
         return
-    if not np.asarray(tolerance).ndim == 0 or not np.asarray(tolerance) > 0:
-        raise ValueError(f"tol must be a positive number; got {tolerance}.")
+    number = np.asarray(value)
+    if number.ndim == 0 and (number > 0 or (zero and number == 0)):
+        return
+    kind = "a positive number, or zero" if zero else "a positive number"
+    raise ValueError(f"{name} must be {kind}; got {value}.")

@@ -78,6 +78,7 @@ def scan(
     defaults = {
         "guess": None,
         "tol": None,
+        "atol": None,
         "max_iters": None,
         "history": 0,
         "backend": "auto",

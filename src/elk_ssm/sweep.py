@@ -79,7 +79,7 @@ def sweep_noise(
             quasi-ELK.
         history: Record the residuals of this many first iterations.
         **options: Further options of `evaluate` (`length`, `guess`, `tol`,
-            `max_iters`, `backend`).
+            `atol`, `max_iters`, `backend`).
 
     Returns:
         A `NoiseSweep`. The trajectories are not kept: a converged one does not depend

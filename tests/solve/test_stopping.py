@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elk_ssm.solve.stopping import default_tolerance, judge, largest, scale_of
+from elk_ssm.solve.stopping import (
+    default_tolerance,
+    differs_in_sign_of_zero,
+    judge,
+    largest,
+    make_tolerance,
+    scale_of,
+)
 
 # Shapes at which a jitted maximum drops NaNs on some CPU backends, and one where not.
 SHAPES = pytest.mark.parametrize("shape", [(999, 5), (1000, 4), (7, 2)])
@@ -15,7 +22,8 @@ run_largest = jax.jit(largest)
 
 def verdict(residual, step, *, scale=1.0, tol=1e-5, last=jnp.inf):
     scales = jnp.full(residual.shape, scale)
-    return run_judge(residual, step, scales, jnp.asarray(tol), jnp.asarray(last))
+    tolerance = make_tolerance(tol, None, residual.dtype)
+    return run_judge(residual, step, scales, tolerance, jnp.asarray(last))
 
 
 @SHAPES
@@ -37,7 +45,7 @@ def test_all_nan_is_never_converged(shape):
     found = verdict(nans, nans)
     assert not found.converged
     assert not found.stalled
-    assert found.nonfinite
+    assert found.suspect
 
 
 @SHAPES
@@ -67,15 +75,15 @@ def test_slow_methods_must_get_further_down():
     assert verdict(residual, step / 100, last=1e-7).converged
 
 
-def test_nonfinite_needs_a_converged_past():
+def test_suspicion_needs_a_converged_past():
     zeros = jnp.zeros((6, 2))
     broken = zeros.at[3, 1].set(jnp.nan)
-    assert verdict(broken, broken).nonfinite
+    assert verdict(broken, broken).suspect
     # What comes after the break does not matter; what comes before does.
-    assert verdict(broken.at[4].set(5.0), broken.at[5].set(jnp.nan)).nonfinite
-    assert not verdict(broken.at[2].set(1.0), broken).nonfinite
-    assert not verdict(broken, broken.at[1].set(1.0)).nonfinite
-    assert not verdict(zeros, zeros).nonfinite
+    assert verdict(broken.at[4].set(5.0), broken.at[5].set(jnp.nan)).suspect
+    assert not verdict(broken.at[2].set(1.0), broken).suspect
+    assert not verdict(broken, broken.at[1].set(1.0)).suspect
+    assert not verdict(zeros, zeros).suspect
 
 
 def test_stalled_at_the_rounding_floor():
@@ -87,13 +95,45 @@ def test_stalled_at_the_rounding_floor():
     assert not verdict(0 * floor, 0 * floor, last=0.0).stalled
 
 
-@pytest.mark.parametrize("backend", ["sequential", "associative"])
-def test_scale_is_a_running_maximum_of_what_is_finite(backend):
-    values = jnp.asarray([[1.0, -4.0, 0.0], [jnp.nan, jnp.inf, 0.01], [5.0, 0.0, 0.0]])
-    scale = scale_of(values, jnp.asarray([2.0, 0.0, 0.0]), backend)
-    # Small dimensions are held to a tenth of the largest one.
-    expected = [[2.0, 4.0, 0.4], [2.0, 4.0, 0.4], [5.0, 4.0, 0.5]]
-    np.testing.assert_allclose(scale, expected, rtol=1e-6)
+BACKENDS = pytest.mark.parametrize("backend", ["sequential", "associative"])
+
+
+@BACKENDS
+def test_scale_forgets_on_both_sides(backend):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 3)) * np.asarray([1e6, 1.0, 1e-8])
+    found = scale_of(jnp.asarray(x, jnp.float32), 1, backend)
+    gap = np.abs(np.arange(90)[:, None] - np.arange(90)) / 32
+    weighted = np.abs(x)[None] * 2.0 ** -gap[..., None]
+    before = np.stack([weighted[t, : t + 1].max(0) for t in range(90)])
+    after = np.stack([weighted[t, t:].max(0) for t in range(90)])
+    # At the end there is nothing after: what was before stands for it.
+    after = np.maximum(after, before[-1] * 2.0 ** -gap[-1][:, None])
+    np.testing.assert_allclose(found, np.minimum(before, after), rtol=1e-4)
+
+
+@BACKENDS
+def test_scale_of_a_small_state_does_not_see_wild_ones(backend):
+    x = jnp.ones((200, 2)).at[:, 1].set(1e-6).at[150, 0].set(1e9)
+    scale = scale_of(x.at[3].set(jnp.nan).at[4].set(jnp.inf), 1, backend)
+    assert float(scale[150, 0]) == pytest.approx(1e9, rel=1e-5)
+    assert float(jnp.delete(scale[:, 0], 150).max()) <= 1.0001
+    assert float(scale[:, 1].max()) <= 1.0001e-6
+    assert float(scale.min()) > 0.9e-6
+
+
+def test_what_is_zero_is_judged_by_the_absolute_tolerance():
+    tolerance = make_tolerance(1e-3, 1e-9, jnp.float32)
+    found = tolerance.bound(jnp.asarray([0.0, 1e-8, 1.0]))
+    np.testing.assert_allclose(found, [1e-9, 1e-9, 1e-3], rtol=1e-6)
+    assert float(make_tolerance(None, None, jnp.float32).absolute) > 0
+    assert float(make_tolerance(None, 0.0, jnp.float32).absolute) == 0
+
+
+def test_zeros_differ_by_their_sign_and_nothing_else_does():
+    x, y = jnp.asarray([0.0, -0.0, 0.0, 1.0, -1.0]), jnp.asarray([-0.0, -0.0, 1, 1, 1])
+    found = differs_in_sign_of_zero(x, y)
+    assert found.tolist() == [True, False, False, False, False]
 
 
 def test_default_tolerance_follows_the_dtype():

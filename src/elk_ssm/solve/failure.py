@@ -1,4 +1,9 @@
-"""What is done about a solve that did not converge: locate the cause, or fall back."""
+"""What is done about a solve that did not converge: find the truth, or fall back.
+
+Off the trajectory f may be undefined where on it it is not: a square root of an iterate
+that is not positive yet. So a non-finite value accuses f only after the trajectory has
+been followed step by step, which also finds the step at which it breaks.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +11,22 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import Status, int_status
-from elk_ssm.solve.nodes import (
-    in_blocks,
-    roll_out_in_turn,
-    roll_out_sequentially,
-    starts,
-)
+from elk_ssm.solve.nodes import roll_out_in_turn, roll_out_sequentially
 
 _CHUNK = 512
 
 
-def find_failure(
+def settle_failure(
     step: FlatStep,
     initial: Array,
     inputs: PyTree,
     states: Array,
     status: Array,
-    block_size: int = 1,
+    block_size: int,
+    length: int,
     axis: TimeAxis = LOCAL,
-    length: int | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Locate the first non-finite value that f returns along the trajectory.
+    """Follow a trajectory that is suspected to break; exact where it does not.
 
     Args:
         step: The recurrence on flat states.
@@ -35,78 +35,93 @@ def find_failure(
         states: States `(n, D)` at the ends of blocks of C steps.
         status: What the method concluded.
         block_size: C.
+        length: Number of steps of all devices.
         axis: Where time lives; n is then what this device holds.
-        length: Number of steps of all devices, needed where time is spread.
 
     Returns:
-        The states with non-finite rows replaced by the last finite one before them,
-        the status, and the failed step or -1.
+        The states, which are the exact ones when the trajectory is finite and else
+        finite up to the break and its last finite state after it; the status; and the
+        step that failed (0 for the first), or -1.
     """
     suspect = (status == Status.nonfinite) | ~axis.all(jnp.isfinite(states))
+    nowhere = jnp.asarray(-1, jnp.int32)
 
-    def locate(carry: tuple) -> tuple:
-        _, states, _ = carry
-        begin = axis.before(initial, states)[0] if axis.is_spread else initial
-        failed = _first_nonfinite(step, begin, inputs, states, block_size)
+    def truth(carry: tuple) -> tuple:
         if axis.is_spread:
-            assert length is not None
-            piece = states.shape[0] * block_size
-            somewhere = failed + axis.place * piece
-            # Behind the end there are no steps that could fail.
-            found = (failed >= 0) & (somewhere < length)
-            failed = axis.smallest(jnp.where(found, somewhere, length))
-            failed = jnp.where(failed < length, failed, -1).astype(jnp.int32)
-        failed = jnp.maximum(failed, 0)
-        first = failed // block_size
-        before = axis.row(states, jnp.maximum(first - 1, 0))
-        last = jnp.where(first > 0, before, initial)
-        broken = ~jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
-        return jnp.zeros_like(suspect), jnp.where(broken, last, states), failed
+            found = _in_turn(step, initial, inputs, carry[1], block_size, length, axis)
+        else:
+            found = _in_chunks(step, initial, inputs, carry[1], block_size)
+        return jnp.zeros_like(suspect), *found
 
     # A loop and no `cond`, of which `vmap` would run both branches for every batch.
-    nowhere = jnp.asarray(-1, jnp.int32)
-    _, states, failed_step = jax.lax.while_loop(
-        lambda carry: carry[0], locate, (suspect, states, nowhere)
+    _, states, failed = jax.lax.while_loop(
+        lambda carry: carry[0], truth, (suspect, states, nowhere)
     )
-    return states, jnp.where(suspect, int_status(Status.nonfinite), status), failed_step
+    verdict = jnp.where(failed < 0, Status.converged, Status.nonfinite)
+    status = jnp.where(suspect, verdict.astype(status.dtype), status)
+    return states, status, failed
 
 
-def _first_nonfinite(
+def _in_chunks(
     step: FlatStep, initial: Array, inputs: PyTree, states: Array, block_size: int
-) -> Array:
-    """First step at which f, at the states given, is not finite, or -1.
+) -> tuple[Array, Array]:
+    """Replace the states, chunk by chunk until one breaks; and the step that did.
 
-    Searched chunk by chunk: nothing of size T is formed, and nothing in here is the
-    same in every round, which the compiler would hoist out of the loop and always
-    evaluate.
+    Nothing of size T is formed, and nothing in here is the same in every round, which
+    the compiler would hoist out of the loop and always evaluate.
     """
     count = states.shape[0]
-    chunk = min(max(_CHUNK // block_size, 1), count)
+    rows = min(max(_CHUNK // block_size, 1), count)
 
-    def search(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        first = jnp.minimum(carry[0], count - chunk)
-        behind = jax.lax.dynamic_slice_in_dim(states, first - 1, chunk)
-        before = jnp.where(first > 0, behind, starts(initial, states[:chunk]))
+    def unfinished(carry: tuple) -> Array:
+        return (carry[0] < count) & (carry[2] < 0)
+
+    def chunk(carry: tuple) -> tuple:
+        first, states, _ = carry
+        row = jnp.minimum(first, count - rows)
+        before = jnp.where(row > 0, states[row - 1], initial)
         entries = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(
-                x, first * block_size, chunk * block_size
+                x, row * block_size, rows * block_size
             ),
             inputs,
         )
-        folded = in_blocks(entries, chunk, block_size)
-        inside = jax.vmap(lambda x, u: roll_out_sequentially(step, x, u, block_size))(
-            before, folded
-        )
-        finite = jnp.all(jnp.isfinite(inside), axis=-1).reshape(-1)
-        found = first * block_size + jnp.argmin(finite)
-        found = jnp.where(jnp.all(finite), -1, found).astype(jnp.int32)
-        return carry[0] + chunk, found
+        found = roll_out_sequentially(step, before, entries, rows * block_size)
+        broken = ~jnp.all(jnp.isfinite(found), axis=1)
+        place = jnp.argmax(broken)
+        failed = jnp.where(jnp.any(broken), row * block_size + place, -1)
+        ends = found[block_size - 1 :: block_size]
+        states = jax.lax.dynamic_update_slice_in_dim(states, ends, row, axis=0)
+        return first + rows, states, failed.astype(jnp.int32)
 
-    def unfinished(carry: tuple[Array, Array]) -> Array:
-        return (carry[0] < count) & (carry[1] < 0)
+    begin = jnp.asarray(0, jnp.int32), states, jnp.asarray(-1, jnp.int32)
+    _, states, failed = jax.lax.while_loop(unfinished, chunk, begin)
+    row = jnp.where(failed < 0, count, failed // block_size)
+    last = jnp.where(row > 0, states[jnp.maximum(row - 1, 0)], initial)
+    return jnp.where((jnp.arange(count) < row)[:, None], states, last), failed
 
-    begin = jnp.asarray(0, jnp.int32), jnp.asarray(-1, jnp.int32)
-    return jax.lax.while_loop(unfinished, search, begin)[1]
+
+def _in_turn(
+    step: FlatStep,
+    initial: Array,
+    inputs: PyTree,
+    states: Array,
+    block_size: int,
+    length: int,
+    axis: TimeAxis,
+) -> tuple[Array, Array]:
+    """The same with every device following its steps when its turn comes."""
+    steps = states.shape[0] * block_size
+    every = jnp.repeat(states, block_size, axis=0)
+    found = roll_out_in_turn(step, initial, inputs, every, axis)
+    # Behind the end there are no steps that could fail.
+    exists = axis.index(steps) < length
+    (first,) = axis.first_true(exists & ~jnp.all(jnp.isfinite(found), axis=1))
+    ends = found[block_size - 1 :: block_size]
+    row = first // block_size
+    last = jnp.where(row > 0, axis.row(ends, jnp.maximum(row - 1, 0)), initial)
+    kept = jnp.where((axis.index(len(ends)) < row)[:, None], ends, last)
+    return kept, jnp.where(first < axis.size * steps, first, -1).astype(jnp.int32)
 
 
 def fall_back(

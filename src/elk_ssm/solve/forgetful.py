@@ -8,8 +8,8 @@ unit, and one step after the other does not. Let a start be forgotten after L st
     burn-in   every block of C steps is entered B = 1.5 L + C / 16 steps before its
               start, from a typical state, to find where it starts
     collect   every block is stepped through and its states are kept
-    check     every block must end where the next one was started, to a tenth of the
-              tolerance
+    check     every block must end where the next one was started, so closely that all
+              blocks together stay below a tenth of the tolerance (or to rounding)
     repair    blocks that do not fit are evaluated again, one after the other, from the
               last one that is right until the trajectory has merged with what is there
 
@@ -24,7 +24,7 @@ blocks, one element after the other.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,11 @@ from elk_ssm.solve.nodes import (
     starts,
 )
 from elk_ssm.solve.repair import repair
+from elk_ssm.solve.stopping import Tolerance, scale_of
 
 _TIGHT = 0.1
 _SAFETY, _SLACK = 1.5, 16
-_SMALL_DIMENSION = 0.1
+_ROUNDING_UNITS, _LONGEST_STRETCH = 16, 4
 
 
 class Evaluated(NamedTuple):
@@ -73,11 +74,10 @@ class Task(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What the first steps show: L or -1, a state they lead to, the states' size."""
+    """What the first steps show: L or -1, and a state they lead to."""
 
     length: Array
     typical: Array
-    scale: Array
 
 
 def evaluate_forgetful(
@@ -86,7 +86,7 @@ def evaluate_forgetful(
     consts: list,
     initial: Array,
     inputs: PyTree,
-    tolerance: Array,
+    tolerance: Tolerance,
     length: int,
     *,
     keep_all: bool = True,
@@ -99,7 +99,7 @@ def evaluate_forgetful(
         consts: What it closes over.
         initial: x_0, `(D,)`.
         inputs: Leaves with a leading axis T.
-        tolerance: Relative tolerance, `()`.
+        tolerance: Relative and absolute tolerance.
         length: Number of steps T.
         keep_all: Whether to keep every state, or only those at block ends.
     """
@@ -113,11 +113,13 @@ def evaluate_forgetful(
     )
 
     @jax.custom_batching.custom_vmap
-    def run(consts: list, initial: Array, inputs: PyTree, tolerance: Array) -> tuple:
+    def run(
+        consts: list, initial: Array, inputs: PyTree, tolerance: Tolerance
+    ) -> tuple:
         return _evaluate(task, partial(function, consts), initial, inputs, tolerance)
 
     def in_batch(
-        consts: list, initial: Array, inputs: PyTree, tolerance: Array
+        consts: list, initial: Array, inputs: PyTree, tolerance: Tolerance
     ) -> Evaluated:
         step = partial(function, consts)
         return _step_by_step(task, step, initial, inputs, tolerance, BATCHED)
@@ -152,7 +154,7 @@ def _step_by_step(
     step: FlatStep,
     initial: Array,
     inputs: PyTree,
-    tolerance: Array,
+    tolerance: Tolerance,
     reason: int,
 ) -> Evaluated:
     length, size = task.length, task.block_size
@@ -164,17 +166,17 @@ def _step_by_step(
         block = block_map(step, size)
         states = roll_out_sequentially(block, initial, folded, count)
     plan = make_plan(PlanKind.sequential, size, reason, 1, length)
-    return Evaluated(states, jnp.zeros_like(tolerance), plan)
+    return Evaluated(states, jnp.zeros((), initial.dtype), plan)
 
 
 def _evaluate(
-    task: Task, step: FlatStep, initial: Array, inputs: PyTree, tolerance: Array
+    task: Task, step: FlatStep, initial: Array, inputs: PyTree, tolerance: Tolerance
 ) -> Evaluated:
     if not task.pays:
         return _step_by_step(task, step, initial, inputs, tolerance, NO_PROBE)
     length, size, keep_all = task.length, task.block_size, task.keep_all
     reach = size * task.burn_in_blocks
-    tight = _TIGHT * tolerance
+    tight = _share(tolerance, length // size, initial.dtype)
     head = jax.tree.map(lambda x: x[:reach], inputs)
     probe = _probe(step, initial, head, reach, tight)
     burn_in = burn_in_steps(probe.length, size)
@@ -198,7 +200,7 @@ def _evaluate(
     states, nodes = jax.lax.cond(pays, side_by_side, nothing)
     # Block ends stand for all states: the scale needs no further pass over them.
     ends = states[size - 1 :: size] if keep_all else states
-    bound = tight * jnp.maximum(probe.scale, _size(ends, initial))
+    bound = tight.bound(scale_of(ends, size, "sequential"))
     states, repaired, worst = repair(
         size, step, initial, inputs, states, nodes, bound, ~pays
     )
@@ -218,31 +220,40 @@ def burn_in_steps(forgetting: Array | int, block_size: int) -> Array:
     return jnp.ceil(_SAFETY * forgetting + block_size / _SLACK).astype(jnp.int32)
 
 
+def _share(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
+    """What one of `count` blocks may be off, as errors of blocks may add up.
+
+    A tenth of the tolerance for all, but no block is asked for more than rounding.
+    """
+    tight = tolerance.times(_TIGHT)
+    rounding = _ROUNDING_UNITS * jnp.finfo(dtype).eps
+    relative = jnp.maximum(tight.relative / count, rounding)
+    return Tolerance(jnp.minimum(relative, tight.relative), tight.absolute / count)
+
+
 def _probe(
-    step: FlatStep, initial: Array, head: PyTree, reach: int, tight: Array
+    step: FlatStep, initial: Array, head: PyTree, reach: int, tight: Tolerance
 ) -> Probe:
     """Follow two trajectories under the same inputs until they merge."""
     true = roll_out_sequentially(step, initial, head, reach)
     typical = true[-1]
     other = roll_out_sequentially(step, typical, head, reach)
-    scale = _size(true, initial)
-    apart = ~jnp.all(jnp.abs(true - other) <= tight * scale, axis=1)
+    # The start may be far out, and does not say how large the states are.
+    settled = true[reach // 2 :]
+    settled = jnp.where(jnp.isfinite(settled), jnp.abs(settled), 0)
+    bound = tight.bound(jnp.max(settled, axis=0))
+    apart = ~jnp.all(jnp.abs(true - other) <= bound, axis=1)
     merged = reach - jnp.argmax(apart[::-1])
     merged = jnp.where(jnp.any(apart), merged, 0)
+    # Starts that were close to each other by chance had less to forget.
+    gap = jnp.max(jnp.where(initial == typical, 0, jnp.abs(typical - initial) / bound))
+    usual = jnp.log(1 / tight.relative) / jnp.log(jnp.maximum(gap, 2))
+    merged = jnp.ceil(merged * jnp.clip(usual, 1, _LONGEST_STRETCH)).astype(jnp.int32)
     # A start that happens to be where the trajectory ends says nothing.
-    distinct = ~jnp.all(jnp.abs(typical - initial) <= tight * scale)
+    distinct = ~jnp.all(jnp.abs(typical - initial) <= bound)
     length = jnp.where(apart[-1] | ~distinct, -1, merged)
     usable = jnp.all(jnp.isfinite(typical))
-    return Probe(
-        jnp.where(usable, length, -1), jnp.where(usable, typical, initial), scale
-    )
-
-
-def _size(states: Array, initial: Array) -> Array:
-    """Largest finite state per dimension, small ones held to a tenth of the largest."""
-    magnitude = jnp.where(jnp.isfinite(states), jnp.abs(states), 0)
-    size = jnp.maximum(jnp.max(magnitude, axis=0), jnp.abs(initial))
-    return jnp.maximum(size, _SMALL_DIMENSION * jnp.max(size))
+    return Probe(jnp.where(usable, length, -1), jnp.where(usable, typical, initial))
 
 
 def _burn_in(step: FlatStep, blocks: Blocks, typical: Array, burn_in: Array) -> Array:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.solve.stopping import differs_in_sign_of_zero
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +45,8 @@ def extend_prefix(
 ) -> Array:
     """Number of exact nodes after this pass, given `exact` before it."""
     count = nodes.shape[0]
-    same = jnp.all(nodes == values, axis=1) | (axis.index(count) < exact)
+    equal = (nodes == values) & ~differs_in_sign_of_zero(nodes, values)
+    same = jnp.all(equal, axis=1) | (axis.index(count) < exact)
     # First node that differs from its rollout value; it is exact once it takes it.
     (first,) = axis.first_true(~same)
     return jnp.minimum(first + 1, axis.size * count).astype(exact.dtype)

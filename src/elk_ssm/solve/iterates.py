@@ -28,7 +28,7 @@ def all_iterates(
     step, blocks, nodes = lay_out(
         method, settings, flat, initial, inputs, options.guess
     )
-    never = jnp.zeros_like(options.tolerance)
+    never = options.tolerance.times(0)
 
     def body(carry: Carry, _: None) -> tuple[Carry, Array]:
         carry = one_pass(method, step, blocks, never, settings.backend, carry)

@@ -8,8 +8,9 @@ One pass at the nodes X (states at block ends; every state when C = 1):
     d      = step, or the filter or smoother mean with noise s^2    damped
     X      = X + d, exact prefix kept, gate applied
 
-It stops by `stopping.judge`, or when the exact prefix covers all nodes, so that n
-passes always suffice.
+It stops when `stopping.judge` finds everything below tolerance and `certify` finds that
+this is a small error, or when the exact prefix covers all nodes, so that n passes
+always suffice.
 """
 
 from typing import Any, NamedTuple
@@ -21,11 +22,19 @@ from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import apply
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.solution import History, Status, int_status
+from elk_ssm.solve.certify import is_certain
 from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.passes import Pass, damped_update, evaluate_pass, mean_noise
-from elk_ssm.solve.stopping import PATIENCE, Verdict, judge, scale_of
+from elk_ssm.solve.stopping import (
+    PATIENCE,
+    Tolerance,
+    Verdict,
+    differs_in_sign_of_zero,
+    judge,
+    scale_of,
+)
 from elk_ssm.surrogate.policy import Seen
 
 RUNNING = -1
@@ -46,6 +55,8 @@ class Carry(NamedTuple):
     exact: Array
     status: Array
     stalls: Array
+    refusals: Array
+    next_trial: Array
     residual_norm: Array
     step_norm: Array
     history: History | None
@@ -63,7 +74,7 @@ def iterate(
     step: FlatStep,
     blocks: Blocks,
     guess: Array,
-    tolerance: Array,
+    tolerance: Tolerance,
     max_iters: Array,
     *,
     history: int,
@@ -80,7 +91,7 @@ def iterate(
         step: The recurrence on flat states.
         blocks: Its layout, n blocks.
         guess: First nodes, `(n, D)`, finite.
-        tolerance: Relative tolerance, `()`.
+        tolerance: Relative and absolute tolerance.
         max_iters: Largest number of passes, `()`.
         history: How many passes to record.
         backend: Which scans to use.
@@ -118,6 +129,8 @@ def start(method: Method, guess: Array, history: int, policy: Any = None) -> Car
         exact=jnp.asarray(0, jnp.int32),
         status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
         stalls=jnp.asarray(0, jnp.int32),
+        refusals=jnp.asarray(0, jnp.int32),
+        next_trial=jnp.asarray(0, jnp.int32),
         residual_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
         step_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
         history=empty_history(history, guess.dtype),
@@ -135,7 +148,7 @@ def one_pass(
     method: Method,
     step: FlatStep,
     blocks: Blocks,
-    tolerance: Array,
+    tolerance: Tolerance,
     backend: Backend,
     carry: Carry,
 ) -> Carry:
@@ -144,7 +157,7 @@ def one_pass(
     axis = blocks.axis
     carry, accept = _consult_policy(method, blocks, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
-    scale = scale_of(seen.values, blocks.initial, backend, axis)
+    scale = scale_of(seen.values, blocks.size, backend, axis)
     verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm, axis)
     update = (
         seen.step
@@ -157,10 +170,12 @@ def one_pass(
 
     def settled(step: Array) -> Array:
         candidate = carry.nodes + step
+        # Zeros take the sign that f gave them.
+        candidate = jnp.where(candidate == seen.values, seen.values, candidate)
         return settle_prefix(candidate, carry.nodes, seen.values, exact, axis)
 
     nodes, free = settled(update), settled(seen.step)
-    small = jnp.all(jnp.abs(seen.residual) <= tolerance * scale, axis=1)
+    small = jnp.all(jnp.abs(seen.residual) <= tolerance.bound(scale), axis=1)
     damped = nodes
     prefix = Prefix(exact, edge)
     nodes, carry = _gate(
@@ -172,7 +187,11 @@ def one_pass(
         set_back = axis.total(jnp.sum(jnp.any(nodes != ungated, axis=1)))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
-    status = _status(verdict, stalls, prefix, blocks.unknowns)
+    signs = axis.all(~differs_in_sign_of_zero(carry.nodes, seen.values))
+    carry, certain = _try_out(
+        step, blocks, tolerance, backend, carry, nodes, scale, verdict.converged & signs
+    )
+    status = _status(verdict, certain, stalls, prefix, blocks.unknowns)
     # Behind a break, and at the rounding floor, the iterate is better than its update.
     keep = (status == Status.nonfinite) | (status == Status.precision_limit)
     nodes = jnp.where(keep, carry.nodes, nodes)
@@ -263,13 +282,42 @@ def _gate(
     return chosen, carry._replace(gated=gated, free=free_still)
 
 
-def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Array:
+def _try_out(
+    step: FlatStep,
+    blocks: Blocks,
+    tolerance: Tolerance,
+    backend: Backend,
+    carry: Carry,
+    nodes: Array,
+    scale: Array,
+    converged: Array,
+) -> tuple[Carry, Array]:
+    """Whether nodes that look converged are; each refusal is waited for longer."""
+    wanted = converged & (carry.iteration >= carry.next_trial)
+
+    def try_out(_: tuple[Array, Array]) -> tuple[Array, Array]:
+        certain = is_certain(step, blocks, nodes, scale, tolerance, backend)
+        return jnp.zeros_like(wanted), certain
+
+    # A loop and no `cond`, of which `vmap` would run both branches in every pass.
+    _, certain = jax.lax.while_loop(
+        lambda state: state[0], try_out, (wanted, jnp.zeros_like(wanted))
+    )
+    refusals = carry.refusals + (wanted & ~certain)
+    later = carry.iteration + 1 + refusals
+    next_trial = jnp.where(wanted & ~certain, later, carry.next_trial)
+    return carry._replace(refusals=refusals, next_trial=next_trial), certain
+
+
+def _status(
+    verdict: Verdict, certain: Array, stalls: Array, prefix: Prefix, count: int
+) -> Array:
     complete = prefix.exact >= count
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
-    broken = verdict.nonfinite | ~jnp.all(jnp.isfinite(prefix.edge))
+    broken = verdict.suspect | ~jnp.all(jnp.isfinite(prefix.edge))
     limit = int_status(Status.precision_limit)
     status = jnp.where(stalls >= PATIENCE, limit, RUNNING)
-    done = verdict.converged | complete
+    done = certain | complete
     status = jnp.where(done, int_status(Status.converged), status)
     return jnp.where(broken, int_status(Status.nonfinite), status)
 

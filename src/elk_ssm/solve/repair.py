@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.solve.nodes import roll_out_sequentially
-from elk_ssm.solve.stopping import largest
+from elk_ssm.solve.stopping import differs_in_sign_of_zero, largest
 
 
 def repair(
@@ -31,7 +31,7 @@ def repair(
         inputs: Leaves with a leading time axis.
         states: All states of the whole blocks, `(n C, D)`, or their ends, `(n, D)`.
         nodes: Where each block's successor was started, `(n, D)`; NaN if unknown.
-        bound: Largest misfit per dimension, `(D,)`.
+        bound: Largest misfit of each block, `(n, D)`.
         from_scratch: Whether nothing is known yet.
 
     Returns:
@@ -40,7 +40,12 @@ def repair(
     count = nodes.shape[0]
     rows = states.shape[0] // count  # of a block that are kept: all, or its end
     last = states[rows - 1 :: rows]
-    fits = jnp.all(jnp.abs(last - nodes) <= bound, axis=1)
+
+    def fit(end: Array, node: Array, bound: Array) -> Array:
+        close = jnp.abs(end - node) <= bound
+        return jnp.all(close & ~differs_in_sign_of_zero(end, node), axis=-1)
+
+    fits = fit(last, nodes, bound)
     index = jnp.arange(count)
     # The first block from k on whose end does not fit the start of the next one.
     misfit = jax.lax.cummin(jnp.where(fits, count, index), reverse=True)
@@ -59,7 +64,7 @@ def repair(
         states = jax.lax.dynamic_update_slice_in_dim(
             states, block[block_size - rows :], k * rows, axis=0
         )
-        merged = jnp.all(jnp.abs(block[-1] - nodes[k]) <= bound)
+        merged = fit(block[-1], nodes[k], bound[k])
         jump = misfit[k + 1]
         following = jnp.where(merged, jump + 1, k + 1)
         before = jnp.where(merged, last[jnp.minimum(jump, count - 1)], block[-1])

@@ -6,21 +6,37 @@ false) and joined by the position of the first one that fails, which devices tha
 the time axis agree on.
 """
 
-from functools import reduce
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._types import Array
+from elk_ssm._types import Array, ArrayLike
 from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 
-_PER_DIMENSION_FLOOR = 0.1
+# A size counts half after 32 steps, and at the earliest after four unknowns.
+_HALVINGS_PER_STEP, _MOST_HALVINGS = 1 / 32, 1 / 4
 _ROUNDING_UNITS = 32
-_WRITTEN_OUT = 8
 _SLOWEST_ROOM = 0.2
+_SMALLEST_STATE = 1e-12
 PATIENCE = 3
+
+
+class Tolerance(NamedTuple):
+    """What counts as no error: `relative` to a state's size, and `absolute`."""
+
+    relative: Array
+    absolute: Array
+
+    def bound(self, scale: Array) -> Array:
+        """Largest error allowed of states of these sizes."""
+        return jnp.maximum(self.relative * scale, self.absolute)
+
+    def times(self, factor: ArrayLike) -> "Tolerance":
+        """Return a tighter (or looser) tolerance."""
+        return Tolerance(self.relative * factor, self.absolute * factor)
 
 
 class Verdict(NamedTuple):
@@ -28,7 +44,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         converged: Residual and undamped step are below tolerance everywhere.
-        nonfinite: f is non-finite at a step before which everything has converged.
+        suspect: f is non-finite at a step before which everything is below tolerance;
+            whether it is at the exact states too is for `solve.failure` to find.
         stalled: The residual is at the rounding floor and the step does not shrink.
             `PATIENCE` such passes in a row mean that rounding is the limit.
         residual_norm: Largest residual, `inf` for a NaN.
@@ -36,7 +53,7 @@ class Verdict(NamedTuple):
     """
 
     converged: Array
-    nonfinite: Array
+    suspect: Array
     stalled: Array
     residual_norm: Array
     step_norm: Array
@@ -47,43 +64,94 @@ def default_tolerance(dtype: jnp.dtype) -> float:
     return 1e-12 if jnp.finfo(dtype).bits == 64 else 1e-5
 
 
+def make_tolerance(
+    relative: ArrayLike | None, absolute: ArrayLike | None, dtype: Any
+) -> Tolerance:
+    """Fill in what was not given: states below 1e-12 count as no larger than that."""
+    relative = default_tolerance(dtype) if relative is None else relative
+    relative = jnp.asarray(relative, dtype)
+    if absolute is None:
+        absolute = _SMALLEST_STATE * relative
+    return Tolerance(relative, jnp.asarray(absolute, dtype))
+
+
 def scale_of(
-    values: Array, initial: Array, backend: Backend, axis: TimeAxis = LOCAL
+    values: Array, block_size: int, backend: Backend, axis: TimeAxis = LOCAL
 ) -> Array:
-    """Size of the states so far, `(n, D)`, which tolerances are relative to.
+    """Size of the states about now, `(n, D)`, which tolerances are relative to.
 
-    A running maximum per dimension: wild states later on do not loosen the tolerance
-    of those before. Dimensions much smaller than the largest one are held to a tenth of
-    that one, because their rounding errors come from it.
+    Every dimension by itself, and local in time: the smaller of two maxima that forget,
+
+        before_t = max(|x_t|, before_{t-1} 2^(-h))
+        after_t = max(|x_t|, after_{t+1} 2^(-h))
+
+    with h = 1/32 a step and at most 1/4 between unknowns. Neither a large dimension
+    beside, nor a wild state earlier or later, loosens the tolerance of a small one; and
+    a state that passes through zero keeps one, by what is about it.
+
+    Args:
+        values: Rollout values at the unknowns, `(n, D)`.
+        block_size: Steps C between the unknowns.
+        backend: Which scan to use.
+        axis: Where time lives.
     """
+    halvings = min(block_size * _HALVINGS_PER_STEP, _MOST_HALVINGS)
     magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    first = jnp.abs(initial)
-    if axis.is_spread:
-        here = jnp.max(magnitude, axis=0)
-        nothing = jnp.zeros_like(first)
-        earlier = axis.entering(jnp.maximum, here, nothing, backend)
-        first = jnp.maximum(first, earlier)
+    nothing = jnp.zeros_like(magnitude[0])
+    run = partial(_fading_maximum, backend=backend, halvings=halvings)
+    if not axis.is_spread:
+        before = run(magnitude, nothing)
+        return jnp.minimum(before, run(magnitude, before[-1], reverse=True))
+    # Devices hand on what they end, and begin, with.
+    ends = run(magnitude, nothing)[-1], run(magnitude, nothing, reverse=True)[0]
+    forward, backward = axis.gather(ends)
+    distance = axis.place - jnp.arange(axis.size)
+    fade = 2.0 ** (-halvings * magnitude.shape[0])
 
-    def sequential(magnitude: Array) -> Array:
+    def arriving(sizes: Array, distance: Array) -> Array:
+        weight = jnp.where(distance > 0, fade ** (distance - 1.0), 0)
+        return jnp.max(sizes * weight[:, None].astype(sizes.dtype), axis=0)
+
+    at_the_end = arriving(forward, axis.size - jnp.arange(axis.size))
+    later = jnp.maximum(
+        arriving(backward, -distance),
+        at_the_end * fade ** (axis.size - 1.0 - axis.place),
+    )
+    before = run(magnitude, arriving(forward, distance))
+    return jnp.minimum(before, run(magnitude, later, reverse=True))
+
+
+def _fading_maximum(
+    magnitude: Array,
+    first: Array,
+    *,
+    backend: Backend,
+    halvings: float,
+    reverse: bool = False,
+) -> Array:
+    """Maximum over the past (or the future), which counts half after 1/h entries."""
+
+    def sequential(magnitude: Array, first: Array) -> Array:
         def body(size: Array, now: Array) -> tuple[Array, Array]:
-            size = jnp.maximum(size, now)
+            size = jnp.maximum(now, size * 2**-halvings)
             return size, size
 
-        return jax.lax.scan(body, first, magnitude)[1]
+        return jax.lax.scan(body, first, magnitude, reverse=reverse)[1]
 
-    def associative(magnitude: Array) -> Array:
-        return jnp.maximum(jax.lax.cummax(magnitude), first)
+    def associative(magnitude: Array, first: Array) -> Array:
+        # In logarithms forgetting is a slope, and what is left is a maximum.
+        slope = halvings * jnp.arange(1, len(magnitude) + 1, dtype=magnitude.dtype)
+        slope = slope[::-1] if reverse else slope
+        level = jnp.log2(magnitude) + slope[:, None]
+        level = jnp.maximum(jax.lax.cummax(level, reverse=reverse), jnp.log2(first))
+        return jnp.exp2(level - slope[:, None])
 
-    size = by_backend(backend, sequential, associative, magnitude)
-    return jnp.maximum(size, _PER_DIMENSION_FLOOR * _row_maximum(size))
+    return by_backend(backend, sequential, associative, magnitude, first)
 
 
-def _row_maximum(size: Array) -> Array:
-    """Largest entry of each row, `(n, 1)`; few columns are faster written out."""
-    if size.shape[-1] > _WRITTEN_OUT:
-        return jnp.max(size, axis=-1, keepdims=True)
-    columns = [size[:, i] for i in range(size.shape[-1])]
-    return reduce(jnp.maximum, columns)[:, None]
+def differs_in_sign_of_zero(x: Array, y: Array) -> Array:
+    """Whether x and y are zeros of different signs, which compare as equal."""
+    return (x == 0) & (y == 0) & (jnp.signbit(x) != jnp.signbit(y))
 
 
 def largest(x: Array) -> Array:
@@ -96,7 +164,7 @@ def judge(
     residual: Array,
     step: Array,
     scale: Array,
-    tolerance: Array,
+    tolerance: Tolerance,
     last_step_norm: Array,
     axis: TimeAxis = LOCAL,
 ) -> Verdict:
@@ -106,11 +174,11 @@ def judge(
         residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
         step: `(n, D)`, the undamped step from it.
         scale: `(n, D)`, from `scale_of`.
-        tolerance: Relative tolerance.
+        tolerance: Relative and absolute tolerance.
         last_step_norm: Largest undamped step of the pass before.
         axis: Where time lives.
     """
-    bound = tolerance * scale
+    bound = tolerance.bound(scale)
     residual_norm, step_norm = axis.largest(largest(residual), largest(step))
     # With steps that shrink by a factor rate, the error after this one is about
     # step * rate / (1 - rate): a slow method has to get further down.
@@ -132,7 +200,7 @@ def judge(
     )
     none = axis.size * residual.shape[0]
     converged = first_unsettled == none
-    nonfinite = (first_broken < none) & (first_unsettled_row >= first_broken)
+    suspect = (first_broken < none) & (first_unsettled_row >= first_broken)
     stalled = (first_above_floor == none) & (step_norm >= last_step_norm)
     stalled = stalled & ~converged
-    return Verdict(converged, nonfinite, stalled, residual_norm, step_norm)
+    return Verdict(converged, suspect, stalled, residual_norm, step_norm)

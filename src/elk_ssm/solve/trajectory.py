@@ -16,12 +16,13 @@ from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan
-from elk_ssm.solve.failure import fall_back, find_failure
+from elk_ssm.solve.failure import fall_back, settle_failure
 from elk_ssm.solve.forgetful import evaluate_forgetful
 from elk_ssm.solve.loop import empty_history, iterate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, cut_piece, roll_out
 from elk_ssm.solve.spread import solve_on_mesh, tangent_on_mesh
+from elk_ssm.solve.stopping import Tolerance
 from elk_ssm.surrogate.linearization import DenseJacobian
 
 Keep: TypeAlias = Literal["all", "boundaries", "last"]
@@ -57,7 +58,7 @@ class Options(NamedTuple):
 
     method: Method | Auto
     guess: Array | None
-    tolerance: Array
+    tolerance: Tolerance
     max_iters: Array
 
 
@@ -145,10 +146,17 @@ def _solve_here(
         )
         return states, report._replace(status=status)
     every = settings.block_size
-    states, status, failed_step = find_failure(
-        step, initial, inputs, states, report.status, every, axis, length
+    states, status, failed_step = settle_failure(
+        step, initial, inputs, states, report.status, every, length, axis
     )
-    return states, report._replace(status=status, failed_step=failed_step)
+    # What was followed to its end has no residual, whatever the iteration saw.
+    followed = (status == Status.converged) & (report.status != Status.converged)
+    return states, report._replace(
+        status=status,
+        failed_step=failed_step,
+        residual_norm=jnp.where(followed, 0, report.residual_norm),
+        step_norm=jnp.where(followed, 0, report.step_norm),
+    )
 
 
 def _find(
