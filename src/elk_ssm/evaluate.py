@@ -70,8 +70,8 @@ def evaluate(
         guess: First iterate: the state with a leading time axis of length T. Default is
             x_0 at every step. Entries that are not finite are replaced by x_0.
         tol: Relative tolerance on the error, in units of the state's own size: of each
-            dimension by itself, and over the last few steps (a maximum that halves in
-            8 steps). Default 1e-5 in float32, 1e-12 in float64.
+            dimension by itself, and over the few tens of steps about it. Default 1e-5
+            in float32, 1e-12 in float64.
         atol: Absolute tolerance, in units of the state, for what is zero or tiny. The
             default is 1e-12 `tol`: states below 1e-12 count as no larger than that.
         max_iters: Largest number of iterations. Default is T (T // C for blocks of C),

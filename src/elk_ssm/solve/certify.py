@@ -78,8 +78,9 @@ def is_certain(
         tolerance: Relative and absolute tolerance.
         backend: How windows are combined.
     """
-    bound = jnp.maximum(tolerance.bound(scale), jnp.finfo(scale.dtype).tiny)
     floor = _ROUNDING_UNITS * jnp.finfo(scale.dtype).eps * scale
+    bound = jnp.maximum(tolerance.bound(scale), floor)
+    bound = jnp.maximum(bound, jnp.finfo(scale.dtype).tiny)
     shot = _shoot(step, blocks, nodes, bound, floor)
     error, allowed = _accumulate(blocks, shot, backend)
     # Written so that a NaN fails it.

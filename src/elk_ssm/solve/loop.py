@@ -188,10 +188,11 @@ def one_pass(
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
     signs = axis.all(~differs_in_sign_of_zero(carry.nodes, seen.values))
+    looks_done = (verdict.converged & signs) | (stalls >= PATIENCE)
     carry, certain = _try_out(
-        step, blocks, tolerance, backend, carry, nodes, scale, verdict.converged & signs
+        step, blocks, tolerance, backend, carry, nodes, scale, looks_done
     )
-    status = _status(verdict, certain, stalls, prefix, blocks.unknowns)
+    status = _status(verdict, certain, prefix, blocks.unknowns)
     # Behind a break, and at the rounding floor, the iterate is better than its update.
     keep = (status == Status.nonfinite) | (status == Status.precision_limit)
     nodes = jnp.where(keep, carry.nodes, nodes)
@@ -290,10 +291,10 @@ def _try_out(
     carry: Carry,
     nodes: Array,
     scale: Array,
-    converged: Array,
+    looks_done: Array,
 ) -> tuple[Carry, Array]:
     """Whether nodes that look converged are; each refusal is waited for longer."""
-    wanted = converged & (carry.iteration >= carry.next_trial)
+    wanted = looks_done & (carry.iteration >= carry.next_trial)
 
     def try_out(_: tuple[Array, Array]) -> tuple[Array, Array]:
         certain = is_certain(step, blocks, nodes, scale, tolerance, backend)
@@ -309,15 +310,13 @@ def _try_out(
     return carry._replace(refusals=refusals, next_trial=next_trial), certain
 
 
-def _status(
-    verdict: Verdict, certain: Array, stalls: Array, prefix: Prefix, count: int
-) -> Array:
+def _status(verdict: Verdict, certain: Array, prefix: Prefix, count: int) -> Array:
     complete = prefix.exact >= count
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
     broken = verdict.suspect | ~jnp.all(jnp.isfinite(prefix.edge))
     limit = int_status(Status.precision_limit)
-    status = jnp.where(stalls >= PATIENCE, limit, RUNNING)
-    done = certain | complete
+    status = jnp.where(certain & ~verdict.converged, limit, RUNNING)
+    done = (certain & verdict.converged) | complete
     status = jnp.where(done, int_status(Status.converged), status)
     return jnp.where(broken, int_status(Status.nonfinite), status)
 
