@@ -1,18 +1,18 @@
-r"""What the random search draws from: recurrences and methods.
+r"""What the random search draws from: recurrences, methods, programs and their cases.
 
 Every recurrence is f(p, x, u) with parameters p, a state x of shape `(D,)` (but for
 `units`) and inputs u of shape `(W,)`.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import search_draws as draws
-from benchmarks.search_draws import Draw
+from benchmarks.search_draws import Draw, series
 
 
 class Kind(NamedTuple):
@@ -190,6 +190,7 @@ METHODS = {
     "jacobi, blocks": "elk.jacobi(block_size=16)",
     "elk, gated blocks": "elk.elk(noise, block_size=16, gate=elk.Gate())",
 }
+MAX_ITERS = 100
 NOISES, SLOPES = (1e2, 1e6), (0.0, 0.5, 1.0)
 
 
@@ -200,3 +201,74 @@ def lengths(method: str) -> tuple[int, ...]:
     if method in ("newton", "forgetful"):
         return 300, 2_500
     return (60, 60, 300) if "smoother" in method else (60, 300, 300, 2_500)
+
+
+class Program(NamedTuple):
+    """What is compiled once."""
+
+    f: Callable
+    method: str
+    length: int
+    dimension: int
+    dtype: str
+    keep: str
+
+
+class Case(NamedTuple):
+    """One run: a program and its numbers."""
+
+    program: Program
+    kind: str
+    draw: Draw
+    tol: float
+    noise: float
+    slope: float
+    seed: int
+
+
+def kinds_of(f: Callable, names: Any) -> list[str]:
+    """Names of the kinds that run f."""
+    return [name for name in names if KINDS[name].f is f]
+
+
+def plan(
+    rng: np.random.Generator, kinds: list[str], methods: list[str]
+) -> Iterator[Program]:
+    """Draw programs without end; an f with many kinds comes more often."""
+    functions = list(dict.fromkeys(KINDS[name].f for name in kinds))
+    weights = [-(-len(kinds_of(f, kinds)) // 3) for f in functions]
+    repeated = np.repeat(np.arange(len(functions)), weights)
+    pairs = [(i, method) for i in repeated for method in methods]
+    while True:
+        for place in rng.permutation(len(pairs)):
+            number, method = pairs[place]
+            yield _program(rng, functions[number], method, kinds)
+
+
+def _program(rng: Any, f: Callable, method: str, kinds: list[str]) -> Program:
+    dimensions = KINDS[kinds_of(f, kinds)[0]].dimensions
+    return Program(
+        f,
+        method,
+        int(rng.choice(lengths(method))),
+        int(rng.choice(dimensions)),
+        str(rng.choice(["float32", "float32", "float64"])),
+        str(rng.choice(["all", "all", "all", "all", "last", "boundaries"])),
+    )
+
+
+def draw_case(program: Program, kinds: list[str], seed: int) -> Case:
+    """Draw the numbers of one run."""
+    rng = np.random.default_rng(seed)
+    kind = str(rng.choice(kinds_of(program.f, kinds)))
+    draw = KINDS[kind].draw(rng, program.dimension, program.length)
+    default = 1e-5 if program.dtype == "float32" else 1e-12
+    tol = float(rng.choice([default, default, 1e-2, 1e-3]))
+    noise, slope = float(rng.choice(NOISES)), float(rng.choice(SLOPES))
+    return Case(program, kind, draw, tol, noise, slope, seed)
+
+
+def arrays(case: Case) -> tuple[Any, Any, np.ndarray]:
+    """Parameters, x_0 and inputs in the dtype of the run."""
+    values = case.draw.p, case.draw.x0, series(**case.draw.recipe)
+    return jax.tree.map(lambda x: np.asarray(x, case.program.dtype), values)
