@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
 
 
 _SCRIPT = """\
+# {kind}, {label}, seed {seed}
 import os
 os.environ["XLA_FLAGS"] = "{flags}"
 import jax, jax.numpy as jnp, numpy as np, elk_ssm as elk
@@ -59,11 +60,15 @@ def _literal(tree: Any) -> str:
     return repr(jax.tree.map(lambda x: np.asarray(x, float).tolist(), tree))
 
 
-def script(case: Case, failures: list[Failure]) -> str:
+def script(outcome: Outcome) -> str:
     """Return a program that shows a case, with nothing but elk_ssm imported."""
+    case = outcome.case
     program, draw = case.program, case.draw
-    claims = [f"{failure.claim}: {failure.detail}" for failure in failures]
+    claims = [f"{failure.claim}: {failure.detail}" for failure in outcome.failures]
     return _SCRIPT.format(
+        kind=case.kind,
+        label=program.method,
+        seed=case.seed,
         flags=FLAGS,
         double=program.dtype == "float64",
         series=inspect.getsource(series),
