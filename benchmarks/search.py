@@ -143,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for found in search(cases, chosen.seed, chosen.kinds, chosen.methods, draws):
             outcomes.append(found)
+            if len(outcomes) % 500 == 0:
+                print(f"{len(outcomes)} cases", file=sys.stderr, flush=True)
             if found.failures and left > 0:
                 left -= 1
                 print(script(found), flush=True)

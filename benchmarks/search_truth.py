@@ -204,26 +204,39 @@ def _accuracy(
     truth: Truth, found: Found, bound: np.ndarray
 ) -> tuple[float, list[Failure]]:
     finite = min(first_nonfinite(truth.states), first_nonfinite(truth.own))
-    if found.status != elk.Status.converged:
-        return 0.0, []
     at = found.times[found.times < finite]
-    if not len(at):
+    if found.status != elk.Status.converged or not len(at):
         return 0.0, []
     states = found.states[: len(at)].astype(np.float64)
     own = truth.own[at].astype(np.float64)
     error = np.minimum(np.abs(states - truth.states[at]), np.abs(states - own))
     ratio = np.where(np.isfinite(error), error / bound[at], np.inf)
-    row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
-    worst = float(ratio[row, column])
+    worst = float(ratio.max())
     if worst <= 1:
         return worst, []
+    claim, place = _worst(ratio, _decayed(truth)[at])
+    row, column = at[place[0]], place[1]
     text = (
-        f"x[{at[row]}, {column}] = {states[row, column]:.9g}, the scan's is "
-        f"{truth.states[at][row, column]:.9g}; error {error[row, column]:.3g}, "
-        f"allowed {bound[at][row, column]:.3g} "
-        f"(amplification {truth.amplification[at][row, column]:.3g})"
+        f"x[{row}, {column}] = {states[place]:.9g}, the scan's is "
+        f"{truth.states[row, column]:.9g}; error {error[place]:.3g}, allowed "
+        f"{bound[row, column]:.3g} (amplification "
+        f"{truth.amplification[row, column]:.3g})"
     )
-    return worst, [Failure("accuracy", worst, text)]
+    return worst, [Failure(claim, float(ratio[place]), text)]
+
+
+def _decayed(truth: Truth) -> np.ndarray:
+    """Where a dimension is below the rounding of what it was, `(T, D)`."""
+    was = np.maximum.accumulate(truth.scale)
+    return truth.scale <= np.finfo(truth.own.dtype).eps * was
+
+
+def _worst(ratio: np.ndarray, decayed: np.ndarray) -> tuple[str, tuple]:
+    """Claim and place of the largest ratio, states that did not decay first."""
+    claim, lively = "accuracy", np.where(decayed, 0, ratio)
+    if lively.max() <= 1:
+        claim, lively = "accuracy after decay", ratio
+    return claim, tuple(np.unravel_index(np.argmax(lively), ratio.shape))
 
 
 def _breaks(truth: Truth, found: Found, bound: np.ndarray) -> list[Failure]:

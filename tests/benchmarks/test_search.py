@@ -134,6 +134,21 @@ def test_every_claim_can_fall():
     assert made_up(finite, status.converged, -1, [[1.0], [1.1], [1]]) == ["accuracy"]
 
 
+def test_states_below_the_rounding_of_what_they_were_are_a_claim_of_their_own():
+    states = np.array([[1e6]] * 70 + [[1.0]] * 140 + [[1e-3]] * 140)
+    scale = np.maximum(running_maximum(jnp.asarray(states, jnp.float32)), 1e-12)
+    truth = Truth(states, np.float32(states), 0 * states, scale, np.ones_like(states))
+
+    def claims(t, value):
+        found = states.copy()
+        found[t] = value
+        solution = Found(found, np.arange(len(states)), elk.Status.converged, -1)
+        return [failure.claim for failure in judge(truth, solution, 1e-5)[1]]
+
+    assert claims(209, 1.1) == ["accuracy"]
+    assert claims(349, 1.1e-3) == ["accuracy after decay"]
+
+
 def test_draws_fit_their_recurrence_and_repeat():
     for name, kind in KINDS.items():
         for seed, dimension in enumerate(kind.dimensions):
