@@ -133,6 +133,7 @@ KINDS = {
     "rotation": Kind(linear, draws.rotation, (1, 2, 5)),
     "mixed scales": Kind(linear, draws.mixed_scales, (2, 5)),
     "outlier": Kind(linear, draws.outlier, (1, 2, 5)),
+    "outlier, uneven": Kind(linear, draws.uneven_outlier, (1, 2, 5)),
     "far start": Kind(linear, draws.far_start, (1, 2, 5)),
     "late growth": Kind(linear, draws.late_growth, (1, 2, 5)),
     "late overflow": Kind(linear, draws.overflow, (1, 2, 5)),

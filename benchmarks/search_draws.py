@@ -105,6 +105,18 @@ def outlier(rng: Any, size: int, length: int) -> Draw:
     return _linear(A, 0.0, length, seed=_seed(rng), size=1.0, pulses=pulses)
 
 
+def uneven_outlier(rng: Any, size: int, length: int) -> Draw:
+    """A large input, or x_0, beside a long memory that the first steps do not show."""
+    first, second = (int(rng.integers(1, length // 2)) for _ in range(2))
+    slow = 1 - _power(rng, -5, -1)
+    pieces = ((first, 0.5, 0.0), (second, slow, 0.0), (length - first - second, 0.5, 0))
+    step, value = int(rng.choice([0, length - 1])), float(_power(rng, 3, 8))
+    pulses = ((step, int(rng.integers(size)), value),) * int(rng.integers(2))
+    start = 0.0 if pulses else value
+    noise = {"seed": _seed(rng), "size": 1.0}
+    return _linear(np.eye(size), start, length, pieces=pieces, pulses=pulses, **noise)
+
+
 def far_start(rng: Any, size: int, length: int) -> Draw:
     A = _radius(rng, size, rng.uniform(0.3, 0.95))
     return _linear(A, _power(rng, 3, 8), length, seed=_seed(rng), size=1.0)
@@ -171,11 +183,11 @@ def struck_cell(rng: Any, size: int, length: int) -> Draw:
 
 
 def gated_cell(rng: Any, size: int, length: int) -> Draw:
-    """A GRU whose update gate may hold for long, in units of its own or not."""
+    """A GRU that may hold for long, in units of its own or not, from afar or not."""
     scale = _power(rng, -8, 8, size) if rng.integers(2) else np.ones(size)
     W = rng.uniform(0.3, 2.5) / np.sqrt(size) * rng.normal(size=(3, size, size))
     b = np.array([0.0, rng.uniform(-1, 8)])
-    x0 = scale * rng.normal(size=size)
+    x0 = scale * rng.normal(size=size) * rng.choice([1.0, 1.0, 1e6])
     return Draw({"W": W, "b": b, "s": scale}, x0, _noisy(length, size, rng))
 
 
