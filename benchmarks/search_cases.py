@@ -198,7 +198,7 @@ NOISES, SLOPES = (1e2, 1e6), (0.0, 0.5, 1.0)
 def lengths(method: str) -> tuple[int, ...]:
     """T to choose from; the default runs in blocks from T = 2,000 only."""
     if method == "auto":
-        return 2_500, 2_500, 2_500, 20_000
+        return 2_500, 2_500, 2_500, 10_000
     if method in ("newton", "forgetful"):
         return 300, 2_500
     return (60, 60, 300) if "smoother" in method else (60, 300, 300, 2_500)

@@ -27,7 +27,7 @@ import elk_ssm as elk
 
 WINDOW, FLOOR = 64, 1e-12
 ALLOWED, STRUCK = 10, 8
-_STEEPEST, _RANDOM = 12, 12
+_STEEPEST, _RANDOM = 8, 7
 # Past this relative uncertainty two right programs may part.
 _PARTED = 0.1
 
