@@ -29,7 +29,7 @@ SignRule: TypeAlias = Callable[[Any], Hashable]
 
 _JVP, _VJP, _REMAT = "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "fun_jaxpr_thunk"
 _THUNKS = {_JVP, _VJP, _REMAT, "bwd", "out_trees"}
-_REPEATS, _DEEPEST = 3, 12
+_REPEATS, _DEEPEST = 2, 12
 _SMALL, _FEW = 1024, 4
 
 
@@ -124,7 +124,7 @@ def _backward_rule(
     backward: Any, residuals: list, equation: Any
 ) -> tuple[Any, list, Hashable]:
     """Trace a backward rule at residuals and cotangents of every output."""
-    void = []
+    void: list[bool] = []
 
     def rule(residuals: list, cotangents: list) -> list:
         found = backward.call_wrapped(*residuals, *cotangents)

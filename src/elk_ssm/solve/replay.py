@@ -22,9 +22,11 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
+from elk_ssm._closures import HoistedFunction
 from elk_ssm._types import Array, PyTree
-from elk_ssm.solve.nodes import in_blocks
+from elk_ssm.solve.nodes import block_map, in_blocks, starts
 
 StepWithOutput = Callable[[list, Array, PyTree], tuple[Array, PyTree]]
 
@@ -73,6 +75,23 @@ def replay(
     return graft(known, carrier), outputs
 
 
+@partial(jax.jit, static_argnums=0)
+def replay_outputs(
+    function: HoistedFunction, primals: tuple[list, Array, PyTree], states: Array
+) -> tuple[Array, PyTree]:
+    """`replay` with the values of the outputs found side by side, as the states are."""
+    consts, initial, inputs = jax.lax.stop_gradient(primals)
+    before = jax.lax.stop_gradient(starts(initial, states))
+    values = jax.vmap(lambda x, u: function(consts, x, u)[1])(before, inputs)
+    states, outputs = replay(function, primals, states)
+
+    def attach(value: Array, carrier: Array) -> Array:
+        moves = jnp.issubdtype(value.dtype, jnp.inexact)
+        return graft(value, carrier) if moves else value
+
+    return states, jax.tree.map(attach, values, outputs)
+
+
 def replay_states(
     function: Callable[[list, Array, PyTree], Array],
     primals: tuple[list, Array, PyTree],
@@ -80,18 +99,13 @@ def replay_states(
     block_size: int,
 ) -> Array:
     """`replay` without outputs, of states at the ends of blocks of C steps."""
-    consts, initial, inputs = primals
-    folded = in_blocks(inputs, states.shape[0], block_size)
+    if block_size > 1:
+        consts, initial, inputs = primals
+        primals = consts, initial, in_blocks(inputs, states.shape[0], block_size)
 
-    def block(consts: list, state: Array, inputs: PyTree) -> tuple[Array, tuple]:
-        def body(state: Array, entry: PyTree) -> tuple[Array, None]:
-            return function(consts, state, entry), None
+    def step(consts: list, state: Array, entry: PyTree) -> tuple[Array, tuple]:
+        if block_size == 1:
+            return function(consts, state, entry), ()
+        return block_map(partial(function, consts), block_size)(state, entry), ()
 
-        return jax.lax.scan(body, state, inputs, length=block_size)[0], ()
-
-    def single(consts: list, state: Array, entry: PyTree) -> tuple[Array, tuple]:
-        return function(consts, state, entry), ()
-
-    if block_size == 1:
-        return replay(single, primals, states)[0]
-    return replay(block, (consts, initial, folded), states)[0]
+    return replay(step, primals, states)[0]
