@@ -39,7 +39,9 @@ def scan(
     """Drop-in for `jax.lax.scan(f, init, xs)` that evaluates the carry in parallel.
 
     A scan has no place for a status, so a carry that the method does not bring to
-    convergence is evaluated sequentially: the result is always the trajectory.
+    convergence is evaluated sequentially: the result is always the trajectory. A
+    `jax.custom_vjp` in f gets what arrives from the next carry and from y together, as
+    in `lax.scan`.
 
     Args:
         f: `f(carry, x) -> (carry, y)`.
