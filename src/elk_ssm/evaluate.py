@@ -55,7 +55,11 @@ def evaluate(
     each solved by scans over time (Gonzalez et al. 2024, arXiv 2407.19115, equations 3
     to 7). Derivatives with respect to everything f closes over, the inputs and the
     initial state are exact whichever method is used; those with respect to the guess,
-    noise and tolerances are zero.
+    noise and tolerances are zero. Derivative rules inside f are honoured, rules of
+    rules too. A `jax.custom_vjp` in f (clipped or surrogate gradients, kernels) is
+    applied where `lax.scan` applies it, once a step to all that arrives there: its
+    gradient takes one step after the other, whichever adjoint was asked for, and there
+    is no forward mode (`TypeError`), as there is none for `lax.scan`.
 
     Args:
         f: `f(state, input) -> state` for one time step, without batch axis. Batches
