@@ -23,7 +23,8 @@ run_largest = jax.jit(largest)
 def verdict(residual, step, *, scale=1.0, tol=1e-5, last=jnp.inf):
     scales = jnp.full(residual.shape, scale)
     tolerance = make_tolerance(tol, None, residual.dtype)
-    return run_judge(residual, step, scales, tolerance, jnp.asarray(last))
+    alike = jnp.ones(residual.shape, bool)
+    return run_judge(residual, step, alike, scales, tolerance, jnp.asarray(last))
 
 
 @SHAPES

@@ -28,8 +28,10 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.solution import Status
+from elk_ssm.solve.carry import RUNNING, Carry
 from elk_ssm.solve.nodes import Blocks
-from elk_ssm.solve.stopping import Tolerance
+from elk_ssm.solve.stopping import Tolerance, scale_of
 
 _WINDOW_STEPS = 32
 _ROUNDING_UNITS = 32
@@ -60,11 +62,47 @@ class Growth(NamedTuple):
     allowed: Array
 
 
+@jax.named_scope("trial")
+def try_out(
+    step: FlatStep,
+    blocks: Blocks,
+    tolerance: Tolerance,
+    backend: Backend,
+    before: Carry,
+    after: Carry,
+) -> Carry:
+    """Let f say whether nodes that look done are; each refusal is waited for longer.
+
+    At the rounding floor an iterate is better than its update, which rounding made.
+    """
+    limited = after.status == Status.precision_limit
+    converged = (after.status == Status.converged) & (after.exact < blocks.unknowns)
+    nodes = jnp.where(limited, before.nodes, after.nodes)
+    open_ = limited | converged
+    wanted = open_ & (before.iteration >= before.next_trial)
+
+    def once(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        certain = is_certain(step, blocks, nodes, tolerance, backend)
+        return jnp.zeros_like(state[0]), certain
+
+    # A loop and no `cond`, of which `vmap` would run both branches in every pass.
+    _, certain = jax.lax.while_loop(
+        lambda state: state[0], once, (wanted, jnp.zeros_like(wanted))
+    )
+    refusals = before.refusals + (wanted & ~certain)
+    later = after.iteration + refusals
+    return after._replace(
+        nodes=jnp.where(certain, nodes, after.nodes),
+        status=jnp.where(open_ & ~certain, RUNNING, after.status),
+        refusals=refusals,
+        next_trial=jnp.where(wanted & ~certain, later, before.next_trial),
+    )
+
+
 def is_certain(
     step: FlatStep,
     blocks: Blocks,
     nodes: Array,
-    scale: Array,
     tolerance: Tolerance,
     backend: Backend,
 ) -> Array:
@@ -74,10 +112,10 @@ def is_certain(
         step: The recurrence on flat states.
         blocks: Its layout, n blocks.
         nodes: States at their ends, `(n, D)`.
-        scale: Their sizes, `(n, D)`.
         tolerance: Relative and absolute tolerance.
         backend: How windows are combined.
     """
+    scale = scale_of(nodes, blocks.size, backend, blocks.axis)
     floor = _ROUNDING_UNITS * jnp.finfo(scale.dtype).eps * scale
     bound = jnp.maximum(tolerance.bound(scale), floor)
     bound = jnp.maximum(bound, jnp.finfo(scale.dtype).tiny)

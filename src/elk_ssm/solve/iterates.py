@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
-from elk_ssm.solve.loop import Carry, one_pass, start
+from elk_ssm.solve.carry import Carry, start
+from elk_ssm.solve.loop import one_pass
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import roll_out
 from elk_ssm.solve.trajectory import Options, Settings, lay_out

@@ -166,6 +166,7 @@ def largest(x: Array) -> Array:
 def judge(
     residual: Array,
     step: Array,
+    alike: Array,
     scale: Array,
     tolerance: Tolerance,
     last_step_norm: Array,
@@ -176,6 +177,7 @@ def judge(
     Args:
         residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
         step: `(n, D)`, the undamped step from it.
+        alike: `(n, D)`, whether state and rollout value have the same sign if zero.
         scale: `(n, D)`, from `scale_of`.
         tolerance: Relative and absolute tolerance.
         last_step_norm: Largest undamped step of the pass before.
@@ -189,7 +191,7 @@ def judge(
     ratio = last_step_norm / jnp.maximum(step_norm, tiny)
     room = jnp.clip(ratio - 1, _SLOWEST_ROOM, 1)
     small = jnp.abs(residual) <= bound
-    settled = small & (jnp.abs(step) <= room * bound)
+    settled = small & alike & (jnp.abs(step) <= room * bound)
     # Behind a break no step has a size, so the rate says nothing there.
     row_settled = small & (jnp.abs(step) <= bound)
     floor = _ROUNDING_UNITS * jnp.finfo(residual.dtype).eps * scale

@@ -18,9 +18,10 @@ from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan
+from elk_ssm.solve.carry import empty_history
 from elk_ssm.solve.failure import fall_back, settle_failure
 from elk_ssm.solve.forgetful import evaluate_forgetful
-from elk_ssm.solve.loop import empty_history, iterate
+from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, cut_piece, roll_out
 from elk_ssm.solve.replay import replay_states
