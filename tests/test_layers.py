@@ -17,7 +17,7 @@ OPTIONAL = {
     "tensorflow_probability": {"interop/tfp.py"},
 }
 
-GROUND = {"_types", "_trees", "_programs", "_closures", "_forward_mode"}
+GROUND = {"_jax", "_types", "_trees", "_programs", "_closures", "_forward_mode"}
 GROUND |= {"_recurrence", "solution"}
 FOLDERS = {"kalman": 1, "surrogate": 2, "solve": 3, "interop": 4}
 FACE = {"__init__", "methods", "cli", "plotting"}

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._jax import run_program
 from elk_ssm._programs import identify
 from elk_ssm._types import PyTree
 
@@ -36,7 +37,7 @@ class HoistedFunction:
 
     def __call__(self, consts: list[Any], *args: PyTree) -> PyTree:
         """Evaluate the function at `args`."""
-        flat = jax.core.eval_jaxpr(self.jaxpr, consts, *jax.tree.leaves(args))
+        flat = run_program(self.jaxpr, consts, *jax.tree.leaves(args))
         return jax.tree.unflatten(self.out_tree, flat)
 
     def __eq__(self, other: object) -> bool:

@@ -13,10 +13,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
-from jax.extend.core.primitives import closed_call_p
 
 from elk_ssm._closures import HoistedFunction
+from elk_ssm._jax import (
+    JVP_RULE,
+    VJP_RULE,
+    ClosedJaxpr,
+    Jaxpr,
+    closed_call_p,
+    run_program,
+)
 from elk_ssm._types import Array, PyTree
 
 
@@ -33,7 +39,7 @@ def forward_mode(
     plain = _without_vjp_rules(function.jaxpr)
 
     def step(consts: list, state: Array, inputs: PyTree) -> Array:
-        return jax.core.eval_jaxpr(plain, consts, state, *jax.tree.leaves(inputs))[0]
+        return run_program(plain, consts, state, *jax.tree.leaves(inputs))[0]
 
     def either(consts: list, state: Array, inputs: PyTree) -> Array:
         try:
@@ -75,19 +81,19 @@ def _without_vjp_rules(jaxpr: Any) -> Any:
 
 def _plain(equation: Any) -> Any:
     params = equation.params
-    if "fwd_jaxpr_thunk" in params:
+    if VJP_RULE in params:
         call = {"call_jaxpr": _plain_value(params["call_jaxpr"])}
         return equation.replace(primitive=closed_call_p, params=call)
-    if "jvp_jaxpr_fun" in params:
+    if JVP_RULE in params:
         return equation  # its rule is what counts, and may have what it likes
     return equation.replace(params={k: _plain_value(v) for k, v in params.items()})
 
 
 def _plain_value(value: Any) -> Any:
     """Look for programs in a parameter of an equation."""
-    if isinstance(value, core.ClosedJaxpr):
+    if isinstance(value, ClosedJaxpr):
         return value.replace(jaxpr=_without_vjp_rules(value.jaxpr))
-    if isinstance(value, core.Jaxpr):
+    if isinstance(value, Jaxpr):
         return _without_vjp_rules(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_plain_value, value))

@@ -22,13 +22,21 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
+
+from elk_ssm._jax import (
+    JVP_RULE,
+    REMAT_RULE,
+    VJP_RULE,
+    ClosedJaxpr,
+    Jaxpr,
+    Literal,
+    is_traced,
+)
 
 # What identifies the rules of an equation that has some.
 SignRule: TypeAlias = Callable[[Any], Hashable]
 
-_JVP, _VJP, _REMAT = "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "fun_jaxpr_thunk"
-_THUNKS = {_JVP, _VJP, _REMAT, "bwd", "out_trees"}
+_THUNKS = {JVP_RULE, VJP_RULE, REMAT_RULE, "bwd", "out_trees"}
 _REPEATS, _DEEPEST = 2, 12
 _SMALL, _FEW = 1024, 4
 
@@ -52,7 +60,7 @@ class _Rules:
 
     def sign(self, equation: Any) -> Hashable:
         """Identify the rules of one equation, and those inside them."""
-        self.has_vjp |= _VJP in equation.params
+        self.has_vjp |= VJP_RULE in equation.params
         try:
             parts = list(_traced_rules(equation))
         except Exception:  # a user's rule may raise anything
@@ -87,12 +95,12 @@ def _sign_parts(parts: list, sign_rule: SignRule) -> Hashable:
 
 def _traced_rules(equation: Any) -> Iterator[tuple[Any, list, Hashable]]:
     """Jaxpr, constants and what else matters of each rule of an equation."""
-    if _JVP in equation.params:
+    if JVP_RULE in equation.params:
         yield from _jvp_rules(equation)
-    elif _VJP in equation.params:
+    elif VJP_RULE in equation.params:
         yield from _vjp_rules(equation)
     else:
-        yield (*equation.params[_REMAT](), ())
+        yield (*equation.params[REMAT_RULE](), ())
 
 
 def _jvp_rules(equation: Any) -> Iterator[tuple[Any, list, Hashable]]:
@@ -100,7 +108,7 @@ def _jvp_rules(equation: Any) -> Iterator[tuple[Any, list, Hashable]]:
     arguments = equation.invars[params["num_consts"] :]
     for moving in _patterns(arguments, params["symbolic_zeros"]):
         still = tuple(not moves for moves in moving)
-        jaxpr, consts, zeros = params[_JVP].call_wrapped(*still)
+        jaxpr, consts, zeros = params[JVP_RULE].call_wrapped(*still)
         yield jaxpr, consts, tuple(zeros)
 
 
@@ -108,7 +116,7 @@ def _vjp_rules(equation: Any) -> Iterator[tuple[Any, list, Hashable]]:
     params = equation.params
     arguments = equation.invars[params["num_consts"] :]
     for moving in _patterns(arguments, params["symbolic_zeros"]):
-        forward, consts = params[_VJP].call_wrapped(*moving)
+        forward, consts = params[VJP_RULE].call_wrapped(*moving)
         out_tree, residual_tree, forwarded = params["out_trees"]()
         static = out_tree, residual_tree, tuple(forwarded)
         yield forward, consts, static
@@ -158,13 +166,13 @@ def _signature(jaxpr: Any, sign_rule: SignRule) -> tuple[Hashable, ...]:
     names: dict[Any, int] = {}
 
     def name(atom: Any) -> tuple[Hashable, ...]:
-        if isinstance(atom, core.Literal):
+        if isinstance(atom, Literal):
             value = _freeze(np.asarray(atom.val), sign_rule)
             return ("literal", str(atom.aval), value)
         return ("var", names.setdefault(atom, len(names)), str(atom.aval))
 
     def equation(eqn: Any) -> tuple[Hashable, ...]:
-        has_rules = any(k in eqn.params for k in (_JVP, _VJP, _REMAT))
+        has_rules = any(k in eqn.params for k in (JVP_RULE, VJP_RULE, REMAT_RULE))
         rest = {k: v for k, v in eqn.params.items() if k not in _THUNKS}
         return (
             eqn.primitive,
@@ -181,10 +189,10 @@ def _signature(jaxpr: Any, sign_rule: SignRule) -> tuple[Hashable, ...]:
 
 def _freeze(value: Any, sign_rule: SignRule) -> Hashable:
     """Turn an equation's parameter into something hashable and faithful."""
-    if isinstance(value, core.ClosedJaxpr):
+    if isinstance(value, ClosedJaxpr):
         consts = _freeze(value.consts, sign_rule)
         return ("closed", _signature(value.jaxpr, sign_rule), consts)
-    if isinstance(value, core.Jaxpr):
+    if isinstance(value, Jaxpr):
         return ("jaxpr", _signature(value, sign_rule))
     if isinstance(value, dict):
         return tuple((key, _freeze(value[key], sign_rule)) for key in sorted(value))
@@ -201,7 +209,7 @@ def _freeze(value: Any, sign_rule: SignRule) -> Hashable:
 
 def _constant(value: Any) -> Hashable:
     """Identify an array that a rule closes over: small ones by their entries."""
-    if isinstance(value, jax.core.Tracer) or np.size(value) > _SMALL:
+    if is_traced(value) or np.size(value) > _SMALL:
         return _Identity(value)
     try:
         array = np.asarray(value)

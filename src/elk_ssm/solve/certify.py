@@ -14,8 +14,8 @@ units of the tolerance, window k then has
     a_k = max(1, g_k a_{k-1})                  what one error of a tolerance grows to
 
 and the nodes are accepted where e stays below 3 a: where they are as good as a
-trajectory that was once put wrong by three tolerances, as e adds up what may cancel. Misfits at the rounding floor count as none,
-as the sequential trajectory has them too.
+trajectory that was once put wrong by three tolerances (e adds up what may cancel).
+Misfits at the rounding floor count as none, as the sequential trajectory has them too.
 
 Cost: two evaluations of f for every step, 32 steps deep, once in a solve that succeeds.
 """

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
+from elk_ssm._jax import zero_tangent
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.mesh import Spread
@@ -293,13 +293,7 @@ def _solve_jvp(
         tangent = trajectory_tangent(function, *arguments)
     else:
         tangent = tangent_on_mesh(spread, settings.length, function, *arguments)
-    return (states, report), (tangent, jax.tree.map(_zero_tangent, report))
-
-
-def _zero_tangent(x: Array) -> Any:
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.zeros_like(x)
-    return np.zeros(x.shape, jax.dtypes.float0)
+    return (states, report), (tangent, jax.tree.map(zero_tangent, report))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
