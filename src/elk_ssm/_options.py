@@ -20,7 +20,7 @@ from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.solve.stopping import make_tolerance
 from elk_ssm.solve.trajectory import Keep, Options, Settings
 from elk_ssm.surrogate.linearization import DenseJacobian
-from elk_ssm.surrogate.noise import SPREADABLE
+from elk_ssm.surrogate.policy import NoisePolicy, is_shardable
 
 
 def prepare(
@@ -107,13 +107,18 @@ def check_spreadable(method: Method | Auto, adjoint: Adjoint) -> None:
             'strategy="forgetful" repairs block after block on one device; with a mesh '
             'auto uses "newton" on every platform.'
         )
-    if method.noise is not None and not isinstance(method.noise, SPREADABLE):
-        names = ", ".join(policy.__name__ for policy in SPREADABLE)
-        raise ValueError(
-            f"With a mesh the noise policy must be one of {names}, which look at "
-            "numbers that all devices share; a policy of your own would see the "
-            f"residuals of one device. Got {type(method.noise).__name__}."
-        )
+    check_shardable(method.noise)
+
+
+def check_shardable(noise: NoisePolicy | None) -> None:
+    """Raise `ValueError` for a noise policy that would not see all devices alike."""
+    if noise is None or is_shardable(noise):
+        return
+    raise ValueError(
+        "With a mesh a noise policy must look at numbers that all devices share; "
+        f"{type(noise).__name__} would see the residuals of one device. A policy that "
+        "uses the other numbers of elk.Seen only says so with `shardable = True`."
+    )
 
 
 def check_float_state(initial_state: PyTree) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.kalman.mesh import Spread, off_explicit, on_mesh, spread_of
@@ -22,7 +23,6 @@ from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import (
-    SPREADABLE,
     GainRatio,
     NoisePolicy,
     as_policy,
@@ -154,11 +154,7 @@ def smooth(
             'guess="extended" goes through time step by step, on one device; with a '
             "mesh pass an array or None."
         )
-    if limits.noise is not None and not isinstance(limits.noise, SPREADABLE):
-        raise ValueError(
-            "With a mesh the noise policy must be the library's own; got "
-            f"{type(limits.noise).__name__}."
-        )
+    check_shardable(limits.noise)
     return _smooth_on_mesh(posed, guess, choices, limits, spread)
 
 

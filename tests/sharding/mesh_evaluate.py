@@ -231,13 +231,32 @@ class Own:
         return state, jnp.asarray(True)
 
 
+@jax.tree_util.register_static
+class Shared(Own):
+    """The same, and it says that devices may share it."""
+
+    shardable = True
+
+    def update(self, state, seen):
+        return state * (1 + seen.mean_square), jnp.asarray(True)
+
+
+def test_a_policy_of_the_users_own_may_be_sharded(mesh):
+    W, x0, inputs = draw(EVEN)
+    method = elk.quasi_elk(Shared())
+    found = elk.evaluate(recurrence(W), x0, inputs, method=method, mesh=mesh)
+    alone = elk.evaluate(recurrence(W), x0, inputs, method=method)
+    assert int(found.num_iters) == int(alone.num_iters)
+    np.testing.assert_allclose(found.states, alone.states, atol=CLOSE)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"axis_name": "space"}, "axis of the mesh, one of 'time'"),
         ({"adjoint": "sequential"}, "one device after the other"),
         ({"method": elk.auto(strategy="forgetful")}, "newton"),
-        ({"method": elk.elk(Own())}, "noise policy must be one of Constant"),
+        ({"method": elk.elk(Own())}, "noise policy must look at"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(mesh, options, message):

@@ -25,6 +25,7 @@ from elk_ssm.surrogate.linearization import (
     DenseJacobian,
     Linearization,
     ZeroJacobian,
+    is_zero,
 )
 from elk_ssm.surrogate.noise import Annealed
 from elk_ssm.surrogate.policy import NoisePolicy
@@ -182,7 +183,7 @@ class Auto:
             dense = size <= _DENSE_UP_TO
             linearization = DenseJacobian() if dense else ZeroJacobian()
         # Without a Jacobian there is nothing to propagate that damping could tame.
-        damped = not isinstance(linearization, ZeroJacobian)
+        damped = not is_zero(linearization)
         return Method(
             linearization,
             noise=self.noise if damped else None,

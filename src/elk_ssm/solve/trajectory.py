@@ -27,7 +27,7 @@ from elk_ssm.solve.nodes import Blocks, cut, cut_piece, roll_out
 from elk_ssm.solve.replay import replay_states
 from elk_ssm.solve.spread import solve_on_mesh, tangent_on_mesh
 from elk_ssm.solve.stopping import Tolerance
-from elk_ssm.surrogate.linearization import DenseJacobian
+from elk_ssm.surrogate.linearization import forms_dense
 
 StepWithConsts: TypeAlias = Callable[[list, Array, PyTree], Array]
 Keep: TypeAlias = Literal["all", "boundaries", "last"]
@@ -283,7 +283,7 @@ def _solve_jvp(
     states, report = _solve(function, settings, problem, options)
     method = options.method
     dense = isinstance(method, Method) and method.block_size == 1
-    dense = dense and isinstance(method.linearization, DenseJacobian)
+    dense = dense and forms_dense(method.linearization)
     spread = settings.spread
     recursion = choose_recursion(
         settings.adjoint, has_jacobians=dense, spread=spread is not None

@@ -42,7 +42,8 @@ class Where(NamedTuple):
 class Linearization(Protocol):
     """The contract of the module docstring, on flat states of shape `(D,)`.
 
-    Anything with these four methods is a linearisation; for a Jacobian that is known, a
+    Anything with these four methods is a linearisation; attributes `forms_dense` and
+    `is_zero` tell the engine more, where they are true. For a Jacobian that is known, a
     `UserJacobian` is less to write.
 
     Example:
@@ -70,6 +71,22 @@ class Linearization(Protocol):
         ...
 
 
+def forms_dense(linearization: Linearization) -> bool:
+    """Whether the forward pass holds `(T, D, D)` operators; the adjoint may too then.
+
+    A linearisation says so with an attribute of that name; the default is no.
+    """
+    return bool(getattr(linearization, "forms_dense", False))
+
+
+def is_zero(linearization: Linearization) -> bool:
+    """Whether nothing is propagated across steps, so that damping tames nothing.
+
+    A linearisation says so with an attribute of that name; the default is no.
+    """
+    return bool(getattr(linearization, "is_zero", False))
+
+
 class _Unbound:
     """Shared by linearisations that need nothing from the state's layout."""
 
@@ -95,6 +112,11 @@ class DenseJacobian(_Unbound):
         >>> elk.Method(elk.DenseJacobian()) == elk.deer()
         True
     """
+
+    @property
+    def forms_dense(self) -> bool:
+        """The operators are `(T, D, D)`."""
+        return True
 
     def start(self, size: int, dtype: Any) -> Operator:
         """Return the identity matrix."""
@@ -205,6 +227,11 @@ class ZeroJacobian(_DiagonalStart):
         True
     """
 
+    @property
+    def is_zero(self) -> bool:
+        """Nothing is propagated."""
+        return True
+
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
     ) -> tuple[Array, Operator]:
@@ -278,6 +305,11 @@ class UserJacobian(_Unbound):
                 f"A {self.kind} user Jacobian must return {expected}; "
                 f"got {describe(found)}."
             )
+
+    @property
+    def forms_dense(self) -> bool:
+        """By `kind`."""
+        return self.kind == "dense"
 
     def start(self, size: int, dtype: Any) -> Operator:
         """Return the identity, dense or diagonal by `kind`."""

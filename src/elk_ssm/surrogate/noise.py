@@ -281,6 +281,3 @@ def unknowns_apart(
     if state.shape[0] == 1 < shape[0]:
         return policy, state[0], None
     return policy, None, state
-
-
-SPREADABLE = (Constant, PerStep, Annealed, ResidualProportional, GainRatio)

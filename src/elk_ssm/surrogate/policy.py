@@ -44,6 +44,9 @@ class Seen(NamedTuple):
 class NoisePolicy(Protocol):
     """The contract of the module docstring; write your own as a pytree dataclass.
 
+    A policy with `shardable = True` besides may be used with a mesh: see
+    `is_shardable` for what that promises.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import elk_ssm as elk
@@ -90,8 +93,19 @@ class NoisePolicy(Protocol):
         ...
 
 
+def is_shardable(policy: NoisePolicy) -> bool:
+    """Whether a policy works with time spread over devices; it says so itself.
+
+    That is: `update` decides by what all devices share (every number of `Seen` but the
+    residual), and the state is common to all unknowns or has them as its leading axis.
+    """
+    return bool(getattr(policy, "shardable", False))
+
+
 class Steady:
     """Shared by policies whose state is s^2: keeps it, and accepts everything."""
+
+    shardable = True
 
     @property
     def can_reject(self) -> bool:
