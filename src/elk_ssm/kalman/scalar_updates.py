@@ -32,7 +32,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.elements import FilterElement
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 
@@ -40,6 +39,8 @@ from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 # unrolled elimination takes the compiler seconds at sixteen rows.
 _UNROLLED = 16
 _UNROLLED_ELIMINATION = 8
+# Of the square root of the rounding: how little of a variance may be left to divide by.
+_AMPLIFIED = 10.0
 
 
 class Rows(NamedTuple):
@@ -68,17 +69,20 @@ def whiten(covariance: Array) -> Whitener:
 
     def clear(k, table):
         pivot = table[k, k]
-        factors = table[:, k] * _reciprocal(pivot, pivot > 0)
+        factors = table[:, k] * reciprocal(pivot, pivot > least[k])
         below = jnp.where(rows > k, factors, 0.0)
         return table - below[:, None] * table[k]
 
+    least = _rounding(covariance) * lax.stop_gradient(jnp.diagonal(covariance))
     table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
     if size <= _UNROLLED_ELIMINATION:
         for k in range(size):
             table = clear(k, table)
     else:
         table = lax.fori_loop(0, size, clear, table)
-    variances = jnp.maximum(jnp.diagonal(table), 0.0)
+    variances = jnp.diagonal(table)
+    # Not `maximum`, whose derivative at a variance of zero is a half.
+    variances = jnp.where(variances < least, 0.0, variances)
     return Whitener(table[:, size:], variances)
 
 
@@ -93,7 +97,7 @@ def square_root(covariance: Array) -> Array:
     def column(k, carry):
         rest, root = carry
         pivot = rest[k, k]
-        scale = _reciprocal(safe_sqrt(pivot), pivot > 0)
+        scale = reciprocal(safe_sqrt(pivot), pivot > 0)
         new = jnp.where(rows >= k, rest[:, k] * scale, 0.0)
         return rest - _outer(new, new), root.at[:, k].set(new)
 
@@ -154,7 +158,7 @@ def emission_rows(
 
 
 def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]:
-    """Condition N(mean, cov) on all rows.
+    """Condition N(mean, cov) on all rows, whose innovations must have a variance.
 
     Returns:
         The mean `(D,)`, the covariance `(D, D)` and the log density of the observed
@@ -164,102 +168,83 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
     def take_in(carry, row):
         mean, cov, log_density = carry
         h, r, z, ok = row
-        cov, K, s, _ = _condition_covariance(cov, h, r, ok)
+        g, a = project(cov, h)
+        cov, K, inverse = condition_row(cov, g, a, r, ok)
         error = z - _dot(h, mean)
-        log_density = log_density + _log_normal(error, s, ok)
+        log_density = log_density + _log_normal(error, a + r, ok)
         return (mean + K * error, cov, log_density)
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
-    mean, cov, log_density = _over_rows(take_in, start, rows)
+    mean, cov, log_density = over_rows(take_in, start, rows)
     # The two sides of the diagonal round differently.
     return mean, symmetrize(cov), log_density
 
 
-def condition_element(
-    weights: Array, offset: Array, cov: Array, rows: Rows
-) -> FilterElement:
-    """Build the associative element of one step, N(x_t; F x_{t-1} + c, Q) and y_t.
+def condition_carefully(
+    mean: Array, cov: Array, rows: Rows, *, unrolled: bool = True
+) -> tuple[Array, Array, Array]:
+    """Condition N(mean, cov) on all rows.
 
-    The mean is kept as a function of x_{t-1}, A x_{t-1} + b; every scalar adds its
-    innovation, h' (A x_{t-1} + b) - z with variance s, to the evidence about x_{t-1}.
+    A value without noise whose variance is zero up to rounding is known already: it
+    changes nothing, and its density is that of `log_normal`.
+
+    Returns:
+        The mean `(D,)`, the covariance `(D, D)` and the log density of the observed
+        values, `()`.
     """
 
     def take_in(carry, row):
-        A, b, C, eta, J = carry
-        h, r, z, ok = row
-        C, K, _, inverse = _condition_covariance(C, h, r, ok)
-        back = jnp.sum(A * h[:, None], axis=0)
-        error = z - _dot(h, b)
-        J = J + _outer(back, back) * inverse
-        eta = eta + back * (error * inverse)
-        return FilterElement(A - _outer(K, back), b + K * error, C, eta, J)
+        mean, cov, log_density = carry
+        h, r, z, ok, floor = row
+        g, a = project(cov, h)
+        a = jnp.where(a < 0, 0.0, a)
+        known = (r <= 0) & (a <= floor)
+        r = jnp.where(a + r < floor, floor - a, r)
+        s = jnp.where(known, 0.0, a + r)
+        new, K, _ = condition_row(cov, g, a, r, ok & ~known)
+        error = z - _dot(h, mean)
+        slack = slack_of(floor, jnp.abs(z) + _dot(jnp.abs(h), jnp.abs(mean)))
+        log_density = log_density + log_normal(error, s, ok, slack)
+        return (mean + K * error, new, log_density)
 
-    zero = jnp.zeros_like(offset)
-    start = FilterElement(weights, offset, cov, zero, jnp.zeros_like(cov))
-    return _over_rows(take_in, start, rows)
+    start = (mean, cov, jnp.zeros((), mean.dtype))
+    floors = rounding_of(cov, rows.weights)
+    rows_of_all = (*rows, floors)
+    mean, new, log_density = over_rows(take_in, start, rows_of_all, unrolled=unrolled)
+    # The two sides of the diagonal round differently.
+    return mean, _exact_zeros(cov, symmetrize(new), rows), log_density
 
 
 def condition_backward(
     cov: Array, weights: Array, whitener: Whitener
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
 
     Args:
         cov: the filtered covariance at t, `(D, D)`.
         weights: F into t + 1, `(D, D)`.
         whitener: that of Q into t + 1.
+
+    Returns:
+        E and L, `(D, D)`, and a margin, `()`, that is positive where E is accurate: as
+        long as no scalar that is conditioned on has next to no variance left.
     """
 
     def take_in(carry, row):
-        E, L = carry
-        h, q, target = row
-        L, K, _, _ = _condition_covariance(L, h, q, True)
-        return E + _outer(K, target - jnp.sum(E * h[:, None], axis=0)), L
+        E, L, margin = carry
+        h, q, target, floor = row
+        g, a = project(L, h)
+        L, K, _ = condition_row(L, g, a, q, True)
+        E = E + _outer(K, target - jnp.sum(E * h[:, None], axis=0))
+        return E, L, jnp.minimum(margin, a + q - floor)
 
     inverse = whitener.inverse
-    rows = (matmul(inverse, weights), whitener.variances, inverse)
-    E, L = _over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
-    return E, symmetrize(L)
-
-
-def condition_diagonal(
-    mean: Array, cov: Array, rows: Rows
-) -> tuple[Array, Array, Array]:
-    """Do `condition` for dimensions that never mix; all arrays `(D,)`."""
-    h, r, z, ok = rows
-    s = h * h * cov + r
-    inverse = _reciprocal(s, ok & (s > 0))
-    error = z - h * mean
-    kept = jnp.where(ok & (s > 0), r * inverse, 1.0)
-    log_density = jnp.sum(_log_normal(error, s, ok))
-    return mean + cov * h * inverse * error, kept * cov, log_density
-
-
-def condition_element_diagonal(
-    weights: Array, offset: Array, cov: Array, rows: Rows
-) -> FilterElement:
-    """Do `condition_element` for dimensions that never mix; all arrays `(D,)`."""
-    h, r, z, ok = rows
-    s = h * h * cov + r
-    inverse = _reciprocal(s, ok & (s > 0))
-    kept = jnp.where(ok & (s > 0), r * inverse, 1.0)
-    error, back = z - h * offset, h * weights
-    return FilterElement(
-        A=kept * weights,
-        b=offset + cov * h * inverse * error,
-        C=kept * cov,
-        eta=back * inverse * error,
-        J=back * back * inverse,
-    )
-
-
-def condition_backward_diagonal(
-    cov: Array, weights: Array, noise: Array
-) -> tuple[Array, Array]:
-    """Do `condition_backward` for dimensions that never mix; all arrays `(D,)`."""
-    s = weights * weights * cov + noise
-    inverse = _reciprocal(s, s > 0)
-    return cov * weights * inverse, jnp.where(s > 0, cov * noise * inverse, cov)
+    rows = matmul(inverse, weights), whitener.variances, inverse
+    size = matvec(rows[0] * rows[0], jnp.diagonal(cov))
+    floors = lax.stop_gradient(_AMPLIFIED * jnp.finfo(cov.dtype).eps ** 0.5 * size)
+    start = (jnp.zeros_like(cov), cov, jnp.ones((), cov.dtype))
+    E, L, margin = over_rows(take_in, start, (*rows, floors))
+    return E, symmetrize(L), margin
 
 
 def whitener_of(covariance: Operator) -> Whitener:
@@ -270,18 +255,55 @@ def whitener_of(covariance: Operator) -> Whitener:
     return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
 
 
-def _condition_covariance(cov, h, r, ok):
-    """Return the new covariance, K, s and 1 / s, or no change and zeros if not ok."""
+def rounding_of(cov: Array, weights: Array) -> Array:
+    """Return the variance below which h'x counts as known, for every row h, `(E,)`."""
+    size = matvec(weights * weights, jnp.diagonal(cov))
+    return lax.stop_gradient(_rounding(cov) * size)
+
+
+def project(cov: Array, h: Array) -> tuple[Array, Array]:
+    """Return P h and h' P h, which rounding does not take below zero."""
     g = jnp.sum(cov * h, axis=-1)
-    a = _dot(h, g)
+    return g, _dot(h, g)
+
+
+def condition_row(cov, g, a, r, ok):
+    """Condition a covariance on h'x + N(0, r), given g = P h and a = h'g.
+
+    Returns:
+        The new covariance, K and 1 / s, or no change and zeros if not ok.
+    """
     s = a + r
     usable = ok & (s > 0)
-    inverse = _reciprocal(s, usable)
-    rank_one = _outer(g * _reciprocal(a, usable & (a > 0)), g)
+    inverse = reciprocal(s, usable)
+    rank_one = _outer(g * reciprocal(a, usable & (a > 0)), g)
     precise = r < a
     away = jnp.where(precise, 1.0, a * inverse) * usable
     back = jnp.where(precise, r * inverse, 0.0) * usable
-    return (cov - away * rank_one) + back * rank_one, g * inverse, s, inverse
+    return (cov - away * rank_one) + back * rank_one, g * inverse, inverse
+
+
+def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
+    """Clear the rows and columns of variances of which rounding alone is left.
+
+    Only noise-free scalars can take that much away: n noisy ones leave at least
+    1 / (1 / P_ii + sum_k h_ki^2 / r_k).
+    """
+    noisy = rows.observed & (rows.variances > 0)
+    seen = jnp.sum(rows.weights**2 * reciprocal(rows.variances, noisy)[:, None], axis=0)
+    prior, left = jnp.diagonal(before), jnp.diagonal(after)
+    by_noise = 2 * left * (1 + prior * seen) > prior
+    kept = (left > _rounding(left) * prior) | by_noise
+    return jnp.where(kept[:, None] & kept, after, 0.0)
+
+
+def _rounding(like):
+    return 4 * jnp.finfo(like.dtype).eps
+
+
+def slack_of(floor, size):
+    """Return how far a known value may be off: by roundings of moments this large."""
+    return lax.stop_gradient(4 * safe_sqrt(floor) + 64 * _rounding(size) * size)
 
 
 def _log_normal(error, variance, ok):
@@ -290,23 +312,41 @@ def _log_normal(error, variance, ok):
     return jnp.where(ok, density, 0.0)
 
 
+def log_normal(error: Array, variance: Array, ok: Array, slack: Array) -> Array:
+    """Return log N(error; 0, variance), and 0 for what is not observed.
+
+    Without variance it is the density on the observed subspace: 0 where the error is
+    at most `slack`, and -inf where the value contradicts what is known.
+    """
+    regular = ok & (variance > 0)
+    safe = jnp.where(regular, variance, 1.0)
+    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
+    contradicts = ok & (variance <= 0) & (jnp.abs(error) > slack)
+    return jnp.where(regular, density, jnp.where(contradicts, -jnp.inf, 0.0))
+
+
 def safe_sqrt(value: Array) -> Array:
     """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""
     return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
 
 
-def _reciprocal(value, ok):
+def reciprocal(value, ok):
     """1 / value where ok, else 0, with a derivative that is finite everywhere."""
     return jnp.where(ok, 1.0 / jnp.where(ok, value, 1.0), 0.0)
 
 
-def _over_rows(take_in, carry, rows):
+def over_rows(take_in, carry, rows, collect=False, unrolled=True):
+    """Fold `take_in` over the rows; with `collect` it returns an output of each too."""
+    body = take_in if collect else lambda c, row: (take_in(c, row), None)
     size = rows[0].shape[0]
-    if size <= _UNROLLED:
-        for i in range(size):
-            carry = take_in(carry, tuple(leaf[i] for leaf in rows))
-        return carry
-    return lax.scan(lambda c, row: (take_in(c, row), None), carry, tuple(rows))[0]
+    if size > _UNROLLED or not unrolled:
+        carry, found = lax.scan(body, carry, tuple(rows))
+        return (carry, found) if collect else carry
+    found = []
+    for i in range(size):
+        carry, one = body(carry, tuple(leaf[i] for leaf in rows))
+        found.append(one)
+    return (carry, jnp.stack(found)) if collect else carry
 
 
 def _dot(left, right):

@@ -22,27 +22,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from elk_ssm.kalman.anywhere import anywhere
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
-from elk_ssm.kalman.elements import (
-    SmootherElement,
-    combine_smoother_dense,
-    combine_smoother_diagonal,
-)
 from elk_ssm.kalman.filter_spread import piece_of
-from elk_ssm.kalman.filter_steps import transition_into
+from elk_ssm.kalman.filter_steps import is_delicate, transition_into
 from elk_ssm.kalman.filtering import filter_problem
+from elk_ssm.kalman.future import look_back, look_back_everywhere, no_future
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
-from elk_ssm.kalman.prefix import prefix_scan
-from elk_ssm.kalman.scalar_updates import (
-    Whitener,
-    condition_backward,
-    condition_backward_diagonal,
-    whitener_of,
-)
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
-from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces, static_whitener
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step
+from elk_ssm.kalman.scalar_updates import Whitener, condition_backward, whitener_of
+from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
+from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces
+from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 from elk_ssm.kalman.time_axis import TimeAxis
 
 
@@ -140,9 +131,10 @@ def smooth_problem(
         return _smooth_on_mesh(problem, backend, cross, spread)
     evidence, means, covs = filter_problem(problem, backend)
     wrap = Diagonal if problem.is_diagonal else Dense
-    run = partial(_sequential, cross=cross), partial(_associative, cross=cross)
+    both = smooth_sequential, smooth_associative
+    run = (partial(each, cross=cross) for each in both)
     smoothed, spreads, lagged = by_backend(backend, *run, problem, means, covs[0])
-    crosses = wrap(lagged[:-1]) if cross else None
+    crosses = wrap(lagged) if cross else None
     return SmootherPosterior(evidence, means, covs, smoothed, wrap(spreads), crosses)
 
 
@@ -175,65 +167,73 @@ def smooth_piece(
     return SmootherPosterior(evidence, means, wrap(covs), smoothed, wrap(spreads))
 
 
-def backward_step(
-    problem: Problem, whitener: Whitener | None, step: Array, mean: Array, cov: Array
-) -> SmootherElement:
-    """Return E, m^p of the next step, and L for a step with that filtered moment.
+def smooth_sequential(problem: Problem, means: Array, covs: Array, cross: bool):
+    """Smooth by one scan, in which way the model needs.
 
-    The last step has E = 0 and L = P. `g` holds the predicted mean m^p_{t+1}.
+    Returns:
+        Means, covariances, and if `cross`, Cov(z_t, z_{t+1} | y) of all but the last.
     """
-    last = step == problem.num_steps - 1
-    following = jnp.minimum(step + 1, problem.num_steps - 1)
-    F, c, Q = transition_into(problem, following)
     if problem.is_diagonal:
-        E, L = condition_backward_diagonal(cov, F, Q)
-    else:
-        if whitener is None:
-            whitener = whitener_of(at_step(problem.covariance, following))
-        E, L = condition_backward(cov, F, whitener)
-    predicted = (F * mean if problem.is_diagonal else matvec(F, mean)) + c
-    return SmootherElement(jnp.where(last, 0.0, E), predicted, jnp.where(last, cov, L))
+        return _two_filter(look_back(problem, means, covs, no_future(problem)), cross)
+    *found, worst = _rauch_tung_striebel(problem, means, covs, cross)
+    delicate = is_delicate(problem, covs) | ~(worst > 0)
+
+    def carefully(problem: Problem, means: Array, covs: Array, _: tuple) -> tuple:
+        run = look_back(problem, means, covs, no_future(problem))
+        return _two_filter(run, cross)
+
+    return lax.cond(
+        anywhere(delicate),
+        carefully,
+        lambda *given: given[-1],
+        problem,
+        means,
+        covs,
+        tuple(found),
+    )
 
 
-def _sequential(problem: Problem, means: Array, covs: Array, cross: bool):
+def smooth_associative(problem: Problem, means: Array, covs: Array, cross: bool):
+    """Return the same from an associative scan."""
+    return _two_filter(look_back_everywhere(problem, means, covs), cross)
+
+
+def _two_filter(found: tuple, cross: bool) -> tuple[Array, Array, Array | None]:
+    means, covs, links = found[1]
+    if not cross:
+        return means, covs, None
+    before, into = covs[:-1], links[1:]
+    diagonal = covs.ndim == 2
+    return means, covs, before * into if diagonal else matmul(before, transpose(into))
+
+
+def _rauch_tung_striebel(problem: Problem, means: Array, covs: Array, cross: bool):
+    """Smooth a dense model; the last result is positive if that was accurate."""
     whitener = static_whitener(problem)
-    product = _product(problem)
 
     def step(carry, filtered):
-        mean_next, cov_next = carry
+        mean_next, cov_next, worst = carry
         index, mean, cov = filtered
-        E, predicted, L = backward_step(problem, whitener, index, mean, cov)
-        smoothed = mean + _times(E, mean_next - predicted)
-        lagged = product(E, cov_next)
-        spread = product(lagged, E if E.ndim == 1 else E.T)
-        spread = (spread if E.ndim == 1 else symmetrize(spread)) + L
-        return (smoothed, spread), (smoothed, spread, lagged if cross else None)
+        F, c, Q = transition_into(problem, index + 1)
+        given = whitener or whitener_of(Dense(Q))
+        E, L, margin = condition_backward(cov, F, given)
+        smoothed = mean + matvec(E, mean_next - (matvec(F, mean) + c))
+        lagged = matmul(E, cov_next)
+        spread = symmetrize(matmul(lagged, E.T)) + L
+        carry = smoothed, spread, jnp.minimum(worst, margin)
+        return carry, (smoothed, spread, lagged if cross else None)
 
-    steps = jnp.arange(problem.num_steps)
-    start = (means[-1], covs[-1])
-    return lax.scan(step, start, (steps, means, covs), reverse=True)[1]
-
-
-def _associative(problem: Problem, means: Array, covs: Array, cross: bool):
-    backward = partial(backward_step, problem, static_whitener(problem))
-    E, predicted, L = jax.vmap(backward)(jnp.arange(problem.num_steps), means, covs)
-    gap = _times(E, _following(means) - predicted)
-    diagonal = problem.is_diagonal
-    combine = combine_smoother_diagonal if diagonal else combine_smoother_dense
-    elements = SmootherElement(E, gap, L)
-    combined = prefix_scan(combine, elements, reverse=True)
-    lagged = _product(problem)(E, _following(combined.L)) if cross else None
-    return means + combined.g, combined.L, lagged
+    steps = jnp.arange(problem.num_steps - 1)
+    start = (means[-1], covs[-1], jnp.ones((), means.dtype))
+    entries = (steps, means[:-1], covs[:-1])
+    (*_, worst), found = lax.scan(step, start, entries, reverse=True)
+    smoothed, spreads, lagged = found
+    join = lambda x, last: jnp.concatenate([x, last[None]])  # noqa: E731
+    return join(smoothed, means[-1]), join(spreads, covs[-1]), lagged, worst
 
 
-def _following(moments: Array) -> Array:
-    """Shift by one step; the last entry is repeated, and met by E = 0."""
-    return jnp.concatenate([moments[1:], moments[-1:]])
-
-
-def _times(E: Array, vector: Array) -> Array:
-    return E * vector if E.ndim == vector.ndim else matvec(E, vector)
-
-
-def _product(problem: Problem):
-    return jnp.multiply if problem.is_diagonal else matmul
+def static_whitener(problem: Problem) -> Whitener | None:
+    """Decorrelate a static Q once for all steps."""
+    Q = problem.covariance
+    varies = Q[0].ndim > (1 if isinstance(Q, Diagonal) else 2)
+    return None if varies else whitener_of(Q)
