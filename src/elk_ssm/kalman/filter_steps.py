@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from elk_ssm.kalman.anywhere import anywhere
+from elk_ssm.kalman.delicate import has_exact_emissions
 from elk_ssm.kalman.diagonal_updates import (
     condition_diagonal,
     condition_element_diagonal,
@@ -34,7 +35,6 @@ from elk_ssm.kalman.structure import (
     Operator,
     at_step,
     to_dense,
-    variances_of,
 )
 
 
@@ -98,29 +98,19 @@ def filter_quickly(problem: Problem) -> tuple[Array, Array, Array]:
     if problem.is_diagonal:
         return filter_sequential(problem)
     found = filter_sequential(problem, update=condition)
-    slow = partial(condition_carefully, unrolled=False)
     return lax.cond(
-        anywhere(is_delicate(problem, found[1])),
-        lambda problem, _: filter_sequential(problem, update=slow),
+        anywhere(has_exact_emissions(problem, found[1])),
+        lambda problem, _: filter_carefully(problem),
         lambda _, found: found,
         problem,
         found,
     )
 
 
-def is_delicate(problem: Problem, covs: Array) -> Array:
-    """Whether an emission had next to no noise beside the variance that is left."""
-    H, R = to_dense(problem.emission_weights), problem.emission_covariance
-    variances = variances_of(R)
-    if not isinstance(R, Diagonal):
-        each = whiten_emission
-        for _ in range(R.matrix.ndim - 2):
-            each = jax.vmap(each, in_axes=(None if H.ndim == 2 else 0, 0))
-        H, (_, variances) = each(H, R.matrix)
-    diagonal = jnp.diagonal(covs, axis1=-2, axis2=-1)
-    size = matvec(H * H, diagonal)
-    rounding = 4 * jnp.finfo(size.dtype).eps * size
-    return jnp.any(problem.observed & ~(variances > rounding))
+def filter_carefully(problem: Problem) -> tuple[Array, Array, Array]:
+    """Return what `filter_sequential` does, by a program that is small."""
+    update = partial(condition_carefully, unrolled=False)
+    return filter_sequential(problem, update=update)
 
 
 def filter_associative(problem: Problem) -> tuple[Array, Array, Array]:

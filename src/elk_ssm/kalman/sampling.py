@@ -12,7 +12,6 @@ inverted, so F and Q may be singular.
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.affine import affine_scan

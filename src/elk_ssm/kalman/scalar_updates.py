@@ -39,8 +39,6 @@ from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 # unrolled elimination takes the compiler seconds at sixteen rows.
 _UNROLLED = 16
 _UNROLLED_ELIMINATION = 8
-# Of the square root of the rounding: how little of a variance may be left to divide by.
-_AMPLIFIED = 10.0
 
 
 class Rows(NamedTuple):
@@ -73,7 +71,7 @@ def whiten(covariance: Array) -> Whitener:
         below = jnp.where(rows > k, factors, 0.0)
         return table - below[:, None] * table[k]
 
-    least = _rounding(covariance) * lax.stop_gradient(jnp.diagonal(covariance))
+    least = rounding_of(jnp.diagonal(covariance))
     table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
     if size <= _UNROLLED_ELIMINATION:
         for k in range(size):
@@ -169,7 +167,7 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
         mean, cov, log_density = carry
         h, r, z, ok = row
         g, a = project(cov, h)
-        cov, K, inverse = condition_row(cov, g, a, r, ok)
+        cov, K, _ = condition_row(cov, g, a, r, ok)
         error = z - _dot(h, mean)
         log_density = log_density + _log_normal(error, a + r, ok)
         return (mean + K * error, cov, log_density)
@@ -208,7 +206,7 @@ def condition_carefully(
         return (mean + K * error, new, log_density)
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
-    floors = rounding_of(cov, rows.weights)
+    floors = rounding_of(matvec(rows.weights**2, jnp.diagonal(cov)))
     rows_of_all = (*rows, floors)
     mean, new, log_density = over_rows(take_in, start, rows_of_all, unrolled=unrolled)
     # The two sides of the diagonal round differently.
@@ -217,34 +215,25 @@ def condition_carefully(
 
 def condition_backward(
     cov: Array, weights: Array, whitener: Whitener
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array]:
     """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
 
     Args:
         cov: the filtered covariance at t, `(D, D)`.
         weights: F into t + 1, `(D, D)`.
         whitener: that of Q into t + 1.
-
-    Returns:
-        E and L, `(D, D)`, and a margin, `()`, that is positive where E is accurate: as
-        long as no scalar that is conditioned on has next to no variance left.
     """
 
     def take_in(carry, row):
-        E, L, margin = carry
-        h, q, target, floor = row
-        g, a = project(L, h)
-        L, K, _ = condition_row(L, g, a, q, True)
-        E = E + _outer(K, target - jnp.sum(E * h[:, None], axis=0))
-        return E, L, jnp.minimum(margin, a + q - floor)
+        E, L = carry
+        h, q, target = row
+        L, K, _ = condition_row(L, *project(L, h), q, True)
+        return E + _outer(K, target - jnp.sum(E * h[:, None], axis=0)), L
 
     inverse = whitener.inverse
-    rows = matmul(inverse, weights), whitener.variances, inverse
-    size = matvec(rows[0] * rows[0], jnp.diagonal(cov))
-    floors = lax.stop_gradient(_AMPLIFIED * jnp.finfo(cov.dtype).eps ** 0.5 * size)
-    start = (jnp.zeros_like(cov), cov, jnp.ones((), cov.dtype))
-    E, L, margin = over_rows(take_in, start, (*rows, floors))
-    return E, symmetrize(L), margin
+    rows = (matmul(inverse, weights), whitener.variances, inverse)
+    E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
+    return E, symmetrize(L)
 
 
 def whitener_of(covariance: Operator) -> Whitener:
@@ -255,10 +244,9 @@ def whitener_of(covariance: Operator) -> Whitener:
     return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
 
 
-def rounding_of(cov: Array, weights: Array) -> Array:
-    """Return the variance below which h'x counts as known, for every row h, `(E,)`."""
-    size = matvec(weights * weights, jnp.diagonal(cov))
-    return lax.stop_gradient(_rounding(cov) * size)
+def rounding_of(size: Array) -> Array:
+    """Return what a sum of terms that add up to `size` is certain to."""
+    return lax.stop_gradient(4 * jnp.finfo(size.dtype).eps * size)
 
 
 def project(cov: Array, h: Array) -> tuple[Array, Array]:
@@ -293,17 +281,13 @@ def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     seen = jnp.sum(rows.weights**2 * reciprocal(rows.variances, noisy)[:, None], axis=0)
     prior, left = jnp.diagonal(before), jnp.diagonal(after)
     by_noise = 2 * left * (1 + prior * seen) > prior
-    kept = (left > _rounding(left) * prior) | by_noise
+    kept = (left > rounding_of(prior)) | by_noise
     return jnp.where(kept[:, None] & kept, after, 0.0)
-
-
-def _rounding(like):
-    return 4 * jnp.finfo(like.dtype).eps
 
 
 def slack_of(floor, size):
     """Return how far a known value may be off: by roundings of moments this large."""
-    return lax.stop_gradient(4 * safe_sqrt(floor) + 64 * _rounding(size) * size)
+    return lax.stop_gradient(4 * safe_sqrt(floor) + 64 * rounding_of(size))
 
 
 def _log_normal(error, variance, ok):

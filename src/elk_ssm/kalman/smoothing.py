@@ -24,14 +24,22 @@ from jax.sharding import Mesh
 
 from elk_ssm.kalman.anywhere import anywhere
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
+from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.filter_spread import piece_of
-from elk_ssm.kalman.filter_steps import is_delicate, transition_into
-from elk_ssm.kalman.filtering import filter_problem
+from elk_ssm.kalman.filter_steps import (
+    filter_associative,
+    filter_carefully,
+    filter_sequential,
+)
 from elk_ssm.kalman.future import look_back, look_back_everywhere, no_future
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
-from elk_ssm.kalman.scalar_updates import Whitener, condition_backward, whitener_of
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
+from elk_ssm.kalman.rauch_tung_striebel import (
+    rauch_tung_striebel,
+    rauch_tung_striebel_everywhere,
+)
+from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.small_linalg import matmul, transpose
 from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 from elk_ssm.kalman.time_axis import TimeAxis
@@ -129,13 +137,15 @@ def smooth_problem(
     """Smooth a model that has been posed against its data."""
     if spread is not None:
         return _smooth_on_mesh(problem, backend, cross, spread)
-    evidence, means, covs = filter_problem(problem, backend)
+    if problem.num_steps == 0:
+        raise ValueError("emissions must have at least one step; got T = 0.")
     wrap = Diagonal if problem.is_diagonal else Dense
     both = smooth_sequential, smooth_associative
     run = (partial(each, cross=cross) for each in both)
-    smoothed, spreads, lagged = by_backend(backend, *run, problem, means, covs[0])
+    means, covs, terms, smoothed, spreads, lagged = by_backend(backend, *run, problem)
     crosses = wrap(lagged) if cross else None
-    return SmootherPosterior(evidence, means, covs, smoothed, wrap(spreads), crosses)
+    moments = means, wrap(covs), smoothed, wrap(spreads), crosses
+    return SmootherPosterior(jnp.sum(terms), *moments)
 
 
 def _smooth_on_mesh(
@@ -167,35 +177,53 @@ def smooth_piece(
     return SmootherPosterior(evidence, means, wrap(covs), smoothed, wrap(spreads))
 
 
-def smooth_sequential(problem: Problem, means: Array, covs: Array, cross: bool):
-    """Smooth by one scan, in which way the model needs.
+def smooth_sequential(problem: Problem, cross: bool) -> tuple:
+    """Filter and smooth by scans, in which way the model needs.
 
     Returns:
-        Means, covariances, and if `cross`, Cov(z_t, z_{t+1} | y) of all but the last.
+        Filtered means and covariances and likelihood terms; smoothed means and
+        covariances, and if `cross`, Cov(z_t, z_{t+1} | y) of all but the last.
     """
     if problem.is_diagonal:
-        return _two_filter(look_back(problem, means, covs, no_future(problem)), cross)
-    *found, worst = _rauch_tung_striebel(problem, means, covs, cross)
-    delicate = is_delicate(problem, covs) | ~(worst > 0)
-
-    def carefully(problem: Problem, means: Array, covs: Array, _: tuple) -> tuple:
-        run = look_back(problem, means, covs, no_future(problem))
-        return _two_filter(run, cross)
-
+        return _look_back(problem, filter_sequential(problem), cross)
+    found = filter_sequential(problem, update=condition)
+    quickly = (*found, *rauch_tung_striebel(problem, *found[:2], cross))
+    exact = has_exact_emissions(problem, found[1])
     return lax.cond(
-        anywhere(delicate),
-        carefully,
-        lambda *given: given[-1],
+        # Not with the quick way as a branch: XLA compiles small loops in one piece
+        # on a CPU, but not inside of a conditional, where they take ten times longer.
+        anywhere(exact | has_exact_dynamics(problem, found[1])),
+        lambda problem, _: _look_back(problem, filter_carefully(problem), cross),
+        lambda _, quickly: quickly,
         problem,
-        means,
-        covs,
-        tuple(found),
+        quickly,
     )
 
 
-def smooth_associative(problem: Problem, means: Array, covs: Array, cross: bool):
-    """Return the same from an associative scan."""
-    return _two_filter(look_back_everywhere(problem, means, covs), cross)
+def _look_back(problem: Problem, found: tuple, cross: bool) -> tuple:
+    means, covs, _ = found
+    run = look_back(problem, means, covs, no_future(problem))
+    return (*found, *_two_filter(run, cross))
+
+
+def smooth_associative(problem: Problem, cross: bool) -> tuple:
+    """Return the same from associative scans."""
+    found = filter_associative(problem)
+
+    def carefully(problem: Problem, means: Array, covs: Array) -> tuple:
+        return _two_filter(look_back_everywhere(problem, means, covs), cross)
+
+    if problem.is_diagonal:
+        return (*found, *carefully(problem, *found[:2]))
+    exact = has_exact_emissions(problem, found[1])
+    smoothed = lax.cond(
+        anywhere(exact | has_exact_dynamics(problem, found[1])),
+        carefully,
+        partial(rauch_tung_striebel_everywhere, cross=cross),
+        problem,
+        *found[:2],
+    )
+    return (*found, *smoothed)
 
 
 def _two_filter(found: tuple, cross: bool) -> tuple[Array, Array, Array | None]:
@@ -205,35 +233,3 @@ def _two_filter(found: tuple, cross: bool) -> tuple[Array, Array, Array | None]:
     before, into = covs[:-1], links[1:]
     diagonal = covs.ndim == 2
     return means, covs, before * into if diagonal else matmul(before, transpose(into))
-
-
-def _rauch_tung_striebel(problem: Problem, means: Array, covs: Array, cross: bool):
-    """Smooth a dense model; the last result is positive if that was accurate."""
-    whitener = static_whitener(problem)
-
-    def step(carry, filtered):
-        mean_next, cov_next, worst = carry
-        index, mean, cov = filtered
-        F, c, Q = transition_into(problem, index + 1)
-        given = whitener or whitener_of(Dense(Q))
-        E, L, margin = condition_backward(cov, F, given)
-        smoothed = mean + matvec(E, mean_next - (matvec(F, mean) + c))
-        lagged = matmul(E, cov_next)
-        spread = symmetrize(matmul(lagged, E.T)) + L
-        carry = smoothed, spread, jnp.minimum(worst, margin)
-        return carry, (smoothed, spread, lagged if cross else None)
-
-    steps = jnp.arange(problem.num_steps - 1)
-    start = (means[-1], covs[-1], jnp.ones((), means.dtype))
-    entries = (steps, means[:-1], covs[:-1])
-    (*_, worst), found = lax.scan(step, start, entries, reverse=True)
-    smoothed, spreads, lagged = found
-    join = lambda x, last: jnp.concatenate([x, last[None]])  # noqa: E731
-    return join(smoothed, means[-1]), join(spreads, covs[-1]), lagged, worst
-
-
-def static_whitener(problem: Problem) -> Whitener | None:
-    """Decorrelate a static Q once for all steps."""
-    Q = problem.covariance
-    varies = Q[0].ndim > (1 if isinstance(Q, Diagonal) else 2)
-    return None if varies else whitener_of(Q)
