@@ -25,19 +25,22 @@ from elk_ssm.kalman.structure import Dense, to_dense, variances_of
 _LEAST = 3.0
 
 
-def has_exact_emissions(problem: Problem, covs: Array) -> Array:
+def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -> Array:
     """Whether an emission has next to no noise beside the variance that is left.
 
     Args:
         problem: a dense model and its data.
         covs: the filtered covariances, `(T, D, D)`.
+        ahead: whether to compare it with what was left one step before, too.
     """
     H, R = to_dense(problem.emission_weights), problem.emission_covariance
     variances = variances_of(R)
     if isinstance(R, Dense):
         H, (_, variances) = _over_time(whiten_emission, H, R.matrix)
     sizes = matvec(H * H, jnp.diagonal(covs, axis1=-2, axis2=-1))
-    enough = variances > rounding_of(sizes)
+    if ahead:
+        sizes = jnp.maximum(sizes, jnp.concatenate([sizes[:1], sizes[:-1]]))
+    enough = variances > jnp.abs(rounding_of(sizes))
     return jnp.any(problem.observed & ~enough)
 
 
@@ -53,7 +56,7 @@ def has_exact_dynamics(problem: Problem, covs: Array) -> Array:
     F = F if F.ndim == 2 else F[after]
     variances = variances if variances.ndim == 1 else variances[after]
     sizes = matvec(F * F, jnp.diagonal(before, axis1=-2, axis2=-1))
-    least = _LEAST * jnp.finfo(sizes.dtype).eps ** 0.5 * sizes
+    least = _LEAST * jnp.finfo(sizes.dtype).eps ** 0.5 * jnp.abs(sizes)
     return jnp.any(~(variances > least))
 
 

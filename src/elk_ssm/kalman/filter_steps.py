@@ -97,9 +97,14 @@ def filter_quickly(problem: Problem) -> tuple[Array, Array, Array]:
     """
     if problem.is_diagonal:
         return filter_sequential(problem)
-    found = filter_sequential(problem, update=condition)
+    return _unless_exact(problem, filter_sequential(problem, update=condition))
+
+
+def _unless_exact(
+    problem: Problem, found: tuple, ahead: bool = False
+) -> tuple[Array, Array, Array]:
     return lax.cond(
-        anywhere(has_exact_emissions(problem, found[1])),
+        anywhere(has_exact_emissions(problem, found[1], ahead=ahead)),
         lambda problem, _: filter_carefully(problem),
         lambda _, found: found,
         problem,
@@ -114,13 +119,18 @@ def filter_carefully(problem: Problem) -> tuple[Array, Array, Array]:
 
 
 def filter_associative(problem: Problem) -> tuple[Array, Array, Array]:
-    """Return the same by combining elements, then one step from every posterior."""
+    """Return the same by combining elements, then one step from every posterior.
+
+    Where an emission has next to no noise, the order in which evidence is taken in
+    decides on how much of it is left, and a dense model is filtered step after step.
+    """
     combined = prefix_scan(combine_of(problem), filter_elements(problem))
     before = (
         jnp.concatenate([zero[None], leaf[:-1]])
         for zero, leaf in zip(nothing_before(problem), (combined.b, combined.C))
     )
-    return refine(problem, *before)
+    found = refine(problem, *before)
+    return found if problem.is_diagonal else _unless_exact(problem, found, ahead=True)
 
 
 def combine_of(problem: Problem) -> Callable:

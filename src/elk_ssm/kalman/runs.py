@@ -20,8 +20,8 @@ float can hold: an almost exact observation does not swallow what others say abo
 directions that it leaves open.
 
 An exact observation of a state that is reached without noise, r = h'Qh = 0, is a
-constraint on x_i with infinite J. It is given a variance of `_EXACT` times the
-variance that h'x would have, were it as uncertain as the initial state or Q.
+constraint on x_i with infinite J. It is given the rounding of the variance that h'x
+would have, were it as uncertain as the initial state or Q, which leaves half the digits.
 
 The rows of all steps after t are the future as seen from z_t. Conditioning the filtered
 N(m_t, P_t) on them is the two-filter smoother (Fraser and Potter, 1969; Särkkä and
@@ -46,8 +46,6 @@ from elk_ssm.kalman.scalar_updates import (
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
 
 _UNROLLED = 8
-# Orthogonal transformations of rows with such weights still leave half the digits.
-_EXACT = 1.0
 
 
 class Run(NamedTuple):
@@ -72,7 +70,13 @@ def no_rows(like: Array) -> Array:
 
 
 def as_emission(rows: Array) -> Rows:
-    """Read rows `(D, D + 1)` as scalar observations with unit noise."""
+    """Read rows `(D, D + 1)` as scalar observations with unit noise.
+
+    The last row first: rows are triangular, so that one is about a single dimension.
+    In this order every scalar takes a fraction of the variance of the dimensions that
+    are still to come; in the other, the first one may cancel all of it but a rounding.
+    """
+    rows = rows[::-1]
     ones = jnp.ones_like(rows[:, -1])
     return Rows(rows[:, :-1], ones, rows[:, -1], ones > 0)
 
@@ -102,7 +106,7 @@ def condition_run(
     floors = jnp.zeros_like(emission.values)
     if scale is not None:
         size = jnp.sum(emission.weights**2, axis=-1)
-        tiny = _EXACT * jnp.finfo(b.dtype).eps ** 1.5
+        tiny = jnp.finfo(b.dtype).eps
         floors = lax.stop_gradient(tiny * scale * size)
 
     def take_in(carry, row):
@@ -111,7 +115,7 @@ def condition_run(
         g, a = project(C, h)
         a = jnp.where(a < 0, 0.0, a)
         r = jnp.where(a + r < floor, floor, r)
-        C, K, inverse = condition_row(C, g, a, r, ok)
+        C, K, inverse = condition_row(C, h, g, a, r, ok)
         back = jnp.sum(A * h[:, None], axis=0)
         error = z - jnp.sum(h * b)
         seen = jnp.append(back, error) * safe_sqrt(inverse)

@@ -167,7 +167,7 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
         mean, cov, log_density = carry
         h, r, z, ok = row
         g, a = project(cov, h)
-        cov, K, _ = condition_row(cov, g, a, r, ok)
+        cov, K, _ = condition_row(cov, h, g, a, r, ok)
         error = z - _dot(h, mean)
         log_density = log_density + _log_normal(error, a + r, ok)
         return (mean + K * error, cov, log_density)
@@ -193,21 +193,23 @@ def condition_carefully(
 
     def take_in(carry, row):
         mean, cov, log_density = carry
-        h, r, z, ok, floor = row
+        h, r, z, ok, floor, nothing = row
         g, a = project(cov, h)
         a = jnp.where(a < 0, 0.0, a)
-        known = (r <= 0) & (a <= floor)
+        known = (r <= 0) & (a <= nothing)
         r = jnp.where(a + r < floor, floor - a, r)
         s = jnp.where(known, 0.0, a + r)
-        new, K, _ = condition_row(cov, g, a, r, ok & ~known)
+        new, K, _ = condition_row(cov, h, g, a, r, ok & ~known)
         error = z - _dot(h, mean)
-        slack = slack_of(floor, jnp.abs(z) + _dot(jnp.abs(h), jnp.abs(mean)))
+        slack = slack_of(nothing, largest + _dot(jnp.abs(h), jnp.abs(mean)))
         log_density = log_density + log_normal(error, s, ok, slack)
         return (mean + K * error, new, log_density)
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
-    floors = rounding_of(matvec(rows.weights**2, jnp.diagonal(cov)))
-    rows_of_all = (*rows, floors)
+    # A decorrelated value may be the small difference of large ones.
+    largest = jnp.max(jnp.abs(jnp.where(rows.observed, rows.values, 0.0)), initial=0)
+    sizes = matvec(rows.weights**2, jnp.diagonal(cov))
+    rows_of_all = (*rows, rounding_of(sizes), nothing_of(sizes))
     mean, new, log_density = over_rows(take_in, start, rows_of_all, unrolled=unrolled)
     # The two sides of the diagonal round differently.
     return mean, _exact_zeros(cov, symmetrize(new), rows), log_density
@@ -227,7 +229,7 @@ def condition_backward(
     def take_in(carry, row):
         E, L = carry
         h, q, target = row
-        L, K, _ = condition_row(L, *project(L, h), q, True)
+        L, K, _ = condition_row(L, h, *project(L, h), q, True)
         return E + _outer(K, target - jnp.sum(E * h[:, None], axis=0)), L
 
     inverse = whitener.inverse
@@ -249,13 +251,18 @@ def rounding_of(size: Array) -> Array:
     return lax.stop_gradient(4 * jnp.finfo(size.dtype).eps * size)
 
 
+def nothing_of(size: Array) -> Array:
+    """Return what exact observations of ordinary condition may leave of a variance."""
+    return lax.stop_gradient(jnp.finfo(size.dtype).eps ** 0.75 * size)
+
+
 def project(cov: Array, h: Array) -> tuple[Array, Array]:
     """Return P h and h' P h, which rounding does not take below zero."""
     g = jnp.sum(cov * h, axis=-1)
     return g, _dot(h, g)
 
 
-def condition_row(cov, g, a, r, ok):
+def condition_row(cov, h, g, a, r, ok):
     """Condition a covariance on h'x + N(0, r), given g = P h and a = h'g.
 
     Returns:
@@ -264,30 +271,43 @@ def condition_row(cov, g, a, r, ok):
     s = a + r
     usable = ok & (s > 0)
     inverse = reciprocal(s, usable)
-    rank_one = _outer(g * reciprocal(a, usable & (a > 0)), g)
+    rank_one = _rank_one(cov, h, g, reciprocal(a, usable & (a > 0)))
     precise = r < a
     away = jnp.where(precise, 1.0, a * inverse) * usable
     back = jnp.where(precise, r * inverse, 0.0) * usable
     return (cov - away * rank_one) + back * rank_one, g * inverse, inverse
 
 
+def _rank_one(cov: Array, h: Array, g: Array, inverse: Array) -> Array:
+    """Return g g' / a; for h along an axis it has that row and column of P exactly.
+
+    Only its value is put right: as a function of h it is g g' / a all the same.
+    """
+    product = _outer(g * inverse, g)
+    axis = (h != 0) & (jnp.sum(h != 0) == 1)
+    off = jnp.where(axis[:, None] | axis, cov - product, 0.0)
+    return product + lax.stop_gradient(off)
+
+
 def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     """Clear the rows and columns of variances of which rounding alone is left.
 
-    Only noise-free scalars can take that much away: n noisy ones leave at least
-    1 / (1 / P_ii + sum_k h_ki^2 / r_k).
+    Only where a scalar without noise was conditioned on: others may leave a variance
+    that is small and right. So may noisy ones beside it, which do not take more from a
+    dimension than 1 / (1 / P_ii + sum_k h_ki^2 / r_k).
     """
+    exact = jnp.any(rows.observed & (rows.variances <= 0))
     noisy = rows.observed & (rows.variances > 0)
     seen = jnp.sum(rows.weights**2 * reciprocal(rows.variances, noisy)[:, None], axis=0)
     prior, left = jnp.diagonal(before), jnp.diagonal(after)
     by_noise = 2 * left * (1 + prior * seen) > prior
-    kept = (left > rounding_of(prior)) | by_noise
+    kept = (left > nothing_of(prior)) | by_noise | ~exact
     return jnp.where(kept[:, None] & kept, after, 0.0)
 
 
-def slack_of(floor, size):
+def slack_of(nothing: Array, size: Array) -> Array:
     """Return how far a known value may be off: by roundings of moments this large."""
-    return lax.stop_gradient(4 * safe_sqrt(floor) + 64 * rounding_of(size))
+    return lax.stop_gradient(safe_sqrt(nothing) + 64 * rounding_of(size))
 
 
 def _log_normal(error, variance, ok):

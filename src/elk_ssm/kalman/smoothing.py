@@ -210,20 +210,20 @@ def smooth_associative(problem: Problem, cross: bool) -> tuple:
     """Return the same from associative scans."""
     found = filter_associative(problem)
 
-    def carefully(problem: Problem, means: Array, covs: Array) -> tuple:
+    def everywhere(problem: Problem, means: Array, covs: Array) -> tuple:
         return _two_filter(look_back_everywhere(problem, means, covs), cross)
 
+    def one_by_one(problem: Problem, means: Array, covs: Array) -> tuple:
+        return _two_filter(look_back(problem, means, covs, no_future(problem)), cross)
+
     if problem.is_diagonal:
-        return (*found, *carefully(problem, *found[:2]))
-    exact = has_exact_emissions(problem, found[1])
-    smoothed = lax.cond(
-        anywhere(exact | has_exact_dynamics(problem, found[1])),
-        carefully,
-        partial(rauch_tung_striebel_everywhere, cross=cross),
-        problem,
-        *found[:2],
-    )
-    return (*found, *smoothed)
+        return (*found, *everywhere(problem, *found[:2]))
+    quickly = partial(rauch_tung_striebel_everywhere, cross=cross)
+    emissions = anywhere(has_exact_emissions(problem, found[1], ahead=True))
+    dynamics = anywhere(has_exact_dynamics(problem, found[1]))
+    which = jnp.where(emissions, 2, jnp.where(dynamics, 1, 0))
+    ways = quickly, everywhere, one_by_one
+    return (*found, *lax.switch(which, ways, problem, *found[:2]))
 
 
 def _two_filter(found: tuple, cross: bool) -> tuple[Array, Array, Array | None]:
