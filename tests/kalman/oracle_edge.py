@@ -11,7 +11,7 @@ EPS = np.finfo(REAL).eps
 
 
 def decorrelate(R):
-    """Unit lower triangular W and variances d with W R W' = diag(d); R may be singular."""
+    """Unit lower triangular W and d with W R W' = diag(d); R may be singular."""
     W, A = np.eye(len(R), dtype=REAL), R.copy()
     for k in range(len(R)):
         if A[k, k] <= 100 * EPS * R[k, k]:

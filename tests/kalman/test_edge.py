@@ -93,13 +93,16 @@ def lowest(covs):
 
 @pytest.fixture(scope="module")
 def cases():
-    """The models, and what is right. Where an exact emission has a millionth of its
-    variance left, rounding decides on whether it has any; those are not asked for."""
+    """The models, and what is right.
+
+    Where an exact emission has a millionth of its variance left, rounding decides on
+    whether it has any; those are not asked for.
+    """
     rng = np.random.default_rng(7)
-    drawn = [draw(rng) for _ in range(200)]
+    drawn = [draw(rng) for _ in range(120)]
     pairs = [(case, oracle_edge.smooth(*case)) for case in drawn]
     decided = [(case, right[:5]) for case, right in pairs if right[5] > 1e-6]
-    assert len(decided) > 180
+    assert len(decided) > 110
     return decided
 
 
@@ -114,7 +117,7 @@ def grid(request, cases):
 def test_moments_are_those_of_long_double(grid):
     errors = np.array([[off(*both) for both in zip(*pair)][:4] for pair in zip(*grid)])
     # Exact observations of a future without noise are known to half the digits.
-    bounds = [1e-9, 1e-9, 1e-6, 1e-6]
+    bounds = [1e-8, 1e-8, 1e-6, 1e-6]
     assert np.sum(~(errors < bounds)) == 0
     assert np.mean(errors < 1e-8) > 0.95
 
@@ -126,8 +129,8 @@ def test_likelihoods_have_one_rule(grid):
 
 def test_covariances_are_positive_semidefinite(grid):
     low = np.array([[lowest(covs[1]), lowest(covs[3])] for covs in grid[0]])
-    # The filter's up to the rounding of an eigenvalue.
-    assert np.sum(~(low > [-1e-15, -1e-11])) == 0
+    # Up to roundings, the smoother's of exact observations weighted by 1 / sqrt(eps).
+    assert np.sum(~(low > [-1e-13, -1e-9])) == 0
 
 
 def test_contradicted_exact_emissions_are_impossible():
@@ -194,8 +197,8 @@ def test_dynamics_without_noise(x64, backend):
     found = run(tuple(map(jnp.asarray, arrays)), backend)
     right = oracle_edge.smooth(*arrays)
     assert max(off(*both) for both in zip(found[:4], right)) < 1e-12
-    diagonal = LGSSM(jnp.ones(1), *(ScaledIdentity(x) for x in (1.0, 0.5, 0.0, 1.0, 1.0)),
-                     dynamics_bias=jnp.ones(1))  # fmt: skip
+    numbers = (ScaledIdentity(x) for x in (1.0, 0.5, 0.0, 1.0, 1.0))
+    diagonal = LGSSM(jnp.ones(1), *numbers, dynamics_bias=jnp.ones(1))
     small = lgssm_smoother(diagonal, jnp.asarray(y), backend=backend)
     dense = diagonal._replace(dynamics_weights=jnp.full((1, 1), 0.5))
     large = lgssm_smoother(dense, jnp.asarray(y), backend=backend)

@@ -1,4 +1,4 @@
-r"""Which models the quick arithmetic is not accurate for, seen from the filtered moments.
+r"""Which models the quick arithmetic is not accurate for, by their filtered moments.
 
 *Filter.* The variance h'Ph + r of an innovation has a relative error of about
 eps sum_i h_i^2 P_ii / (h'Ph + r). Where r alone is above the rounding of the sum, all
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.scalar_updates import rounding_of, whiten_emission, whitener_of
+from elk_ssm.kalman.roundings import rounding_of
+from elk_ssm.kalman.scalar_updates import whiten_emission, whitener_of
 from elk_ssm.kalman.small_linalg import matmul, matvec
 from elk_ssm.kalman.structure import Dense, to_dense, variances_of
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from elk_ssm.kalman.elements import FilterElement
-from elk_ssm.kalman.scalar_updates import Rows, log_normal, reciprocal, slack_of
+from elk_ssm.kalman.roundings import log_normal, reciprocal, slack_of
+from elk_ssm.kalman.scalar_updates import Rows
 
 
 def condition_diagonal(

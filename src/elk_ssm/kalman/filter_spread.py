@@ -23,7 +23,7 @@ from elk_ssm.kalman.filter_steps import (
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.mesh import Spread, on_mesh
 from elk_ssm.kalman.runs import no_run
-from elk_ssm.kalman.spread import Steps, enter, join, no_steps, prefixes, previous
+from elk_ssm.kalman.spread import enter, join, no_steps, prefixes, previous
 from elk_ssm.kalman.structure import Dense
 from elk_ssm.kalman.time_axis import TimeAxis
 
@@ -75,7 +75,7 @@ def _varies(name: str, x: Any) -> bool:
 
 def filter_piece(
     axis: TimeAxis, problem: Problem, backend: Backend
-) -> tuple[Steps, Moments, tuple[Array, Array, Array]]:
+) -> tuple[Any, Moments, tuple[Array, Array, Array]]:
     """Filter this device's piece of a series.
 
     Returns:
@@ -90,7 +90,8 @@ def filter_piece(
         return whole, start, filter_sequential(problem, start)
 
     def associative(problem: Problem) -> tuple:
-        up_to = prefixes(filter_elements(problem))
+        elements: Any = filter_elements(problem)
+        up_to = prefixes(elements)
         whole = jax.tree.map(lambda x: x[-1], up_to)
         entered = enter(axis, whole, "associative")
         joined, start = join(entered, up_to), (entered.b, entered.C)
@@ -100,11 +101,11 @@ def filter_piece(
     return by_backend(backend, sequential, associative, problem)
 
 
-def _compose(problem: Problem) -> Steps:
+def _compose(problem: Problem) -> Any:
     """Reduce all steps of this device to one element."""
     combine, whole = combine_of(problem), static_emission(problem)
 
-    def append(run: Steps, index: Array) -> tuple[Steps, None]:
+    def append(run: Any, index: Array) -> tuple[Any, None]:
         return combine(run, filter_element(problem, whole, index)), None
 
     like = problem.initial_mean

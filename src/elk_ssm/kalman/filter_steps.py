@@ -81,7 +81,8 @@ def filter_sequential(
     whole = static_emission(problem)
 
     def step(carry, index):
-        mean, cov, term = filter_step(problem, whole, index, *carry, update)
+        before, spread = carry
+        mean, cov, term = filter_step(problem, whole, index, before, spread, update)
         return (mean, cov), (mean, cov, term)
 
     start = nothing_before(problem) if start is None else start
@@ -134,7 +135,7 @@ def filter_associative(problem: Problem) -> tuple[Array, Array, Array]:
 
 
 def combine_of(problem: Problem) -> Callable:
-    """Return what joins two neighbouring elements, in batches, the earlier one first."""
+    """Return what joins two neighbouring elements, the earlier one first."""
     return combine_filter_diagonal if problem.is_diagonal else combine_runs
 
 

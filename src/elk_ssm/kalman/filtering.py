@@ -68,7 +68,8 @@ def lgssm_filter(
     """Filter a series: p(z_t | y_{0:t}) for every t, and the marginal likelihood.
 
     Särkkä and García-Fernández (2021), section IV, for the parallel form; Kalman's
-    update, one scalar at a time, for the arithmetic.
+    update, one scalar at a time, for the arithmetic. Covariances may be singular; see
+    `lgssm_log_likelihood` for exact emissions and diffuse priors.
 
     Args:
         model: the model.

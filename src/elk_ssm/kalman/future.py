@@ -57,8 +57,6 @@ def link(
     whole: WhitenedEmission | None,
     step: Array,
     future: Evidence,
-    *,
-    unrolled: bool = True,
 ) -> tuple[Link, Evidence]:
     """Return the link into a step, and the future as seen from the step before it.
 
@@ -67,16 +65,15 @@ def link(
         whole: its decorrelated emission, if static.
         step: t.
         future: what y_{t+1:T-1} say about z_t.
-        unrolled: whether to write loops over small dimensions out.
     """
     transition, scale = transition_into(problem, step), scale_of(problem, step)
     emission = rows_of(problem, whole, step)
     if problem.is_diagonal:
         here = condition_element_diagonal(*transition, emission, scale)
         return _link_diagonal(here, *future)
-    run, own = condition_run(*transition, emission, scale, unrolled=unrolled)
-    run, later = condition_run(*run, as_emission(future), unrolled=unrolled)
-    return Link(*run), compress(jnp.concatenate([own, later]), unrolled=unrolled)
+    run, own = condition_run(*transition, emission, scale)
+    run, later = condition_run(*run, as_emission(future))
+    return Link(*run), compress(jnp.concatenate([own, later]))
 
 
 def _link_diagonal(
@@ -93,14 +90,12 @@ def see(
     mean: Array,
     cov: Array,
     future: Evidence,
-    *,
-    unrolled: bool = True,
 ) -> tuple[Array, Array]:
     """Condition filtered moments on the future."""
     if problem.is_diagonal:
         return condition_evidence_diagonal(mean, cov, *future)
     emission = as_emission(future)
-    return condition_carefully(mean, cov, emission, unrolled=unrolled)[:2]
+    return condition_carefully(mean, cov, emission, unrolled=False)[:2]
 
 
 def no_future(problem: Problem) -> Evidence:
@@ -126,12 +121,11 @@ def look_back(
         smoothed mean and covariance and A of the link into it.
     """
     whole = static_emission(problem)
-    unrolled = problem.is_diagonal
 
     def step(future: Evidence, filtered: tuple) -> tuple[Evidence, tuple]:
         index, mean, cov = filtered
-        smoothed = see(problem, mean, cov, future, unrolled=unrolled)
-        into, before = link(problem, whole, index, future, unrolled=unrolled)
+        smoothed = see(problem, mean, cov, future)
+        into, before = link(problem, whole, index, future)
         return before, (*smoothed, into.A)
 
     entries = jnp.arange(problem.num_steps), means, covs
@@ -190,10 +184,10 @@ def later_run(problem: Problem, axis: TimeAxis, whole: Any, backend: Backend) ->
 
 def links_sequential(problem: Problem) -> Link:
     """Return the links into every step by one scan; that into step 0 has A = 0."""
-    whole, unrolled = static_emission(problem), problem.is_diagonal
+    whole = static_emission(problem)
 
     def step(future: Evidence, index: Array) -> tuple[Evidence, Link]:
-        into, before = link(problem, whole, index, future, unrolled=unrolled)
+        into, before = link(problem, whole, index, future)
         return before, into
 
     steps = jnp.arange(problem.num_steps)

@@ -1,8 +1,11 @@
 r"""The Rauch-Tung-Striebel smoother of dense models, sequential or parallel in time.
 
 Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
-where m^p is the predicted mean, and E_t, L_t come from conditioning N(m_t, P_t) on
-z_{t+1} (see `scalar_updates`). With E_{T-1} = 0 and L_{T-1} = P_{T-1},
+where m^p is the predicted mean. z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
+observations of z_t, so E_t, L_t come from conditioning N(m_t, P_t) on them by D small
+steps (see `scalar_updates`), and no difference of two nearly equal smoothed and
+predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
+With E_{T-1} = 0 and L_{T-1} = P_{T-1},
 
     m^s_t = m_t + E_t (m^s_{t+1} - m^p_{t+1})
     P^s_t = E_t P^s_{t+1} E_t' + L_t
@@ -27,7 +30,13 @@ from elk_ssm.kalman.elements import SmootherElement, combine_smoother_dense
 from elk_ssm.kalman.filter_steps import transition_into
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.prefix import prefix_scan
-from elk_ssm.kalman.scalar_updates import Whitener, condition_backward, whitener_of
+from elk_ssm.kalman.scalar_updates import (
+    Whitener,
+    condition_row,
+    over_rows,
+    project,
+    whitener_of,
+)
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
 from elk_ssm.kalman.structure import Dense, Diagonal
 
@@ -78,9 +87,32 @@ def _backward(
     """Return E, the predicted mean of the next step, and L; at the end, 0 and P."""
     last = step == problem.num_steps - 1
     F, c, Q = transition_into(problem, jnp.minimum(step + 1, problem.num_steps - 1))
-    E, L = condition_backward(cov, F, whitener or whitener_of(Dense(Q)))
+    E, L = _condition_backward(cov, F, whitener or whitener_of(Dense(Q)))
     predicted = matvec(F, mean) + c
     return jnp.where(last, 0.0, E), predicted, jnp.where(last, cov, L)
+
+
+def _condition_backward(
+    cov: Array, weights: Array, whitener: Whitener
+) -> tuple[Array, Array]:
+    """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
+
+    Args:
+        cov: the filtered covariance at t, `(D, D)`.
+        weights: F into t + 1, `(D, D)`.
+        whitener: that of Q into t + 1.
+    """
+
+    def take_in(carry, row):
+        E, L = carry
+        h, q, target = row
+        L, K, _ = condition_row(L, h, *project(L, h), q, True)
+        return E + K[:, None] * (target - jnp.sum(E * h[:, None], axis=0)), L
+
+    inverse = whitener.inverse
+    rows = (matmul(inverse, weights), whitener.variances, inverse)
+    E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
+    return E, symmetrize(L)
 
 
 def _static_whitener(problem: Problem) -> Whitener | None:

@@ -21,7 +21,7 @@ directions that it leaves open.
 
 An exact observation of a state that is reached without noise, r = h'Qh = 0, is a
 constraint on x_i with infinite J. It is given the rounding of the variance that h'x
-would have, were it as uncertain as the initial state or Q, which leaves half the digits.
+would have, were it as uncertain as the initial state or Q: half the digits are left.
 
 The rows of all steps after t are the future as seen from z_t. Conditioning the filtered
 N(m_t, P_t) on them is the two-filter smoother (Fraser and Potter, 1969; Särkkä and
@@ -35,17 +35,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.scalar_updates import (
-    Rows,
-    condition_row,
-    over_rows,
-    project,
-    reciprocal,
-    safe_sqrt,
-)
+from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
+from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
-
-_UNROLLED = 8
 
 
 class Run(NamedTuple):
@@ -87,8 +79,6 @@ def condition_run(
     C: Array,
     emission: Rows,
     scale: Array | None = None,
-    *,
-    unrolled: bool = True,
 ) -> tuple[tuple[Array, Array, Array], Array]:
     """Condition x_j = A x_i + b + N(0, C) on scalar observations of x_j.
 
@@ -122,11 +112,11 @@ def condition_run(
         return (A - K[:, None] * back, b + K * error, C), seen
 
     run, rows = (A, b, C), (*emission, floors)
-    (A, b, C), rows = over_rows(take_in, run, rows, True, unrolled)
+    (A, b, C), rows = over_rows(take_in, run, rows, collect=True, unrolled=False)
     return (A, b, symmetrize(C)), rows
 
 
-def compress(rows: Array, *, unrolled: bool = True) -> Array:
+def compress(rows: Array) -> Array:
     """Turn `(n, D + 1)` rows of unit noise into D that say the same, n at least D.
 
     Householder's transformations, column after column. The last column of what is left
@@ -143,11 +133,8 @@ def compress(rows: Array, *, unrolled: bool = True) -> Array:
         beta = reciprocal(square + jnp.abs(pivot) * length, square > 0)
         return table - v[:, None] * (beta * jnp.sum(v[:, None] * table, axis=0))
 
-    if size > _UNROLLED or not unrolled:
-        rows = lax.fori_loop(0, size, clear, rows)
-    else:
-        for k in range(size):
-            rows = clear(k, rows)
+    # A loop: written out, the program takes the compiler twice as long.
+    rows = lax.fori_loop(0, size, clear, rows)
     return rows[:size]
 
 

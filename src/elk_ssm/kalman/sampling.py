@@ -18,7 +18,8 @@ from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.future import links_associative, links_sequential
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.scalar_updates import safe_sqrt, square_root
+from elk_ssm.kalman.roundings import safe_sqrt
+from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.small_linalg import matvec
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 

@@ -19,12 +19,9 @@ differently; XLA's fused multiply-adds do.)
 Correlated noise is first decorrelated by R = L diag(d) L', L unit lower triangular,
 which allows zero variances where a Cholesky factor would not.
 
-The same update gives the smoother: z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
-observations of z_t, so p(z_t | z_{t+1}, y_{0:t}) = N(m + E (z_{t+1} - F m - c), L) with
-an L that is reached by D small steps, and no difference of two nearly equal smoothed
-and predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
-
-A scalar whose variance s is zero is known already and teaches nothing: K = 0.
+A noise-free scalar whose variance is zero, or what rounding left of one, is known
+already: K = 0, and its density is that on the observed subspace (see `roundings`).
+`condition` does not look for such scalars, `condition_carefully` does.
 """
 
 from typing import NamedTuple
@@ -32,6 +29,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from elk_ssm.kalman.roundings import (
+    log_normal,
+    nothing_of,
+    reciprocal,
+    regular_log_normal,
+    rounding_of,
+    safe_sqrt,
+    slack_of,
+)
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 
@@ -169,7 +175,7 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
         g, a = project(cov, h)
         cov, K, _ = condition_row(cov, h, g, a, r, ok)
         error = z - _dot(h, mean)
-        log_density = log_density + _log_normal(error, a + r, ok)
+        log_density = log_density + regular_log_normal(error, a + r, ok)
         return (mean + K * error, cov, log_density)
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
@@ -215,45 +221,12 @@ def condition_carefully(
     return mean, _exact_zeros(cov, symmetrize(new), rows), log_density
 
 
-def condition_backward(
-    cov: Array, weights: Array, whitener: Whitener
-) -> tuple[Array, Array]:
-    """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
-
-    Args:
-        cov: the filtered covariance at t, `(D, D)`.
-        weights: F into t + 1, `(D, D)`.
-        whitener: that of Q into t + 1.
-    """
-
-    def take_in(carry, row):
-        E, L = carry
-        h, q, target = row
-        L, K, _ = condition_row(L, h, *project(L, h), q, True)
-        return E + _outer(K, target - jnp.sum(E * h[:, None], axis=0)), L
-
-    inverse = whitener.inverse
-    rows = (matmul(inverse, weights), whitener.variances, inverse)
-    E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
-    return E, symmetrize(L)
-
-
 def whitener_of(covariance: Operator) -> Whitener:
     """Return the `Whitener` of one step's covariance, trivial if it is diagonal."""
     if isinstance(covariance, Dense):
         return whiten(covariance.matrix)
     diagonal = covariance.diagonal
     return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
-
-
-def rounding_of(size: Array) -> Array:
-    """Return what a sum of terms that add up to `size` is certain to."""
-    return lax.stop_gradient(4 * jnp.finfo(size.dtype).eps * size)
-
-
-def nothing_of(size: Array) -> Array:
-    """Return what exact observations of ordinary condition may leave of a variance."""
-    return lax.stop_gradient(jnp.finfo(size.dtype).eps ** 0.75 * size)
 
 
 def project(cov: Array, h: Array) -> tuple[Array, Array]:
@@ -303,40 +276,6 @@ def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     by_noise = 2 * left * (1 + prior * seen) > prior
     kept = (left > nothing_of(prior)) | by_noise | ~exact
     return jnp.where(kept[:, None] & kept, after, 0.0)
-
-
-def slack_of(nothing: Array, size: Array) -> Array:
-    """Return how far a known value may be off: by roundings of moments this large."""
-    return lax.stop_gradient(safe_sqrt(nothing) + 64 * rounding_of(size))
-
-
-def _log_normal(error, variance, ok):
-    safe = jnp.where(ok, variance, 1.0)
-    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
-    return jnp.where(ok, density, 0.0)
-
-
-def log_normal(error: Array, variance: Array, ok: Array, slack: Array) -> Array:
-    """Return log N(error; 0, variance), and 0 for what is not observed.
-
-    Without variance it is the density on the observed subspace: 0 where the error is
-    at most `slack`, and -inf where the value contradicts what is known.
-    """
-    regular = ok & (variance > 0)
-    safe = jnp.where(regular, variance, 1.0)
-    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
-    contradicts = ok & (variance <= 0) & (jnp.abs(error) > slack)
-    return jnp.where(regular, density, jnp.where(contradicts, -jnp.inf, 0.0))
-
-
-def safe_sqrt(value: Array) -> Array:
-    """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""
-    return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
-
-
-def reciprocal(value, ok):
-    """1 / value where ok, else 0, with a derivative that is finite everywhere."""
-    return jnp.where(ok, 1.0 / jnp.where(ok, value, 1.0), 0.0)
 
 
 def over_rows(take_in, carry, rows, collect=False, unrolled=True):

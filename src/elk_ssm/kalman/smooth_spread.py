@@ -47,13 +47,13 @@ def smooth_pieces(
     """Return of this device's piece what `smooth_on_mesh` does, the likelihood last."""
     whole, entered, (means, covs, terms) = filter_piece(axis, problem, backend)
 
-    def sequential(*filtered: Array) -> tuple:
+    def sequential(means: Array, covs: Array) -> tuple:
         later = later_run(problem, axis, whole, "sequential")
-        return look_back(problem, *filtered, evidence_of(later))
+        return look_back(problem, means, covs, evidence_of(later))
 
-    def associative(*filtered: Array) -> tuple:
+    def associative(means: Array, covs: Array) -> tuple:
         later = later_run(problem, axis, whole, "associative")
-        return look_back_everywhere(problem, *filtered, later)
+        return look_back_everywhere(problem, means, covs, later)
 
     run = by_backend(backend, sequential, associative, means, covs)
     before, (smoothed, spreads, links) = run
