@@ -265,9 +265,8 @@ def _rank_one(cov: Array, h: Array, g: Array, inverse: Array) -> Array:
 def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     """Clear the rows and columns of variances of which rounding alone is left.
 
-    Only where a scalar without noise was conditioned on: others may leave a variance
-    that is small and right. So may noisy ones beside it, which do not take more from a
-    dimension than 1 / (1 / P_ii + sum_k h_ki^2 / r_k).
+    Only beside a scalar without noise: others may leave a variance that is small and
+    right, no smaller than 1 / (1 / P_ii + sum_k h_ki^2 / r_k).
     """
     exact = jnp.any(rows.observed & (rows.variances <= 0))
     noisy = rows.observed & (rows.variances > 0)
@@ -275,7 +274,9 @@ def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     prior, left = jnp.diagonal(before), jnp.diagonal(after)
     by_noise = 2 * left * (1 + prior * seen) > prior
     kept = (left > nothing_of(prior)) | by_noise | ~exact
-    return jnp.where(kept[:, None] & kept, after, 0.0)
+    # Only the value: more noise than none would still be left.
+    gone = jnp.where(kept[:, None] & kept, 0.0, after)
+    return after - lax.stop_gradient(gone)
 
 
 def over_rows(take_in, carry, rows, collect=False, unrolled=True):
