@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.lgssm import LGSSM, Problem, emission_dim, emission_offsets, pose
-from elk_ssm.kalman.scalar_updates import safe_sqrt, square_root
+from elk_ssm.kalman.roundings import safe_sqrt
+from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step, to_dense
 
 

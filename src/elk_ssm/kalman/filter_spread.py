@@ -1,10 +1,7 @@
 r"""The Kalman filter with time spread over the devices of a mesh axis.
 
 Every device reduces its steps to one element, takes what enters from the others, and
-filters its own steps from there; see `spread`. A step appended to a run of steps is
-
-    A <- F A,  b <- F b + c,  C <- F C F' + Q       predict, as a function of x_entering
-    condition each scalar of y                      which adds to eta and J
+filters its own steps from there; see `spread`.
 """
 
 from collections.abc import Callable
@@ -15,23 +12,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.elements import FilterElement
 from elk_ssm.kalman.filter_steps import (
+    combine_of,
+    filter_element,
     filter_elements,
     filter_sequential,
-    propagate,
     refine,
-    rows_of,
     static_emission,
-    transition_into,
 )
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.mesh import Spread, on_mesh
-from elk_ssm.kalman.scalar_updates import (
-    condition_element,
-    condition_element_diagonal,
-)
-from elk_ssm.kalman.small_linalg import matmul
+from elk_ssm.kalman.runs import no_run
 from elk_ssm.kalman.spread import enter, join, no_steps, prefixes, previous
 from elk_ssm.kalman.structure import Dense
 from elk_ssm.kalman.time_axis import TimeAxis
@@ -45,7 +36,7 @@ def filter_on_mesh(
     """Return the log likelihood, and the filtered means and covariances."""
 
     def piece(problem: Problem) -> tuple[Any, Array]:
-        _, (means, covs, terms) = filter_piece(spread.axis, problem, backend)
+        *_, (means, covs, terms) = filter_piece(spread.axis, problem, backend)
         return (means, covs), spread.axis.total(jnp.sum(terms))
 
     (means, covs), evidence = run_pieces(spread, piece, problem)
@@ -84,41 +75,39 @@ def _varies(name: str, x: Any) -> bool:
 
 def filter_piece(
     axis: TimeAxis, problem: Problem, backend: Backend
-) -> tuple[Moments, tuple[Array, Array, Array]]:
+) -> tuple[Any, Moments, tuple[Array, Array, Array]]:
     """Filter this device's piece of a series.
 
     Returns:
-        The moments before its first step; its means, covariances and likelihood terms.
+        Its steps as one element; the moments before its first step; its means,
+        covariances and likelihood terms.
     """
 
-    def sequential(problem: Problem) -> tuple[Moments, tuple[Array, Array, Array]]:
-        entered = enter(axis, _compose(problem), "sequential")
+    def sequential(problem: Problem) -> tuple:
+        whole = _compose(problem)
+        entered = enter(axis, whole, "sequential")
         start = entered.b, entered.C
-        return start, filter_sequential(problem, start)
+        return whole, start, filter_sequential(problem, start)
 
-    def associative(problem: Problem) -> tuple[Moments, tuple[Array, Array, Array]]:
-        up_to = prefixes(filter_elements(problem))
+    def associative(problem: Problem) -> tuple:
+        elements: Any = filter_elements(problem)
+        up_to = prefixes(elements)
         whole = jax.tree.map(lambda x: x[-1], up_to)
         entered = enter(axis, whole, "associative")
         joined, start = join(entered, up_to), (entered.b, entered.C)
         before = previous(start, (joined.b, joined.C))
-        return start, refine(problem, *before)
+        return whole, start, refine(problem, *before)
 
     return by_backend(backend, sequential, associative, problem)
 
 
-def _compose(problem: Problem) -> FilterElement:
+def _compose(problem: Problem) -> Any:
     """Reduce all steps of this device to one element."""
-    emission, diagonal = static_emission(problem), problem.is_diagonal
-    update = condition_element_diagonal if diagonal else condition_element
+    combine, whole = combine_of(problem), static_emission(problem)
 
-    def append(run: FilterElement, index: Array) -> tuple[FilterElement, None]:
-        transition = transition_into(problem, index)
-        F = transition.weights
-        pushed = F * run.A if diagonal else matmul(F, run.A)
-        mean, cov = propagate(transition, run.b, run.C)
-        new = update(pushed, mean, cov, rows_of(problem, emission, index))
-        return new._replace(eta=run.eta + new.eta, J=run.J + new.J), None
+    def append(run: Any, index: Array) -> tuple[Any, None]:
+        return combine(run, filter_element(problem, whole, index)), None
 
-    empty = no_steps(problem.initial_mean, diagonal=diagonal)
+    like = problem.initial_mean
+    empty = no_steps(like, diagonal=True) if problem.is_diagonal else no_run(like)
     return lax.scan(append, empty, jnp.arange(problem.num_steps))[0]

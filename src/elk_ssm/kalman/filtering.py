@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.filter_spread import filter_on_mesh
-from elk_ssm.kalman.filter_steps import filter_associative, filter_sequential
+from elk_ssm.kalman.filter_steps import filter_associative, filter_quickly
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator
@@ -68,7 +68,8 @@ def lgssm_filter(
     """Filter a series: p(z_t | y_{0:t}) for every t, and the marginal likelihood.
 
     Särkkä and García-Fernández (2021), section IV, for the parallel form; Kalman's
-    update, one scalar at a time, for the arithmetic.
+    update, one scalar at a time, for the arithmetic. Covariances may be singular; see
+    `lgssm_log_likelihood` for exact emissions and diffuse priors.
 
     Args:
         model: the model.
@@ -118,6 +119,6 @@ def filter_problem(
         evidence, means, covs = filter_on_mesh(problem, backend, spread)
         return FilterPosterior(evidence, means, wrap(covs))
     means, covs, terms = by_backend(
-        backend, filter_sequential, filter_associative, problem
+        backend, filter_quickly, filter_associative, problem
     )
     return FilterPosterior(jnp.sum(terms), means, wrap(covs))

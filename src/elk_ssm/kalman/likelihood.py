@@ -25,6 +25,18 @@ def lgssm_log_likelihood(
 ) -> Array:
     """Return log p(y_{0:T-1}), the states integrated out.
 
+    **Exact emissions.** A value without noise (a singular R, or R = 0) whose predicted
+    variance is zero is known already. It contributes the density on the observed
+    subspace: a factor of one where it agrees with what is known, up to rounding, and
+    zero, a log likelihood of -inf, where it contradicts it. Zero means less than
+    eps^(3/4) of the variance of the state (6e-6 in float32, 2e-12 in float64). The
+    rule is the same for both backends; under a mesh, R = 0 together with Q = 0 keeps
+    half the digits.
+
+    **Diffuse priors.** A prior variance of 1e12 is a number like others and costs as
+    many digits: about twelve of the sixteen of float64. Prefer a few times what the
+    data span.
+
     Args:
         model: the model.
         emissions: `(T, E)`, NaN where missing.

@@ -1,27 +1,26 @@
 r"""Samples of whole trajectories from the posterior.
 
-Backwards in time, with E_t, L_t of the smoother (see `smoothing`) and the filtered
-mean m_t as the origin, e_t = z_t - m_t obeys
+Given what follows, the states are a Markov chain that runs forwards (see `future`),
 
-    e_t = E_t e_{t+1} + E_t (m_{t+1} - m^p_{t+1}) + N(0, L_t),      E_{T-1} = 0
+    z_t = A_t z_{t-1} + b_t + N(0, C_t),      A_0 = 0,
 
-an affine recurrence, run by a scan of either kind. E_t, L_t and a square root of L_t
-do not depend on the sample and are computed once for all of them.
+whose links come from one pass backwards over the data and do not depend on the sample.
+The draw is then an affine recurrence, run by a scan of either kind. No covariance is
+inverted, so F and Q may be singular.
 """
 
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.backend import Backend, check_backend
-from elk_ssm.kalman.filtering import filter_problem
+from elk_ssm.kalman.backend import Backend, by_backend, check_backend
+from elk_ssm.kalman.future import links_associative, links_sequential
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.scalar_updates import safe_sqrt, square_root
+from elk_ssm.kalman.roundings import safe_sqrt
+from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.smoothing import backward_step, static_whitener
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 
 
@@ -37,7 +36,7 @@ def lgssm_sample(
 ) -> Array:
     """Draw trajectories from p(z_{0:T-1} | y_{0:T-1}).
 
-    Forward filtering, backward sampling (Frühwirth-Schnatter, 1994).
+    Backward filtering, forward sampling; Frühwirth-Schnatter (1994) with time reversed.
 
     Args:
         key: a JAX random key.
@@ -73,31 +72,18 @@ def lgssm_sample(
 @partial(jax.jit, static_argnames=("count", "backend"))
 def sample_problem(key: Array, problem: Problem, count: int, backend: Backend) -> Array:
     """Sample the states of a model that has been posed against its data."""
-    _, means, covs = filter_problem(problem, backend)
-    gains, drift, roots = _backward(problem, means, covs[0])
-    shape = (count, *means.shape)
-    noise = jax.random.normal(key, shape, means.dtype)
-    shocks = drift + (roots * noise if problem.is_diagonal else matvec(roots, noise))
-    run = partial(affine_scan, gains, backend=backend)
-    # affine_scan runs forwards, so time is turned round.
-    return means + jax.vmap(lambda shock: run(shock[::-1])[::-1])(shocks)
-
-
-def _backward(
-    problem: Problem, means: Array, covs: Array
-) -> tuple[Operator, Array, Array]:
-    """Return E with time reversed, the drift, and the square roots of L."""
-    whitener = static_whitener(problem)
-
-    def one(inputs):
-        index, mean, cov, mean_next = inputs
-        E, predicted, L = backward_step(problem, whitener, index, mean, cov)
-        if problem.is_diagonal:
-            return E, E * (mean_next - predicted), safe_sqrt(L)
-        return E, matvec(E, mean_next - predicted), square_root(L)
-
-    following = jnp.concatenate([means[1:], means[-1:]])
-    steps = jnp.arange(problem.num_steps)
-    E, drift, roots = jax.vmap(one)((steps, means, covs, following))
+    links = by_backend(backend, links_sequential, links_associative, problem)
     wrap = Diagonal if problem.is_diagonal else Dense
-    return wrap(E[::-1]), drift, roots
+    return _draw(key, wrap(links.A), links.b, links.C, count, backend)
+
+
+def _draw(
+    key: Array, A: Operator, means: Array, covs: Array, count: int, backend: Backend
+) -> Array:
+    noise = jax.random.normal(key, (count, *means.shape), means.dtype)
+    if isinstance(A, Diagonal):
+        shocks = safe_sqrt(covs) * noise
+    else:
+        shocks = matvec(jax.vmap(square_root)(covs), noise)
+    run = partial(affine_scan, A, backend=backend)
+    return jax.vmap(run)(means + shocks)

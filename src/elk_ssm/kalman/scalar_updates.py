@@ -19,12 +19,9 @@ differently; XLA's fused multiply-adds do.)
 Correlated noise is first decorrelated by R = L diag(d) L', L unit lower triangular,
 which allows zero variances where a Cholesky factor would not.
 
-The same update gives the smoother: z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
-observations of z_t, so p(z_t | z_{t+1}, y_{0:t}) = N(m + E (z_{t+1} - F m - c), L) with
-an L that is reached by D small steps, and no difference of two nearly equal smoothed
-and predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
-
-A scalar whose variance s is zero is known already and teaches nothing: K = 0.
+A noise-free scalar whose variance is zero, or what rounding left of one, is known
+already: K = 0, and its density is that on the observed subspace (see `roundings`).
+`condition` does not look for such scalars, `condition_carefully` does.
 """
 
 from typing import NamedTuple
@@ -32,7 +29,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.elements import FilterElement
+from elk_ssm.kalman.roundings import (
+    log_normal,
+    nothing_of,
+    reciprocal,
+    regular_log_normal,
+    rounding_of,
+    safe_sqrt,
+    slack_of,
+)
 from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 
@@ -68,17 +73,20 @@ def whiten(covariance: Array) -> Whitener:
 
     def clear(k, table):
         pivot = table[k, k]
-        factors = table[:, k] * _reciprocal(pivot, pivot > 0)
+        factors = table[:, k] * reciprocal(pivot, pivot > least[k])
         below = jnp.where(rows > k, factors, 0.0)
         return table - below[:, None] * table[k]
 
+    least = rounding_of(jnp.diagonal(covariance))
     table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
     if size <= _UNROLLED_ELIMINATION:
         for k in range(size):
             table = clear(k, table)
     else:
         table = lax.fori_loop(0, size, clear, table)
-    variances = jnp.maximum(jnp.diagonal(table), 0.0)
+    variances = jnp.diagonal(table)
+    # Not `maximum`, whose derivative at a variance of zero is a half.
+    variances = jnp.where(variances < least, 0.0, variances)
     return Whitener(table[:, size:], variances)
 
 
@@ -93,7 +101,7 @@ def square_root(covariance: Array) -> Array:
     def column(k, carry):
         rest, root = carry
         pivot = rest[k, k]
-        scale = _reciprocal(safe_sqrt(pivot), pivot > 0)
+        scale = reciprocal(safe_sqrt(pivot), pivot > 0)
         new = jnp.where(rows >= k, rest[:, k] * scale, 0.0)
         return rest - _outer(new, new), root.at[:, k].set(new)
 
@@ -154,7 +162,7 @@ def emission_rows(
 
 
 def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]:
-    """Condition N(mean, cov) on all rows.
+    """Condition N(mean, cov) on all rows, whose innovations must have a variance.
 
     Returns:
         The mean `(D,)`, the covariance `(D, D)` and the log density of the observed
@@ -164,102 +172,53 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
     def take_in(carry, row):
         mean, cov, log_density = carry
         h, r, z, ok = row
-        cov, K, s, _ = _condition_covariance(cov, h, r, ok)
+        g, a = project(cov, h)
+        cov, K, _ = condition_row(cov, h, g, a, r, ok)
         error = z - _dot(h, mean)
-        log_density = log_density + _log_normal(error, s, ok)
+        log_density = log_density + regular_log_normal(error, a + r, ok)
         return (mean + K * error, cov, log_density)
 
     start = (mean, cov, jnp.zeros((), mean.dtype))
-    mean, cov, log_density = _over_rows(take_in, start, rows)
+    mean, cov, log_density = over_rows(take_in, start, rows)
     # The two sides of the diagonal round differently.
     return mean, symmetrize(cov), log_density
 
 
-def condition_element(
-    weights: Array, offset: Array, cov: Array, rows: Rows
-) -> FilterElement:
-    """Build the associative element of one step, N(x_t; F x_{t-1} + c, Q) and y_t.
-
-    The mean is kept as a function of x_{t-1}, A x_{t-1} + b; every scalar adds its
-    innovation, h' (A x_{t-1} + b) - z with variance s, to the evidence about x_{t-1}.
-    """
-
-    def take_in(carry, row):
-        A, b, C, eta, J = carry
-        h, r, z, ok = row
-        C, K, _, inverse = _condition_covariance(C, h, r, ok)
-        back = jnp.sum(A * h[:, None], axis=0)
-        error = z - _dot(h, b)
-        J = J + _outer(back, back) * inverse
-        eta = eta + back * (error * inverse)
-        return FilterElement(A - _outer(K, back), b + K * error, C, eta, J)
-
-    zero = jnp.zeros_like(offset)
-    start = FilterElement(weights, offset, cov, zero, jnp.zeros_like(cov))
-    return _over_rows(take_in, start, rows)
-
-
-def condition_backward(
-    cov: Array, weights: Array, whitener: Whitener
-) -> tuple[Array, Array]:
-    """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
-
-    Args:
-        cov: the filtered covariance at t, `(D, D)`.
-        weights: F into t + 1, `(D, D)`.
-        whitener: that of Q into t + 1.
-    """
-
-    def take_in(carry, row):
-        E, L = carry
-        h, q, target = row
-        L, K, _, _ = _condition_covariance(L, h, q, True)
-        return E + _outer(K, target - jnp.sum(E * h[:, None], axis=0)), L
-
-    inverse = whitener.inverse
-    rows = (matmul(inverse, weights), whitener.variances, inverse)
-    E, L = _over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
-    return E, symmetrize(L)
-
-
-def condition_diagonal(
-    mean: Array, cov: Array, rows: Rows
+def condition_carefully(
+    mean: Array, cov: Array, rows: Rows, *, unrolled: bool = True
 ) -> tuple[Array, Array, Array]:
-    """Do `condition` for dimensions that never mix; all arrays `(D,)`."""
-    h, r, z, ok = rows
-    s = h * h * cov + r
-    inverse = _reciprocal(s, ok & (s > 0))
-    error = z - h * mean
-    kept = jnp.where(ok & (s > 0), r * inverse, 1.0)
-    log_density = jnp.sum(_log_normal(error, s, ok))
-    return mean + cov * h * inverse * error, kept * cov, log_density
+    """Condition N(mean, cov) on all rows.
 
+    A value without noise whose variance is zero up to rounding is known already: it
+    changes nothing, and its density is that of `log_normal`.
 
-def condition_element_diagonal(
-    weights: Array, offset: Array, cov: Array, rows: Rows
-) -> FilterElement:
-    """Do `condition_element` for dimensions that never mix; all arrays `(D,)`."""
-    h, r, z, ok = rows
-    s = h * h * cov + r
-    inverse = _reciprocal(s, ok & (s > 0))
-    kept = jnp.where(ok & (s > 0), r * inverse, 1.0)
-    error, back = z - h * offset, h * weights
-    return FilterElement(
-        A=kept * weights,
-        b=offset + cov * h * inverse * error,
-        C=kept * cov,
-        eta=back * inverse * error,
-        J=back * back * inverse,
-    )
+    Returns:
+        The mean `(D,)`, the covariance `(D, D)` and the log density of the observed
+        values, `()`.
+    """
 
+    def take_in(carry, row):
+        mean, cov, log_density = carry
+        h, r, z, ok, floor, nothing = row
+        g, a = project(cov, h)
+        a = jnp.where(a < 0, 0.0, a)
+        known = (r <= 0) & (a <= nothing)
+        r = jnp.where(a + r < floor, floor - a, r)
+        s = jnp.where(known, 0.0, a + r)
+        new, K, _ = condition_row(cov, h, g, a, r, ok & ~known)
+        error = z - _dot(h, mean)
+        slack = slack_of(nothing, largest + _dot(jnp.abs(h), jnp.abs(mean)))
+        log_density = log_density + log_normal(error, s, ok, slack)
+        return (mean + K * error, new, log_density)
 
-def condition_backward_diagonal(
-    cov: Array, weights: Array, noise: Array
-) -> tuple[Array, Array]:
-    """Do `condition_backward` for dimensions that never mix; all arrays `(D,)`."""
-    s = weights * weights * cov + noise
-    inverse = _reciprocal(s, s > 0)
-    return cov * weights * inverse, jnp.where(s > 0, cov * noise * inverse, cov)
+    start = (mean, cov, jnp.zeros((), mean.dtype))
+    # A decorrelated value may be the small difference of large ones.
+    largest = jnp.max(jnp.abs(jnp.where(rows.observed, rows.values, 0.0)), initial=0)
+    sizes = matvec(rows.weights**2, jnp.diagonal(cov))
+    rows_of_all = (*rows, rounding_of(sizes), nothing_of(sizes))
+    mean, new, log_density = over_rows(take_in, start, rows_of_all, unrolled=unrolled)
+    # The two sides of the diagonal round differently.
+    return mean, _exact_zeros(cov, symmetrize(new), rows), log_density
 
 
 def whitener_of(covariance: Operator) -> Whitener:
@@ -270,43 +229,68 @@ def whitener_of(covariance: Operator) -> Whitener:
     return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
 
 
-def _condition_covariance(cov, h, r, ok):
-    """Return the new covariance, K, s and 1 / s, or no change and zeros if not ok."""
+def project(cov: Array, h: Array) -> tuple[Array, Array]:
+    """Return P h and h' P h, which rounding does not take below zero."""
     g = jnp.sum(cov * h, axis=-1)
-    a = _dot(h, g)
+    return g, _dot(h, g)
+
+
+def condition_row(cov, h, g, a, r, ok):
+    """Condition a covariance on h'x + N(0, r), given g = P h and a = h'g.
+
+    Returns:
+        The new covariance, K and 1 / s, or no change and zeros if not ok.
+    """
     s = a + r
     usable = ok & (s > 0)
-    inverse = _reciprocal(s, usable)
-    rank_one = _outer(g * _reciprocal(a, usable & (a > 0)), g)
+    inverse = reciprocal(s, usable)
+    rank_one = _rank_one(cov, h, g, reciprocal(a, usable & (a > 0)))
     precise = r < a
     away = jnp.where(precise, 1.0, a * inverse) * usable
     back = jnp.where(precise, r * inverse, 0.0) * usable
-    return (cov - away * rank_one) + back * rank_one, g * inverse, s, inverse
+    return (cov - away * rank_one) + back * rank_one, g * inverse, inverse
 
 
-def _log_normal(error, variance, ok):
-    safe = jnp.where(ok, variance, 1.0)
-    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
-    return jnp.where(ok, density, 0.0)
+def _rank_one(cov: Array, h: Array, g: Array, inverse: Array) -> Array:
+    """Return g g' / a; for h along an axis it has that row and column of P exactly.
+
+    Only its value is put right: as a function of h it is g g' / a all the same.
+    """
+    product = _outer(g * inverse, g)
+    axis = (h != 0) & (jnp.sum(h != 0) == 1)
+    off = jnp.where(axis[:, None] | axis, cov - product, 0.0)
+    return product + lax.stop_gradient(off)
 
 
-def safe_sqrt(value: Array) -> Array:
-    """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""
-    return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
+def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
+    """Clear the rows and columns of variances of which rounding alone is left.
+
+    Only beside a scalar without noise: others may leave a variance that is small and
+    right, no smaller than 1 / (1 / P_ii + sum_k h_ki^2 / r_k).
+    """
+    exact = jnp.any(rows.observed & (rows.variances <= 0))
+    noisy = rows.observed & (rows.variances > 0)
+    seen = jnp.sum(rows.weights**2 * reciprocal(rows.variances, noisy)[:, None], axis=0)
+    prior, left = jnp.diagonal(before), jnp.diagonal(after)
+    by_noise = 2 * left * (1 + prior * seen) > prior
+    kept = (left > nothing_of(prior)) | by_noise | ~exact
+    # Only the value: more noise than none would still be left.
+    gone = jnp.where(kept[:, None] & kept, 0.0, after)
+    return after - lax.stop_gradient(gone)
 
 
-def _reciprocal(value, ok):
-    """1 / value where ok, else 0, with a derivative that is finite everywhere."""
-    return jnp.where(ok, 1.0 / jnp.where(ok, value, 1.0), 0.0)
-
-
-def _over_rows(take_in, carry, rows):
+def over_rows(take_in, carry, rows, collect=False, unrolled=True):
+    """Fold `take_in` over the rows; with `collect` it returns an output of each too."""
+    body = take_in if collect else lambda c, row: (take_in(c, row), None)
     size = rows[0].shape[0]
-    if size <= _UNROLLED:
-        for i in range(size):
-            carry = take_in(carry, tuple(leaf[i] for leaf in rows))
-        return carry
-    return lax.scan(lambda c, row: (take_in(c, row), None), carry, tuple(rows))[0]
+    if size > _UNROLLED or not unrolled:
+        carry, found = lax.scan(body, carry, tuple(rows))
+        return (carry, found) if collect else carry
+    found = []
+    for i in range(size):
+        carry, one = body(carry, tuple(leaf[i] for leaf in rows))
+        found.append(one)
+    return (carry, jnp.stack(found)) if collect else carry
 
 
 def _dot(left, right):

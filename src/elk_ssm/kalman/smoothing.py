@@ -1,17 +1,13 @@
-r"""The Rauch-Tung-Striebel smoother, sequential or parallel in time.
+r"""Smoothers of a linear-Gaussian model: which recursion a model needs.
 
-Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
-where m^p is the predicted mean, and E_t, L_t come from conditioning N(m_t, P_t) on
-z_{t+1} (see `scalar_updates`). With E_{T-1} = 0 and L_{T-1} = P_{T-1},
+| the model | recursion |
+|---|---|
+| process noise in every direction | Rauch, Tung and Striebel, `rauch_tung_striebel` |
+| a singular or relatively small Q; exact emissions | two filters, `future` |
+| diagonal, or time spread over a mesh | two filters |
 
-    m^s_t = m_t + E_t (m^s_{t+1} - m^p_{t+1})
-    P^s_t = E_t P^s_{t+1} E_t' + L_t
-    Cov(z_t, z_{t+1} | y) = E_t P^s_{t+1}
-
-a sum of PSD terms at every step. In terms of the distance d_t = m^s_t - m_t from the
-filter, d_t = E_t d_{t+1} + E_t (m_{t+1} - m^p_{t+1}): what is added up is a
-correction, so a large mean costs no digits, and the three recursions are one
-associative scan over (E, g, L).
+The first is the quicker one. `delicate` tells from the filtered moments whether it is
+accurate, and the choice is made for a whole batch.
 """
 
 from functools import partial
@@ -22,27 +18,26 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from elk_ssm.kalman.anywhere import anywhere
 from elk_ssm.kalman.backend import Backend, by_backend, check_backend
-from elk_ssm.kalman.elements import (
-    SmootherElement,
-    combine_smoother_dense,
-    combine_smoother_diagonal,
-)
+from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.filter_spread import piece_of
-from elk_ssm.kalman.filter_steps import transition_into
-from elk_ssm.kalman.filtering import filter_problem
+from elk_ssm.kalman.filter_steps import (
+    filter_associative,
+    filter_carefully,
+    filter_sequential,
+)
+from elk_ssm.kalman.future import look_back, look_back_everywhere, no_future
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
-from elk_ssm.kalman.prefix import prefix_scan
-from elk_ssm.kalman.scalar_updates import (
-    Whitener,
-    condition_backward,
-    condition_backward_diagonal,
-    whitener_of,
+from elk_ssm.kalman.rauch_tung_striebel import (
+    rauch_tung_striebel,
+    rauch_tung_striebel_everywhere,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
-from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces, static_whitener
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step
+from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.small_linalg import matmul, transpose
+from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces
+from elk_ssm.kalman.structure import Dense, Diagonal, Operator
 from elk_ssm.kalman.time_axis import TimeAxis
 
 
@@ -91,7 +86,11 @@ def lgssm_smoother(
     """Smooth a series: p(z_t | y_{0:T-1}) for every t.
 
     Rauch, Tung and Striebel (1965); Särkkä and García-Fernández (2021), section IV.B,
-    for the parallel form.
+    for the parallel form. Where the process noise is singular or small beside what is
+    known of the state, which that inverts, the two-filter form of Fraser and Potter
+    (1969) is run in its stead, at two to four times the cost. In a batch (`jax.vmap`)
+    one such model makes all take it. With next to exact emissions besides, a dense
+    model is smoothed step after step on the associative backend too.
 
     Args:
         model: the model.
@@ -138,12 +137,15 @@ def smooth_problem(
     """Smooth a model that has been posed against its data."""
     if spread is not None:
         return _smooth_on_mesh(problem, backend, cross, spread)
-    evidence, means, covs = filter_problem(problem, backend)
+    if problem.num_steps == 0:
+        raise ValueError("emissions must have at least one step; got T = 0.")
     wrap = Diagonal if problem.is_diagonal else Dense
-    run = partial(_sequential, cross=cross), partial(_associative, cross=cross)
-    smoothed, spreads, lagged = by_backend(backend, *run, problem, means, covs[0])
-    crosses = wrap(lagged[:-1]) if cross else None
-    return SmootherPosterior(evidence, means, covs, smoothed, wrap(spreads), crosses)
+    both = smooth_sequential, smooth_associative
+    run = (partial(each, cross=cross) for each in both)
+    means, covs, terms, smoothed, spreads, lagged = by_backend(backend, *run, problem)
+    crosses = wrap(lagged) if cross else None
+    moments = means, wrap(covs), smoothed, wrap(spreads), crosses
+    return SmootherPosterior(jnp.sum(terms), *moments)
 
 
 def _smooth_on_mesh(
@@ -175,65 +177,59 @@ def smooth_piece(
     return SmootherPosterior(evidence, means, wrap(covs), smoothed, wrap(spreads))
 
 
-def backward_step(
-    problem: Problem, whitener: Whitener | None, step: Array, mean: Array, cov: Array
-) -> SmootherElement:
-    """Return E, m^p of the next step, and L for a step with that filtered moment.
+def smooth_sequential(problem: Problem, cross: bool) -> tuple:
+    """Filter and smooth by scans, in which way the model needs.
 
-    The last step has E = 0 and L = P. `g` holds the predicted mean m^p_{t+1}.
+    Returns:
+        Filtered means and covariances and likelihood terms; smoothed means and
+        covariances, and if `cross`, Cov(z_t, z_{t+1} | y) of all but the last.
     """
-    last = step == problem.num_steps - 1
-    following = jnp.minimum(step + 1, problem.num_steps - 1)
-    F, c, Q = transition_into(problem, following)
     if problem.is_diagonal:
-        E, L = condition_backward_diagonal(cov, F, Q)
-    else:
-        if whitener is None:
-            whitener = whitener_of(at_step(problem.covariance, following))
-        E, L = condition_backward(cov, F, whitener)
-    predicted = (F * mean if problem.is_diagonal else matvec(F, mean)) + c
-    return SmootherElement(jnp.where(last, 0.0, E), predicted, jnp.where(last, cov, L))
+        return _look_back(problem, filter_sequential(problem), cross)
+    found = filter_sequential(problem, update=condition)
+    quickly = (*found, *rauch_tung_striebel(problem, *found[:2], cross))
+    exact = has_exact_emissions(problem, found[1])
+    return lax.cond(
+        # Not with the quick way as a branch: XLA compiles small loops in one piece
+        # on a CPU, but not inside of a conditional, where they take ten times longer.
+        anywhere(exact | has_exact_dynamics(problem, found[1])),
+        lambda problem, _: _look_back(problem, filter_carefully(problem), cross),
+        lambda _, quickly: quickly,
+        problem,
+        quickly,
+    )
 
 
-def _sequential(problem: Problem, means: Array, covs: Array, cross: bool):
-    whitener = static_whitener(problem)
-    product = _product(problem)
-
-    def step(carry, filtered):
-        mean_next, cov_next = carry
-        index, mean, cov = filtered
-        E, predicted, L = backward_step(problem, whitener, index, mean, cov)
-        smoothed = mean + _times(E, mean_next - predicted)
-        lagged = product(E, cov_next)
-        spread = product(lagged, E if E.ndim == 1 else E.T)
-        spread = (spread if E.ndim == 1 else symmetrize(spread)) + L
-        return (smoothed, spread), (smoothed, spread, lagged if cross else None)
-
-    steps = jnp.arange(problem.num_steps)
-    start = (means[-1], covs[-1])
-    return lax.scan(step, start, (steps, means, covs), reverse=True)[1]
+def _look_back(problem: Problem, found: tuple, cross: bool) -> tuple:
+    means, covs, _ = found
+    run = look_back(problem, means, covs, no_future(problem))
+    return (*found, *_two_filter(run, cross))
 
 
-def _associative(problem: Problem, means: Array, covs: Array, cross: bool):
-    backward = partial(backward_step, problem, static_whitener(problem))
-    E, predicted, L = jax.vmap(backward)(jnp.arange(problem.num_steps), means, covs)
-    gap = _times(E, _following(means) - predicted)
-    diagonal = problem.is_diagonal
-    combine = combine_smoother_diagonal if diagonal else combine_smoother_dense
-    elements = SmootherElement(E, gap, L)
-    combined = prefix_scan(combine, elements, reverse=True)
-    lagged = _product(problem)(E, _following(combined.L)) if cross else None
-    return means + combined.g, combined.L, lagged
+def smooth_associative(problem: Problem, cross: bool) -> tuple:
+    """Return the same from associative scans."""
+    found = filter_associative(problem)
+
+    def everywhere(problem: Problem, means: Array, covs: Array) -> tuple:
+        return _two_filter(look_back_everywhere(problem, means, covs), cross)
+
+    def one_by_one(problem: Problem, means: Array, covs: Array) -> tuple:
+        return _two_filter(look_back(problem, means, covs, no_future(problem)), cross)
+
+    if problem.is_diagonal:
+        return (*found, *everywhere(problem, *found[:2]))
+    quickly = partial(rauch_tung_striebel_everywhere, cross=cross)
+    emissions = anywhere(has_exact_emissions(problem, found[1], ahead=True))
+    dynamics = anywhere(has_exact_dynamics(problem, found[1]))
+    which = jnp.where(emissions, 2, jnp.where(dynamics, 1, 0))
+    ways = quickly, everywhere, one_by_one
+    return (*found, *lax.switch(which, ways, problem, *found[:2]))
 
 
-def _following(moments: Array) -> Array:
-    """Shift by one step; the last entry is repeated, and met by E = 0."""
-    return jnp.concatenate([moments[1:], moments[-1:]])
-
-
-def _times(E: Array, vector: Array) -> Array:
-    return E * vector if E.ndim == vector.ndim else matvec(E, vector)
-
-
-def _product(problem: Problem):
-    return jnp.multiply if problem.is_diagonal else matmul
+def _two_filter(found: tuple, cross: bool) -> tuple[Array, Array, Array | None]:
+    means, covs, links = found[1]
+    if not cross:
+        return means, covs, None
+    before, into = covs[:-1], links[1:]
+    diagonal = covs.ndim == 2
+    return means, covs, before * into if diagonal else matmul(before, transpose(into))

@@ -30,9 +30,11 @@ from elk_ssm.kalman.elements import (
     combine_smoother_diagonal,
 )
 from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.kalman.runs import Run, combine_runs
 from elk_ssm.kalman.time_axis import TimeAxis
 
-Element = TypeVar("Element", FilterElement, SmootherElement)
+Element = TypeVar("Element", FilterElement, SmootherElement, Run)
+Steps = TypeVar("Steps", FilterElement, Run)
 
 
 def no_steps(like: Array, *, diagonal: bool) -> FilterElement:
@@ -44,7 +46,7 @@ def no_steps(like: Array, *, diagonal: bool) -> FilterElement:
     return FilterElement(jnp.diag(one), zero, none, zero, none)
 
 
-def enter(axis: TimeAxis, whole: FilterElement, backend: Backend) -> FilterElement:
+def enter(axis: TimeAxis, whole: Steps, backend: Backend) -> Steps:
     """Combine the runs of all earlier devices; zeros on the first one.
 
     `b` and `C` are the moments of the state before this device's first step. They come
@@ -54,12 +56,12 @@ def enter(axis: TimeAxis, whole: FilterElement, backend: Backend) -> FilterEleme
     return axis.entering(_filter_combine(whole), whole, nothing, backend)
 
 
-def join(entered: FilterElement, up_to: FilterElement) -> FilterElement:
+def join(entered: Steps, up_to: Steps) -> Steps:
     """Put what entered before every prefix, `(n, ...)`."""
     return _filter_combine(entered)(_like(entered, up_to), up_to)
 
 
-def prefixes(elements: FilterElement) -> FilterElement:
+def prefixes(elements: Steps) -> Steps:
     """Combine every element, `(n, ...)`, with those before it on this device."""
     single = jax.tree.map(lambda x: x[0], elements)
     return prefix_scan(_filter_combine(single), elements)
@@ -136,7 +138,9 @@ def _like(single: Element, many: Element) -> Element:
     return jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), single, many)
 
 
-def _filter_combine(single: FilterElement) -> Callable:
+def _filter_combine(single: FilterElement | Run) -> Callable:
+    if isinstance(single, Run):
+        return combine_runs
     diagonal = single.A.ndim == single.b.ndim
     return combine_filter_diagonal if diagonal else combine_filter_dense
 

@@ -1,0 +1,68 @@
+r"""Which models the quick arithmetic is not accurate for, by their filtered moments.
+
+*Filter.* The variance h'Ph + r of an innovation has a relative error of about
+eps sum_i h_i^2 P_ii / (h'Ph + r). Where r alone is above the rounding of the sum, all
+is well.
+
+*Smoother.* Rauch, Tung and Striebel condition on the successor, D scalars of variance
+h'Ph + q with h a row of the decorrelated F, and multiply by its relative error whatever
+comes from later. Where q is above a multiple of sqrt(eps) of the sum, half the digits
+are kept.
+
+Both are questions to all steps at once; the scans themselves look for nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.roundings import rounding_of
+from elk_ssm.kalman.scalar_updates import whiten_emission, whitener_of
+from elk_ssm.kalman.small_linalg import matmul, matvec
+from elk_ssm.kalman.structure import Dense, to_dense, variances_of
+
+# Of the square root of the rounding: how little noise the quick smoother bears.
+_LEAST = 3.0
+
+
+def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -> Array:
+    """Whether an emission has next to no noise beside the variance that is left.
+
+    Args:
+        problem: a dense model and its data.
+        covs: the filtered covariances, `(T, D, D)`.
+        ahead: whether to compare it with what was left one step before, too.
+    """
+    H, R = to_dense(problem.emission_weights), problem.emission_covariance
+    variances = variances_of(R)
+    if isinstance(R, Dense):
+        H, (_, variances) = _over_time(whiten_emission, H, R.matrix)
+    sizes = matvec(H * H, jnp.diagonal(covs, axis1=-2, axis2=-1))
+    if ahead:
+        sizes = jnp.maximum(sizes, jnp.concatenate([sizes[:1], sizes[:-1]]))
+    enough = variances > jnp.abs(rounding_of(sizes))
+    return jnp.any(problem.observed & ~enough)
+
+
+def has_exact_dynamics(problem: Problem, covs: Array) -> Array:
+    """Whether a transition has next to no noise beside the variance that enters it."""
+    F, Q = to_dense(problem.weights), problem.covariance
+    variances = variances_of(Q)
+    if isinstance(Q, Dense):
+        each = jax.vmap(whitener_of) if Q.matrix.ndim > 2 else whitener_of
+        inverse, variances = each(Q)
+        F = matmul(inverse, F)
+    before, after = covs[:-1], slice(1, None)
+    F = F if F.ndim == 2 else F[after]
+    variances = variances if variances.ndim == 1 else variances[after]
+    sizes = matvec(F * F, jnp.diagonal(before, axis1=-2, axis2=-1))
+    least = _LEAST * jnp.finfo(sizes.dtype).eps ** 0.5 * jnp.abs(sizes)
+    return jnp.any(~(variances > least))
+
+
+def _over_time(decorrelate, H: Array, R: Array):
+    if H.ndim == 2 and R.ndim == 2:
+        return decorrelate(H, R)
+    axes = (0 if H.ndim > 2 else None, 0 if R.ndim > 2 else None)
+    return jax.vmap(decorrelate, in_axes=axes)(H, R)

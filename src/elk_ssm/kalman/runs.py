@@ -1,0 +1,154 @@
+r"""Runs of steps whose evidence is held as scalar observations, for dense models.
+
+A run of the steps (i, j] is what these steps say about x_j and x_i,
+
+    p(x_j | y_{i+1:j}, x_i) = N(x_j; A x_i + b, C)
+    p(y_{i+1:j} | x_i)      = the likelihood of U x_i + N(0, I), up to scale
+
+where `rows`, `(D, D + 1)`, is U with the observed values as its last column. That is
+the filter element of `elements` with J = U'U and eta = U'z, and everything about it is
+done one scalar at a time (see `scalar_updates`):
+
+    step     the emission, conditioned on in x_j = F x_i + c + N(0, Q), leaves
+             innovations h'(A x_i + b) - z of variance s: rows (h'A, z - h'b) / sqrt(s)
+    combine  the rows of the later run are emissions of the state between the two runs
+    compress an orthogonal transformation turns n rows into D with the same U'U
+
+No covariance is inverted, so F, Q and C may be singular, s of a combination is at least
+one, and C stays PSD. Holding U instead of U'U squares the range of evidence that a
+float can hold: an almost exact observation does not swallow what others say about the
+directions that it leaves open.
+
+An exact observation of a state that is reached without noise, r = h'Qh = 0, is a
+constraint on x_i with infinite J. It is given the rounding of the variance that h'x
+would have, were it as uncertain as the initial state or Q: half the digits are left.
+
+The rows of all steps after t are the future as seen from z_t. Conditioning the filtered
+N(m_t, P_t) on them is the two-filter smoother (Fraser and Potter, 1969; Särkkä and
+García-Fernández, 2021, combine the same elements), and conditioning the dynamics on
+them gives the forward Markov chain p(z_t | z_{t-1}, y_{t:T-1}).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
+from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
+from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
+
+
+class Run(NamedTuple):
+    """Transition `A, b, C` of a run of steps, and its evidence, `rows: (D, D + 1)`."""
+
+    A: Array
+    b: Array
+    C: Array
+    rows: Array
+
+
+def no_run(like: Array) -> Run:
+    """Return the run without steps for states like `like`, `(D,)`."""
+    zero = jnp.zeros((*like.shape, *like.shape), like.dtype)
+    rows = jnp.zeros((like.shape[0], like.shape[0] + 1), like.dtype)
+    return Run(jnp.diag(jnp.ones_like(like)), jnp.zeros_like(like), zero, rows)
+
+
+def no_rows(like: Array) -> Array:
+    """Return rows that say nothing about a state like `like`, `(D,)`."""
+    return jnp.zeros((like.shape[0], like.shape[0] + 1), like.dtype)
+
+
+def as_emission(rows: Array) -> Rows:
+    """Read rows `(D, D + 1)` as scalar observations with unit noise.
+
+    The last row first: rows are triangular, so that one is about a single dimension.
+    In this order every scalar takes a fraction of the variance of the dimensions that
+    are still to come; in the other, the first one may cancel all of it but a rounding.
+    """
+    rows = rows[::-1]
+    ones = jnp.ones_like(rows[:, -1])
+    return Rows(rows[:, :-1], ones, rows[:, -1], ones > 0)
+
+
+def condition_run(
+    A: Array,
+    b: Array,
+    C: Array,
+    emission: Rows,
+    scale: Array | None = None,
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """Condition x_j = A x_i + b + N(0, C) on scalar observations of x_j.
+
+    Args:
+        A: `(D, D)`.
+        b: `(D,)`.
+        C: `(D, D)`.
+        emission: n scalars.
+        scale: a variance, `()`, against which noise is called none at all.
+
+    Returns:
+        A, b and C given the observations, and the rows `(n, D + 1)` that they are
+        about x_i.
+    """
+    floors = jnp.zeros_like(emission.values)
+    if scale is not None:
+        size = jnp.sum(emission.weights**2, axis=-1)
+        tiny = jnp.finfo(b.dtype).eps
+        floors = lax.stop_gradient(tiny * scale * size)
+
+    def take_in(carry, row):
+        A, b, C = carry
+        h, r, z, ok, floor = row
+        g, a = project(C, h)
+        a = jnp.where(a < 0, 0.0, a)
+        r = jnp.where(a + r < floor, floor, r)
+        C, K, inverse = condition_row(C, h, g, a, r, ok)
+        back = jnp.sum(A * h[:, None], axis=0)
+        error = z - jnp.sum(h * b)
+        seen = jnp.append(back, error) * safe_sqrt(inverse)
+        return (A - K[:, None] * back, b + K * error, C), seen
+
+    run, rows = (A, b, C), (*emission, floors)
+    (A, b, C), rows = over_rows(take_in, run, rows, collect=True, unrolled=False)
+    return (A, b, symmetrize(C)), rows
+
+
+def compress(rows: Array) -> Array:
+    """Turn `(n, D + 1)` rows of unit noise into D that say the same, n at least D.
+
+    Householder's transformations, column after column. The last column of what is left
+    over is a residual, which depends on no state.
+    """
+    size = rows.shape[-1] - 1
+    index = jnp.arange(rows.shape[0])
+
+    def clear(k, table):
+        x = jnp.where(index >= k, table[:, k], 0.0)
+        pivot, square = jnp.sum(jnp.where(index == k, x, 0.0)), jnp.sum(x * x)
+        length = safe_sqrt(square)
+        v = x + jnp.where(index == k, jnp.where(pivot < 0, -length, length), 0.0)
+        beta = reciprocal(square + jnp.abs(pivot) * length, square > 0)
+        return table - v[:, None] * (beta * jnp.sum(v[:, None] * table, axis=0))
+
+    # A loop: written out, the program takes the compiler twice as long.
+    rows = lax.fori_loop(0, size, clear, rows)
+    return rows[:size]
+
+
+def combine_runs(earlier: Run, later: Run) -> Run:
+    """Join two neighbouring runs of steps, or many along a leading axis."""
+    combine = _combine if earlier.b.ndim == 1 else jax.vmap(_combine)
+    return combine(earlier, later)
+
+
+def _combine(earlier: Run, later: Run) -> Run:
+    (A, b, C), seen = condition_run(*earlier[:3], as_emission(later.rows))
+    return Run(
+        A=matmul(later.A, A),
+        b=matvec(later.A, b) + later.b,
+        C=symmetrize(matmul(later.A, matmul(C, transpose(later.A)))) + later.C,
+        rows=compress(jnp.concatenate([seen, earlier.rows])),
+    )
