@@ -53,9 +53,11 @@ def curvature_of(posed: Posed, states: Array) -> Curvature:
         after = jnp.concatenate([nothing, after])
         before = jnp.concatenate([before, nothing])
         couplings = jnp.concatenate([nothing, pairs[:, size:, :size]])
-    parts = (jnp.zeros_like(emissions).at[0].set(first), after, before, emissions)
-    sizes = sum(jnp.abs(jnp.diagonal(part, axis1=1, axis2=2)) for part in parts)
-    return Curvature(_exists_or_identity(posed, sum(parts)), couplings, sizes)
+    initial = jnp.zeros_like(emissions).at[0].set(first)
+    parts = jnp.stack([initial, after, before, emissions])
+    sizes = jnp.sum(jnp.abs(jnp.diagonal(parts, axis1=2, axis2=3)), axis=0)
+    blocks = _exists_or_identity(posed, jnp.sum(parts, axis=0))
+    return Curvature(blocks, couplings, sizes)
 
 
 def _transitions(posed: Posed, states: Array) -> Array:
