@@ -97,7 +97,9 @@ DENSITIES = {
     "Bernoulli": lambda h, y: jnp.minimum(y, 1) * h - jax.nn.softplus(h),
     "negative binomial": lambda h, y: y * h - (y + 5) * jnp.logaddexp(h, jnp.log(5.0)),
     "Student": lambda h, y: t.logpdf(y, 3.0, loc=h, scale=0.5),
-    "log variance": lambda h, y: norm.logpdf(y, 0.0, jnp.exp(h / 2)),
+    # Written out: autodiff of a normal density with exp(h / 2) as its deviation divides
+    # zero by zero where h is far below zero, which is where zeros for y lead.
+    "log variance": lambda h, y: -h / 2 - y**2 * jnp.exp(-h) / 2,
     "gamma": lambda h, y: -2 * h - (jnp.abs(y) + 1e-2) * jnp.exp(-h),
     "variance of h": lambda h, y: norm.logpdf(y, h, jnp.sqrt(0.1 + h**2)),
 }
