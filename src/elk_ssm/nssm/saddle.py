@@ -85,8 +85,9 @@ def _lowest_curvature(posed: Posed, around: Around) -> Array:
 
     steps, size = around.metric.shape
     place = posed.axis.index(steps)[:, None] * size + jnp.arange(size)
-    # Any direction that no symmetry of a model is likely to share.
-    start = unit(jnp.cos(2.4 * place + 0.7) / jnp.sqrt(around.metric))
+    # Smooth in time, as the lowest curvature mostly is, so that a series does not leave
+    # here to one side and there to the other; and of no symmetry that a model may have.
+    start = unit((1 + 0.5 * jnp.cos(2.4 * place + 0.7)) / jnp.sqrt(around.metric))
     least = jnp.asarray(rounding_of(start), start.dtype)
     shifts = least, 1 / least
     return jax.lax.fori_loop(0, _INVERSE_ITERATIONS, iterate, (*shifts, start))[2]
