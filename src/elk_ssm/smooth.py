@@ -16,6 +16,7 @@ from elk_ssm.kalman.structure import to_dense
 from elk_ssm.nssm.densities import log_joint, time_axis
 from elk_ssm.nssm.expansion import expand, posterior_of
 from elk_ssm.nssm.extended import extended_posterior
+from elk_ssm.nssm.information import definite_covariances
 from elk_ssm.nssm.iterate import Carry, Choices, Limits, iterate
 from elk_ssm.nssm.mode import attach
 from elk_ssm.nssm.model import NonlinearSSM
@@ -37,12 +38,13 @@ class Smoothed(NamedTuple):
 
     Attributes:
         means: The mode, `(T, D)`.
-        covariances: Of the Gaussian approximation at the mode, `(T, D, D)`.
+        covariances: Of the Gaussian approximation at the mode, `(T, D, D)`, positive
+            definite when converged.
         log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
             Laplace with Gauss-Newton curvature otherwise), `()`.
         log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
         status: Value of a `Status`, `()`.
-        num_iters: Passes done, `()`.
+        num_iters: Passes done, Newton's included, `()`.
         step_norm: Largest entry of the last step relative to the states' size, `()`.
         filtered_means: Of the model expanded at the mode, `(T, D)`.
         filtered_covariances: Likewise, `(T, D, D)`.
@@ -89,10 +91,18 @@ def smooth(
     line-search extended Kalman smoothers"), and a pass is only accepted where the true
     log posterior rises.
 
+    Where these passes end, and after 20 of them, Newton's method with the exact Hessian
+    takes over (Nocedal & Wright 2006, sections 3.4 and 4.3), a sequential elimination
+    over time. It confirms the mode, in one pass where it is one, goes on where
+    Gauss-Newton stalls, and leaves saddles and minima along negative curvature.
+    Converged means: the Newton decrement g' (-H)^-1 g of the log posterior is zero but
+    for rounding or below tol^2 T D, its Hessian is negative definite (as far as
+    rounding tells), and the last undamped step is below `tol`.
+
     Derivatives with respect to everything in the model, the emissions and the inputs
     are implicit at the mode: they do not depend on the iteration, and are right when it
-    has converged. They belong to the mode, so not to what sigma points without the
-    safeguard converge to.
+    has converged, first and second ones. They belong to the mode, so not to what sigma
+    points without the safeguard converge to.
 
     Args:
         model: The model.
@@ -100,9 +110,9 @@ def smooth(
         inputs: Pytree with leading axis T; entry t drives the transition into t.
         mask: `(T, E)` or `(T,)` boolean, True where observed.
         linearization: `"taylor"`, or sigma points, `"unscented"` or `"cubature"`. These
-            take steps from the spread of the posterior, and are drawn together once
-            such steps cease to raise the log posterior, so that they end at a mode
-            too. Log densities are always expanded by Taylor.
+            take steps from the spread of the posterior, until such steps cease to
+            raise the log posterior; Newton's method then leads to a mode too. Log
+            densities are always expanded by Taylor.
         noise: s^2 of the observation of the previous iterate in units of the process
             variance: a number, an array or a policy; `None` is undamped Gauss-Newton.
         guess: First trajectory `(T, D)`; `"extended"` for the extended Kalman smoother
@@ -120,8 +130,12 @@ def smooth(
 
     Returns:
         A `Smoothed`. Its status is `converged`, `max_iters_reached`, `precision_limit`
-        (rounding hides every rise that is left, but steps are not small yet) or
-        `nonfinite` (at the guess, or undamped).
+        (rounding hides every rise that is left, but steps are not small yet), `saddle`
+        (no slope, and no way up that rounding does not hide, but not a maximum),
+        `unbounded` (the log posterior grows without bound) or `nonfinite` (the log
+        posterior at the guess, its derivatives where the iteration stands, or an
+        undamped step). Without the safeguard a small undamped step is convergence,
+        and nothing is said about the Hessian.
 
     Raises:
         ValueError: A shape or an option does not fit.
@@ -329,7 +343,7 @@ def summarize(posed: Posed, states: Array, found: Carry, choices: Choices) -> Sm
     """Return the Gaussian approximation around a mode `(T, D)`."""
     density = log_joint(posed, states)
     expansion = expand(
-        posed, states, found.covariances, choices.linearization, iterating=False
+        posed, states, found.covariances, choices.linearization, kind="exact"
     )
     exact = posed.is_gaussian and not posed.has_varying_noise
     if not exact:
@@ -341,7 +355,9 @@ def summarize(posed: Posed, states: Array, found: Carry, choices: Choices) -> Sm
         evidence = evidence + density - expansion.log_joint_at_zero(posed)
     return Smoothed(
         means=states,
-        covariances=to_dense(posterior.smoothed_covariances),
+        covariances=definite_covariances(
+            posed, expansion, to_dense(posterior.smoothed_covariances)
+        ),
         log_likelihood=evidence,
         log_posterior=density,
         status=found.status,

@@ -24,6 +24,8 @@ class Status(enum.IntEnum):
     max_iters_reached = 1
     nonfinite = 2
     precision_limit = 3
+    saddle = 10
+    unbounded = 11
 
     @property
     def message(self) -> str:
@@ -51,6 +53,16 @@ _MESSAGES = {
         "by more than the tolerance allows, as chaotic recurrences do. The states are "
         "a trajectory of f up to rounding; step_norm estimates the error. Use float64 "
         "or a larger tol."
+    ),
+    Status.saddle: (
+        "The log posterior has no slope at the states but bends upwards along some "
+        "direction, and no step along it raised it by more than rounding: they are no "
+        "mode. Try another guess, or float64."
+    ),
+    Status.unbounded: (
+        "The log posterior grows without bound, so there is no mode. The states are "
+        "the last iterate. Look for a log density that grows faster than the Gaussian "
+        "terms fall, or for a covariance that a state can drive to zero."
     ),
 }
 

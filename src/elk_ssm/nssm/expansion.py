@@ -28,7 +28,7 @@ from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother, smooth_p
 from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
 from elk_ssm.nssm.densities import Factor, factor_of, log_normal, time_axis
 from elk_ssm.nssm.posed import Posed
-from elk_ssm.nssm.rows import Rows, sigma_rows, taylor_rows
+from elk_ssm.nssm.rows import Rows, Weights, sigma_rows, taylor_rows
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
 
 
@@ -113,9 +113,8 @@ def expand(
     covariances: Array | None = None,
     linearization: Linearization = "taylor",
     *,
-    spread: Array | None = None,
     emission_points: Array | None = None,
-    iterating: bool = True,
+    kind: Weights = "positive",
 ) -> Expansion:
     """Expand a model around a trajectory.
 
@@ -124,28 +123,26 @@ def expand(
         states: x, `(T, D)`.
         covariances: P_t, `(T, D, D)`, for sigma points.
         linearization: How.
-        spread: Factor on the spread of sigma points.
         emission_points: Where to expand the emissions, if not at `states`.
-        iterating: Whether Newton weights are kept positive for the sake of the step.
+        kind: What is done to the Newton weights of a log density; see `rows`.
     """
     points = states if emission_points is None else emission_points
     if linearization == "taylor":
         weights, means = _taylor_dynamics(posed, states)
-        covariance = _process_covariance(posed, states)
-        rows = taylor_rows(posed, points, iterating)
+        covariance = process_covariance(posed, states)
+        rows = taylor_rows(posed, points, kind)
     else:
         assert covariances is not None
         if posed.exists is not None:
             eye = jnp.eye(states.shape[1], dtype=states.dtype)
             covariances = jnp.where(posed.exists[:, None, None], covariances, eye)
         roots = jax.vmap(square_root)(covariances)
-        roots = roots if spread is None else spread * roots
         weights, means, excess = _sigma_dynamics(posed, states, roots, linearization)
-        covariance = Dense(to_dense(_process_covariance(posed, states)) + excess)
+        covariance = Dense(to_dense(process_covariance(posed, states)) + excess)
         if posed.is_gaussian:
             rows = sigma_rows(posed, points, roots, linearization)
         else:
-            rows = taylor_rows(posed, points, iterating)
+            rows = taylor_rows(posed, points, kind)
     offsets = posed.at_steps(means) - states
     return Expansion(
         posed.initial_mean - states[0],
@@ -157,7 +154,8 @@ def expand(
     )
 
 
-def _process_covariance(posed: Posed, states: Array) -> Operator:
+def process_covariance(posed: Posed, states: Array) -> Operator:
+    """Return Q along a trajectory, static or with T entries; entry 0 is not used."""
     if posed.dynamics_covariance is not None:
         return posed.dynamics_covariance
     into = jax.vmap(lambda x, u: posed.call("dynamics_covariance", x, u))(

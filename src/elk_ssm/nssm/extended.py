@@ -57,13 +57,13 @@ def _rows(posed: Posed, point: Array, entry, index):
     if covariance is not None:
         covariance = at_step(covariance, index)
     value, observed = posed.values[index], posed.observed[index]
-    return step_rows(posed, point, entry, covariance, value, observed)
+    return step_rows(posed, point, entry, covariance, value, observed, "scored")
 
 
 def extended_posterior(posed: Posed, backend: Backend) -> SmootherPosterior:
     """Smooth the model expanded at the filter's points."""
     filtered, predicted = extended_points(posed)
-    expansion = expand(posed, filtered, emission_points=predicted)
+    expansion = expand(posed, filtered, emission_points=predicted, kind="scored")
     # From increments around the points to states: x_t = f_t + F (x_{t-1} - m_{t-1}).
     weights, rows = expansion.weights, expansion.rows
     means = expansion.offsets + filtered

@@ -8,17 +8,18 @@ One pass at the trajectory x:
     x + a d     a = 1, 1/2, 1/4, ... until log p(z, y) has risen enough
 
 The noise policy sees the merit -log p(z, y) of the accepted point and what the
-expansion promised for the full step, and so adapts the trust region. A step that is
-small because the trust region is proves nothing: such a pass is followed by an undamped
-one, and only a small undamped step is convergence.
+expansion promised for the full step, and so adapts the trust region.
 
-Sigma points regress on the spread of the posterior. The fixed point of that is no
-maximum of log p(z, y), so close to it their steps cease to raise log p. They are then
-drawn together, to cbrt(eps) of the posterior's spread, where their regression is a
-central difference and its fixed point the mode; only such a pass can converge. Without
-the safeguard they stay as they are, which is iterated posterior linearisation
-(García-Fernández et al. 2017, IEEE Trans. Signal Process. 65), towards its own fixed
-point.
+A small step proves little: the trust region may be narrow, the expansion lacks second
+derivatives, and at a saddle there is no slope. So these passes never say converged.
+Where a step is small, where nothing is gained any more, or after `_MOST_PASSES` of
+them, Newton's method with the exact curvature takes over (see `newton`), in most cases
+for the one pass that confirms the mode. Sigma points, whose own fixed point is no
+maximum of log p(z, y), cease to raise log p close to it and hand over likewise.
+
+Without the safeguard a small undamped step is convergence: with sigma points that is
+iterated posterior linearisation (García-Fernández et al. 2017, IEEE Trans. Signal
+Process. 65), towards its own fixed point.
 """
 
 from dataclasses import dataclass
@@ -32,8 +33,10 @@ from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.structure import to_dense
 from elk_ssm.nssm.densities import log_joint
 from elk_ssm.nssm.expansion import Expansion, expand, posterior_of
+from elk_ssm.nssm.newton import SEARCHING, Climb, climb, lowest_merit
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization
+from elk_ssm.nssm.stopping import entries, largest_share, size_of_states, slack_of
 from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import NoisePolicy, Seen
@@ -41,8 +44,8 @@ from elk_ssm.surrogate.noise import NoisePolicy, Seen
 RUNNING = -1
 _ENOUGH = 1e-4
 _USEFUL = 0.25
-_ROUNDING_UNITS = 8
 _PATIENCE = 3
+_MOST_PASSES = 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,6 @@ class Carry(NamedTuple):
 
     states: Array
     covariances: Array | None
-    spread: Array | None
     merit: Array
     last_merit: Array
     predicted: Array
@@ -114,14 +116,40 @@ def iterate(
 
     first = start(posed, guess, choices, limits, policy)
     carry = jax.lax.while_loop(running, body, first)
+    if choices.safeguard:
+        carry = _climb_on(posed, choices, limits, first, carry)
     cut_off = int_status(Status.max_iters_reached)
-    status = jnp.where(carry.status == RUNNING, cut_off, carry.status)
-    if not choices.safeguard:
-        return carry._replace(status=status)
+    return carry._replace(status=jnp.where(carry.status < 0, cut_off, carry.status))
+
+
+def _climb_on(
+    posed: Posed, choices: Choices, limits: Limits, first: Carry, carry: Carry
+) -> Carry:
+    """Go on by Newton's method, to a maximum."""
+    begin = Climb(
+        states=carry.states,
+        merit=carry.merit,
+        lowest=lowest_merit(posed, first.merit),
+        shift=jnp.zeros_like(carry.merit),
+        iteration=carry.iteration,
+        stalls=jnp.asarray(0, jnp.int32),
+        step_norm=carry.step_norm,
+        status=carry.status,
+    )
+    found = climb(posed, begin, *limits[1:])
     # The slack for rounding in the line search must not add up to a loss.
-    keep = carry.merit <= first.merit
-    states = jnp.where(keep, carry.states, first.states)
-    return carry._replace(states=states, status=status)
+    keep = found.merit <= first.merit
+    states = jnp.where(keep, found.states, first.states)
+    if carry.covariances is not None:
+        covariances = _posterior(posed, expand(posed, states), choices.backend)[1]
+        carry = carry._replace(covariances=covariances)
+    return carry._replace(
+        states=states,
+        merit=found.merit,
+        iteration=found.iteration,
+        step_norm=found.step_norm,
+        status=found.status,
+    )
 
 
 def start(
@@ -134,17 +162,15 @@ def start(
     """Return the carry before the first pass."""
     merit = -log_joint(posed, guess)
     unknown = jnp.full_like(merit, jnp.inf)
-    covariances, spread = None, None
+    covariances = None
     if limits.noise is not None and policy is None:
         policy = limits.noise.init(posed.shape, guess.dtype)
     if choices.linearization != "taylor":
         covariances = _posterior(posed, expand(posed, guess), choices.backend)[1]
-        spread = jnp.ones_like(merit)
     broken = int_status(Status.nonfinite)
     return Carry(
         states=guess,
         covariances=covariances,
-        spread=spread,
         merit=merit,
         last_merit=unknown,
         predicted=unknown,
@@ -159,47 +185,41 @@ def start(
 
 def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Carry:
     """Expand, step, accept, judge."""
-    expansion = expand(
-        posed,
-        carry.states,
-        carry.covariances,
-        choices.linearization,
-        spread=carry.spread,
-    )
+    expansion = expand(posed, carry.states, carry.covariances, choices.linearization)
     policy, precision = _consult_policy(posed, limits.noise, carry, expansion)
     step = _step(posed, choices, carry, expansion, precision)
-    slack = _slack(posed, carry)
+    slack = slack_of(posed, carry.merit)
     share, merit = _search(posed, choices, carry, step, slack)
     moved = share > 0
     states = jnp.where(moved, carry.states + share * step.increments, carry.states)
-    scale = _scale(posed, carry.states, expansion)
-    small = posed.axis.all(jnp.abs(step.increments) <= limits.tolerance * scale)
+    scale = size_of_states(posed, carry.states, noise_scale(posed, expansion))
+    norm, small = largest_share(posed, step.increments, scale, limits.tolerance)
     damped = ~posed.axis.all(precision <= 0)
-    (norm,) = posed.axis.largest(jnp.max(jnp.abs(step.increments) / scale))
     at_floor = (step.promise <= slack) & ~(norm < carry.step_norm)
     hopeless = ~moved & ((limits.noise is None) | (step.promise <= slack))
     stalls = jnp.where(at_floor | hopeless, carry.stalls + 1, 0)
-    final, spread = small & ~damped, carry.spread
-    if carry.spread is not None and choices.safeguard:
-        together = _drawn_together(merit.dtype)
-        final = final & (carry.spread <= together)
-        rise = carry.merit - merit
-        useful = moved & (step.promise > slack) & (rise >= _USEFUL * step.promise)
-        spread = jnp.where(useful & ~(small & ~damped), carry.spread, together)
-        stalls = jnp.where(carry.spread > together, 0, stalls)
+    stuck = (stalls >= _PATIENCE) | (~moved & (stalls >= 1) & (limits.noise is None))
+    if choices.safeguard:
+        useful = moved & (step.promise > slack)
+        if carry.covariances is not None:
+            useful = useful & (carry.merit - merit >= _USEFUL * step.promise)
+            stuck = stuck | ~useful
+        late = carry.iteration + 1 >= _MOST_PASSES
+        status = jnp.where(small | stuck | late, SEARCHING, RUNNING).astype(jnp.int32)
+    else:
+        status = _judge(posed, small & ~damped, stuck, step, limits)
     carry = carry._replace(
         states=states,
-        spread=spread,
         merit=jnp.where(moved, merit, carry.merit),
         last_merit=carry.merit,
         predicted=carry.merit - step.promise,
         policy=policy,
-        # After a small damped step look without damping, once.
+        # Without the safeguard, look without damping after a small damped step, once.
         undamped=small & damped & ~carry.undamped,
         iteration=carry.iteration + 1,
         stalls=stalls,
         step_norm=norm,
-        status=_judge(posed, final, stalls, carry, moved, step, limits),
+        status=status,
     )
     if carry.covariances is None:
         return carry
@@ -220,7 +240,7 @@ def _consult_policy(
         squares = residual**2
         if posed.exists is not None:
             squares = jnp.where(posed.exists[:, None], squares, 0)
-        mean_square = posed.axis.total(jnp.sum(squares)) / _entries(posed)
+        mean_square = posed.axis.total(jnp.sum(squares)) / entries(posed)
     seen = Seen(
         residual,
         carry.merit,
@@ -265,7 +285,12 @@ def _search(
     """Return the accepted share of the step, 0 if none, and its merit."""
 
     def merit_at(share: Array) -> Array:
-        return -log_joint(posed, carry.states + share * step.increments)
+        states = carry.states + share * step.increments
+        density, slope = jax.jvp(
+            lambda x: log_joint(posed, x), (states,), (step.increments,)
+        )
+        # A point without derivatives is no place to go on from.
+        return jnp.where(jnp.isfinite(slope), -density, jnp.inf)
 
     if not choices.safeguard:
         one = jnp.ones_like(slack)
@@ -291,44 +316,10 @@ def _search(
     return jnp.where(enough(share, merit), share, 0), merit
 
 
-def _drawn_together(dtype: Any) -> float:
-    """Share of the spread at which a central difference is most precise."""
-    return float(jnp.finfo(dtype).eps) ** (1 / 3)
-
-
-def _slack(posed: Posed, carry: Carry) -> Array:
-    """Rounding error of the merit."""
-    eps = jnp.finfo(carry.merit.dtype).eps
-    return _ROUNDING_UNITS * eps * (jnp.abs(carry.merit) + _entries(posed))
-
-
-def _entries(posed: Posed) -> Array | int:
-    """Number of entries of the states of all devices."""
-    steps, size = posed.shape
-    if posed.exists is None:
-        return posed.axis.size * steps * size
-    return posed.axis.total(jnp.sum(posed.exists)) * size
-
-
-def _scale(posed: Posed, states: Array, expansion: Expansion) -> Array:
-    """Size of the states, `(D,)`, at least the spread of the noise."""
-    spread = jnp.sqrt(jnp.max(noise_scale(posed, expansion), axis=0))
-    here = jnp.maximum(jnp.max(jnp.abs(states), axis=0), spread)
-    return posed.axis.largest(here)[0]
-
-
 def _judge(
-    posed: Posed,
-    converged: Array,
-    stalls: Array,
-    carry: Carry,
-    moved: Array,
-    step: Step,
-    limits: Limits,
+    posed: Posed, converged: Array, stuck: Array, step: Step, limits: Limits
 ) -> Array:
     limit = int_status(Status.precision_limit)
-    patience = 1 if limits.noise is None else _PATIENCE
-    stuck = (stalls >= _PATIENCE) | (~moved & (stalls >= patience))
     status = jnp.where(stuck, limit, jnp.asarray(RUNNING, jnp.int32))
     status = jnp.where(converged, int_status(Status.converged), status)
     broken = ~posed.axis.all(jnp.isfinite(step.increments)) & (limits.noise is None)

@@ -5,13 +5,18 @@ emissions give E of them, decorrelated. A log density with gradient g and negati
 Hessian M in its predictor eta = h(z) enters by Newton weights: M, made PSD, is
 L diag(c) L', its rows are L' H with variances 1 / c and values L^-1 g / c. The
 surrogate then has the gradient of the true log density whatever was done to M, so the
-fixed points do not move. A little of g g' is added to M during the iteration: it is the
-scale that the density itself suggests (its mean is the Fisher information) and keeps
-the step finite where the density is flat.
+fixed points do not move. What is done to M depends on what the expansion is for:
+
+    "exact"      negative pivots are dropped: the Gaussian at a mode
+    "positive"   they count by their size, flat directions by next to nothing: a pass
+                 that a line search or a trust region guards
+    "scored"     a share of g g' besides, whose mean is the Fisher information: a pass
+                 that nothing guards. It makes the step about 10 / g, too short where a
+                 density is steep, so no iteration uses it
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +28,7 @@ from elk_ssm.nssm.densities import observed_factor, time_axis
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
 
+Weights: TypeAlias = Literal["exact", "positive", "scored"]
 _OUTER_SHARE = 0.1
 
 
@@ -38,12 +44,12 @@ class Rows(NamedTuple):
     observed: Array
 
 
-def taylor_rows(posed: Posed, points: Array, iterating: bool) -> Rows:
+def taylor_rows(posed: Posed, points: Array, kind: Weights) -> Rows:
     """Expand every emission at its state, by Jacobian or Newton weights."""
     covariance = posed.emission_covariance
     axes = (0, 0, time_axis(covariance), 0, 0)
     data = (points, posed.inputs, covariance, posed.values, posed.observed)
-    return jax.vmap(partial(step_rows, posed, iterating=iterating), axes)(*data)
+    return jax.vmap(partial(step_rows, posed, kind=kind), axes)(*data)
 
 
 def step_rows(
@@ -53,12 +59,12 @@ def step_rows(
     covariance: Operator | None,
     value: Array,
     observed: Array,
-    iterating: bool = True,
+    kind: Weights,
 ) -> Rows:
     """Expand the emission of one step around a state `(D,)`."""
     mean, H = value_and_jacobian(lambda x: posed.call("emission", x, entry), point)
     if not posed.is_gaussian:
-        return _newton_rows(posed, mean, H, entry, value, observed[0], iterating)
+        return _newton_rows(posed, mean, H, entry, value, observed[0], kind)
     if covariance is None:
         covariance = Dense(posed.call("emission_covariance", point, entry))
     return _gaussian_rows(covariance, H, value - mean, observed)
@@ -72,23 +78,30 @@ def _gaussian_rows(
     return Rows(factor.turn_rows(H), factor.variances, factor.turn(residual), observed)
 
 
-def _newton_rows(posed, eta, H, entry, value, observed, iterating: bool) -> Rows:
+def _newton_rows(posed, eta, H, entry, value, observed, kind: Weights) -> Rows:
     def density(eta: Array) -> Array:
         return posed.call("log_density", eta, value, entry)
 
     gradient = jax.grad(density)(eta)
     matrix = -jax.hessian(density)(eta)
-    if iterating:
-        outer = gradient[:, None] * gradient
+    if kind == "scored":
         factors, pivots = modified_factors(matrix, replace=True)
         # Of the factored matrix, so that its range contains the gradient.
-        matrix = matmul(factors * pivots, factors.T) + _OUTER_SHARE * outer
-    factors, pivots = modified_factors(matrix, replace=False)
+        matrix = matmul(factors * pivots, factors.T)
+        matrix = matrix + _OUTER_SHARE * gradient[:, None] * gradient
+    factors, pivots = modified_factors(matrix, replace=kind == "positive")
+    if kind == "positive":
+        pivots = jnp.maximum(pivots, least_precision(pivots.dtype))
     ok = observed & (pivots > 0)
     weights = matmul(factors.T, H)
     values = _forward_substitute(factors, gradient)
     variances = jnp.where(ok, 1 / jnp.where(ok, pivots, 1), 1)
     return Rows(weights, variances, jnp.where(ok, values * variances, 0), ok)
+
+
+def least_precision(dtype: Any) -> float:
+    """Return a precision that tells nothing, for a row that only pulls."""
+    return float(jnp.finfo(dtype).tiny) ** 0.5
 
 
 def modified_factors(matrix: Array, *, replace: bool) -> tuple[Array, Array]:

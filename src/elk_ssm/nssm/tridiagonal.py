@@ -13,16 +13,25 @@ states x_0 (the last of the device before) and x_n (its own last),
 
 of which all devices are gathered (3 D^2 and 2 D numbers each): their sum is a block
 tridiagonal system of the P last states, which every device solves for itself.
+
+`definite_solve` also says whether the matrix is positive definite: it is if all its
+pivots are (Sylvester's law of inertia), whatever the order of elimination. On one
+device pivots that are not positive may be replaced, max(|d|, floor), which solves for
+the matrix plus a diagonal of just those entries (Gill & Murray; Nocedal & Wright 2006,
+section 3.4).
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax import lax, vmap
 
 from elk_ssm._types import Array
 from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+
+# An unrolled elimination takes the compiler long at larger sizes.
+_UNROLLED = 8
 
 
 def block_solve(blocks: Array, couplings: Array, rhs: Array) -> Array:
@@ -50,6 +59,91 @@ def block_solve(blocks: Array, couplings: Array, rhs: Array) -> Array:
     return lax.scan(backward, zero, (pivots, reduced, following), reverse=True)[1]
 
 
+def definite_solve(
+    axis: TimeAxis,
+    blocks: Array,
+    couplings: Array,
+    rhs: Array,
+    floors: Array | None = None,
+) -> tuple[Array, Array]:
+    """Solve a system that is hoped to be positive definite, and say whether it is.
+
+    Args:
+        axis: Where time lives.
+        blocks: B, `(T, D, D)`.
+        couplings: C, `(T, D, D)`.
+        rhs: v, `(T, D)`.
+        floors: Least pivots where one is not positive, `(T, D)`, on one device.
+
+    Returns:
+        The solution `(T, D)`, of no use if neither the matrix is definite nor pivots
+        were replaced, and whether it is, `()` boolean.
+    """
+    if axis.is_spread:
+        return _spread_definite_solve(axis, blocks, couplings, rhs)
+
+    def forward(carry, entry):
+        B, C, v, floor = entry
+        gain = apply_inverse(carry[:2], transpose(C))
+        inverse, pivots, definite = unit_factor(B - matmul(C, gain), floor)
+        y = v - matvec(transpose(gain), carry[2])
+        after = (inverse, pivots, y)
+        return after, (*after, definite)
+
+    ones = jnp.ones_like(rhs[0])
+    start = (jnp.diag(ones), ones, jnp.zeros_like(ones))
+    entries = (blocks, couplings, rhs, floors)
+    _, (inverses, pivots, reduced, definite) = lax.scan(forward, start, entries)
+
+    def backward(carry, entry):
+        inverse, pivots, y, C_next = entry
+        rest = y - matvec(transpose(C_next), carry)
+        x = apply_inverse((inverse, pivots), rest[:, None])[:, 0]
+        return x, x
+
+    following = jnp.concatenate([couplings[1:], jnp.zeros_like(couplings[:1])])
+    entries = (inverses, pivots, reduced, following)
+    solution = lax.scan(backward, jnp.zeros_like(ones), entries, reverse=True)[1]
+    return solution, jnp.all(definite)
+
+
+def unit_factor(
+    matrix: Array, floors: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Return a unit lower triangular W and d with W M W' = diag(d), M symmetric.
+
+    The third is whether M is positive definite. If not, d may be anything, or with
+    floors `(D,)` positive, and M then has another diagonal.
+    """
+    size = matrix.shape[-1]
+    rows = jnp.arange(size)
+
+    def clear(k, carry):
+        table, definite = carry
+        pivot = table[k, k]
+        if floors is not None:
+            raised = jnp.maximum(jnp.abs(pivot), floors[k])
+            raised = jnp.where(pivot > 0, pivot, raised)
+            table = table.at[k, k].set(raised)
+        factors = jnp.where(rows > k, table[:, k] / table[k, k], 0)
+        return table - factors[:, None] * table[k], definite & (pivot > 0)
+
+    table = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=-1)
+    carry = table, jnp.asarray(True)
+    if size <= _UNROLLED:
+        for k in range(size):
+            carry = clear(k, carry)
+    else:
+        carry = lax.fori_loop(0, size, clear, carry)
+    return carry[0][:, size:], jnp.diagonal(carry[0]), carry[1]
+
+
+def apply_inverse(factor: tuple[Array, Array], rhs: Array) -> Array:
+    """Multiply `(D, K)` by the inverse of a matrix that `unit_factor` took apart."""
+    inverse, pivots = factor
+    return matmul(transpose(inverse), matmul(inverse, rhs) / pivots[:, None])
+
+
 class Ends(NamedTuple):
     """What is left of a run of steps: a system of the state before it and its last."""
 
@@ -67,6 +161,21 @@ def spread_block_solve(
 
     The first coupling of a device is that to the device before; zero on the first.
     """
+    return _spread_elimination(axis, blocks, couplings, rhs)[0]
+
+
+def _spread_definite_solve(
+    axis: TimeAxis, blocks: Array, couplings: Array, rhs: Array
+) -> tuple[Array, Array]:
+    solution, pivots, last_system = _spread_elimination(axis, blocks, couplings, rhs)
+    definite = axis.all(vmap(unit_factor)(pivots)[2])
+    return solution, definite & definite_solve(LOCAL, *last_system)[1]
+
+
+def _spread_elimination(
+    axis: TimeAxis, blocks: Array, couplings: Array, rhs: Array
+) -> tuple[Array, Array, tuple[Array, Array, Array]]:
+    """Return the solution, what was divided by, and the system of the last states."""
     zero, none = jnp.zeros_like(blocks[0]), jnp.zeros_like(rhs[0])
     first = Ends(zero, couplings[0], blocks[0], none, rhs[0])
 
@@ -89,7 +198,9 @@ def spread_block_solve(
     rest = (blocks[1:], couplings[1:], rhs[1:])
     whole, runs = lax.scan(eliminate, first, rest)
     # What is solved for travels apart from the matrices, in which it is not linear.
-    lasts = _solve_lasts(Ends(*axis.gather(whole[:3]), *axis.gather(whole[3:])))
+    every = Ends(*axis.gather(whole[:3]), *axis.gather(whole[3:]))
+    last_system = _system_of_lasts(every)
+    lasts = block_solve(*last_system)
     before = jnp.where(axis.place == 0, 0, lasts[jnp.maximum(axis.place - 1, 0)])
     last = lasts[axis.place]
 
@@ -100,14 +211,14 @@ def spread_block_solve(
         return x, x
 
     earlier = lax.scan(substitute, last, (runs, couplings[1:]), reverse=True)[1]
-    return jnp.concatenate([earlier, last[None]])
+    return jnp.concatenate([earlier, last[None]]), runs.Knn, last_system
 
 
-def _solve_lasts(every: Ends) -> Array:
-    """Solve for the last states of all devices, `(P, D)`."""
+def _system_of_lasts(every: Ends) -> tuple[Array, Array, Array]:
+    """Return blocks, couplings and right side of the last states of all devices."""
 
     def from_next(x: Array) -> Array:
         return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
 
     blocks = every.Knn + from_next(every.K00)
-    return block_solve(blocks, every.Kn0, every.hn + from_next(every.h0))
+    return blocks, every.Kn0, every.hn + from_next(every.h0)

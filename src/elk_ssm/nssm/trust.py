@@ -1,6 +1,6 @@
 r"""The trust region as observations: the increments are observed near zero.
 
-    d_ti observed as e_ti / p_ti with variance 1 / p_ti,    p = 1 / (s^2 q) + tilt share
+    d_ti observed as e_ti / p_ti with variance 1 / p_ti,    p = 1 / (s^2 q)
 
 s^2 is the noise policy's, in units of the process variance q_ti = (Q_t)_ii (of the
 initial variance at t = 0), so the rows are the Levenberg-Marquardt damping that the
@@ -18,17 +18,18 @@ from elk_ssm.kalman.structure import Dense, variances_of
 from elk_ssm.nssm.densities import factor_of, log_normal, observed_factor
 from elk_ssm.nssm.expansion import Expansion
 from elk_ssm.nssm.posed import Posed
-from elk_ssm.nssm.rows import Rows
-
-_TILT_SHARE = 0.01
+from elk_ssm.nssm.rows import Rows, least_precision
 
 
 def noise_scale(posed: Posed, expansion: Expansion) -> Array:
     """Return q, `(T, D)`, the variances that s^2 is relative to."""
-    steps, size = expansion.offsets.shape
-    q = jnp.broadcast_to(variances_of(expansion.covariance), (steps, size))
-    first = jnp.diagonal(expansion.initial_covariance)
-    return posed.at_start(first, q)
+    return variance_scale(posed, variances_of(expansion.covariance))
+
+
+def variance_scale(posed: Posed, variances: Array) -> Array:
+    """Return process variances `(T, D)`, the initial one at the first step of all."""
+    q = jnp.broadcast_to(variances, posed.shape)
+    return posed.at_start(jnp.diagonal(posed.initial_covariance), q)
 
 
 def trust_rows(precision: Array, tilt: Array | None) -> Rows:
@@ -40,7 +41,8 @@ def trust_rows(precision: Array, tilt: Array | None) -> Rows:
     """
     steps, size = precision.shape
     pull = jnp.zeros_like(precision) if tilt is None else tilt
-    precision = precision + _TILT_SHARE * pull**2
+    if tilt is not None:
+        precision = jnp.maximum(precision, least_precision(precision.dtype))
     observed = precision > 0
     variances = 1 / jnp.where(observed, precision, 1)
     weights = jnp.broadcast_to(jnp.eye(size, dtype=pull.dtype), (steps, size, size))
