@@ -1,11 +1,12 @@
 """One decision for a whole batch, so that `vmap` does not turn a branch into both."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from elk_ssm._jax import custom_vmap
 
-@jax.custom_batching.custom_vmap
+
+@custom_vmap
 def _anywhere(flag: Array) -> Array:
     return flag
 
