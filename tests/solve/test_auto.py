@@ -184,3 +184,24 @@ def test_newton_blocks_converge_on_the_suite(name, x64):
     for a, b in zip(found, jax.tree.leaves(problem.reference())):
         # Ten times the tolerance, and what these flows amplify within 160 steps.
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-8 * np.abs(b).max())
+
+
+def test_second_derivatives_inside_a_scan_of_the_users_own(x64, reference):
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 2)))
+
+    def loss(weights, evaluate):
+        def body(x, u):
+            states = evaluate(lambda x, v: jnp.tanh(weights * x + v), x, u)
+            return states[-1], jnp.sum(states**2)
+
+        return jnp.sum(jax.lax.scan(body, jnp.zeros(2), inputs)[1])
+
+    def ours(f, x, u):
+        return elk.evaluate(f, x, u).states
+
+    weights = jnp.asarray([0.5, 0.3])
+    found, expected = (
+        jax.hessian(lambda w, evaluate=evaluate: loss(w, evaluate))(weights)
+        for evaluate in (ours, reference)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)

@@ -127,6 +127,10 @@ def evaluate_forgetful(
 
     @run.def_vmap
     def _(axis_size: int, batched: tuple, *operands: PyTree) -> tuple:
+        if not any(jax.tree.leaves(batched)):
+            consts, *rest = operands
+            found = _evaluate(task, partial(function, consts), *rest)
+            return found, jax.tree.map(lambda _: False, found)
         if axis_size <= auto.largest_batch_in_blocks(dimension):
             found = _map_batched(run, batched, operands)
         else:
