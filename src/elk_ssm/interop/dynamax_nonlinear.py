@@ -27,8 +27,8 @@ from elk_ssm._types import Array
 from elk_ssm.interop.dynamax import check_version
 from elk_ssm.interop.dynamax import from_dynamax as linear_from_dynamax
 from elk_ssm.kalman.lgssm import LGSSM
-from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import (
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import (
     Dense,
     Diagonal,
     Matrix,
@@ -170,7 +170,7 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> from_lgssm(LGSSM(jnp.zeros(2), one, one, one, one, one)).state_dim
         2

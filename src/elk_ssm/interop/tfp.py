@@ -22,7 +22,7 @@ from jax import Array
 
 from elk_ssm.kalman.lgssm import LGSSM, Problem, emission_dim, emission_offsets, pose
 from elk_ssm.kalman.scalar_updates import safe_sqrt, square_root
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step, to_dense
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator, at_step, to_dense
 
 
 def to_tfp(
@@ -46,7 +46,7 @@ def to_tfp(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> to_tfp(model, num_timesteps=3).event_shape.as_list()
@@ -90,7 +90,7 @@ def from_tfp(distribution: Any) -> LGSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> from_tfp(to_tfp(model, num_timesteps=3)).dynamics_weights.matrix.shape

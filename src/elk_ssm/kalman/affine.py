@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.small_linalg import matmul, matvec
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 
 def affine_scan(

@@ -29,7 +29,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.affine import apply
-from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.damped_steps import (
     Evidence,
     Marginals,
@@ -46,9 +45,10 @@ from elk_ssm.kalman.elements import (
     combine_smoother_dense,
     combine_smoother_diagonal,
 )
-from elk_ssm.kalman.prefix import prefix_scan
-from elk_ssm.kalman.small_linalg import matmul
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.small import matmul
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.prefix import prefix_scan
 
 __all__ = [
     "Evidence",

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.damped import filter_elements, filter_step
 from elk_ssm.kalman.damped_steps import Marginals, advance, smoother_gain
 from elk_ssm.kalman.elements import FilterElement, SmootherElement
@@ -24,8 +23,9 @@ from elk_ssm.kalman.spread import (
     smooth_associative,
     smooth_sequential,
 )
-from elk_ssm.kalman.structure import Diagonal, Operator
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.structure import Diagonal, Operator
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 def spread_filter_means(

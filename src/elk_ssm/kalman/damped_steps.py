@@ -16,8 +16,8 @@ from jax import Array
 
 from elk_ssm.kalman.affine import apply
 from elk_ssm.kalman.elements import FilterElement
-from elk_ssm.kalman.small_linalg import matmul, solve
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.small import matmul, solve
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
 
 _UNROLL_UP_TO = 16
 

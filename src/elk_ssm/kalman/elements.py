@@ -36,7 +36,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, symmetrize, transpose
+from elk_ssm.linalg.small import matmul, matvec, solve, symmetrize, transpose
 
 
 class FilterElement(NamedTuple):

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.elements import FilterElement
 from elk_ssm.kalman.filter_steps import (
     filter_elements,
@@ -26,15 +25,16 @@ from elk_ssm.kalman.filter_steps import (
     transition_into,
 )
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.mesh import Spread, on_mesh
 from elk_ssm.kalman.scalar_updates import (
     condition_element,
     condition_element_diagonal,
 )
-from elk_ssm.kalman.small_linalg import matmul
 from elk_ssm.kalman.spread import enter, join, no_steps, prefixes, previous
-from elk_ssm.kalman.structure import Dense
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.small import matmul
+from elk_ssm.linalg.structure import Dense
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.mesh import Spread, on_mesh
+from elk_ssm.parallel.time_axis import TimeAxis
 
 Moments = tuple[Array, Array]
 

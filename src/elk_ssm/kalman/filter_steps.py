@@ -16,7 +16,6 @@ from elk_ssm.kalman.elements import (
     combine_filter_diagonal,
 )
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.scalar_updates import (
     Rows,
     WhitenedEmission,
@@ -27,8 +26,9 @@ from elk_ssm.kalman.scalar_updates import (
     emission_rows,
     whiten_emission,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
-from elk_ssm.kalman.structure import Diagonal, Operator, at_step, to_dense
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
+from elk_ssm.linalg.structure import Diagonal, Operator, at_step, to_dense
+from elk_ssm.parallel.prefix import prefix_scan
 
 
 class Transition(NamedTuple):

@@ -12,17 +12,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
-from elk_ssm.kalman.structure import (
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
+from elk_ssm.linalg.structure import (
     Dense,
     Diagonal,
     Operator,
     to_dense,
     variances_of,
 )
+from elk_ssm.parallel.backend import Backend, check_backend
 
 
 class Forecast(NamedTuple):
@@ -84,7 +84,7 @@ def lgssm_predict(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> forecast = lgssm_predict(model, jnp.array([[1.0]]), horizon=2)

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.small_linalg import matvec, symmetrize
-from elk_ssm.kalman.structure import (
+from elk_ssm.linalg.small import matvec, symmetrize
+from elk_ssm.linalg.structure import (
     Dense,
     Diagonal,
     Matrix,
@@ -57,7 +57,7 @@ class LGSSM(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+        >>> from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
         >>> model = LGSSM(
         ...     initial_mean=jnp.zeros(2),
         ...     initial_covariance=ScaledIdentity(1.0),

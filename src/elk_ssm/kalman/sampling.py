@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.scalar_updates import safe_sqrt, square_root
-from elk_ssm.kalman.small_linalg import matvec
 from elk_ssm.kalman.smoothing import backward_step, static_whitener
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.parallel.backend import Backend, check_backend
 
 
 def lgssm_sample(
@@ -57,7 +57,7 @@ def lgssm_sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one, zero = ScaledIdentity(1.0), ScaledIdentity(0.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, zero)  # observed exactly
         >>> lgssm_sample(jax.random.key(0), model, jnp.array([[1.0], [2.0]])).tolist()

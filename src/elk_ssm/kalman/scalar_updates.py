@@ -33,8 +33,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from elk_ssm.kalman.elements import FilterElement
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.small import matmul, matvec, symmetrize
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
 
 # A loop inside the scan over time costs more than the updates it contains, but an
 # unrolled elimination takes the compiler seconds at sixteen rows.

@@ -15,22 +15,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.elements import SmootherElement
 from elk_ssm.kalman.filter_spread import filter_piece, run_pieces
 from elk_ssm.kalman.filter_steps import transition_into
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.mesh import Spread
 from elk_ssm.kalman.scalar_updates import (
     Whitener,
     condition_backward,
     condition_backward_diagonal,
     whitener_of,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec
 from elk_ssm.kalman.spread import previous, smooth_associative, smooth_sequential
-from elk_ssm.kalman.structure import Dense, Diagonal
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.structure import Dense, Diagonal
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.mesh import Spread
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 def smooth_on_mesh(

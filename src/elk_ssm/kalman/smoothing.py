@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.elements import (
     SmootherElement,
     combine_smoother_dense,
@@ -32,18 +31,19 @@ from elk_ssm.kalman.filter_spread import piece_of
 from elk_ssm.kalman.filter_steps import transition_into
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
-from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.scalar_updates import (
     Whitener,
     condition_backward,
     condition_backward_diagonal,
     whitener_of,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
 from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces, static_whitener
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.small import matmul, matvec, symmetrize
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator, at_step
+from elk_ssm.parallel.backend import Backend, by_backend, check_backend
+from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
+from elk_ssm.parallel.prefix import prefix_scan
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 class SmootherPosterior(NamedTuple):
@@ -113,7 +113,7 @@ def lgssm_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> posterior = lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))

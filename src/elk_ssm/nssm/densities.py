@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.scalar_updates import whiten
-from elk_ssm.kalman.small_linalg import matmul, matvec
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
 from elk_ssm.nssm.posed import Posed
 
 

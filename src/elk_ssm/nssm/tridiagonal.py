@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.small import matmul, matvec, solve, transpose
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 def block_solve(blocks: Array, couplings: Array, rhs: Array) -> Array:

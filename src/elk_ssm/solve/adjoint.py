@@ -26,9 +26,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import Dense
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import Dense
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solve.nodes import block_map, in_blocks, near_divisor
 
 Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks"]

@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.prefix import prefix_scan
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.stopping import Tolerance
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
 from elk_ssm.kalman.damped_spread import spread_filter_means, spread_smoother
-from elk_ssm.kalman.structure import Operator
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, linearize_nodes
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.mesh import Spread, on_mesh
+from elk_ssm.parallel.mesh import Spread, on_mesh
 from elk_ssm.solve.adjoint import Recursion, is_still, trajectory_tangent
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.noise import unknowns_apart

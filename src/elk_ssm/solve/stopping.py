@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # A size counts half after 32 steps, and at the earliest after four unknowns.
 _HALVINGS_PER_STEP, _MOST_HALVINGS = 1 / 32, 1 / 4

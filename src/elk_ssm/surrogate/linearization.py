@@ -25,8 +25,8 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.small_linalg import matmul
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.small import matmul
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
 
 _ENTRIES_AT_ONCE = 2**19
 

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 
 from elk_ssm._trees import static
 from elk_ssm._types import Array
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import (
     Marginals,
     damped_evidence,
     damped_filter,
     damped_smoother,
 )
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.parallel.backend import Backend
 
 if TYPE_CHECKING:
     from elk_ssm.kalman.lgssm import LGSSM

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.parallel.time_axis import TimeAxis
 
 PyTree: TypeAlias = Any
 

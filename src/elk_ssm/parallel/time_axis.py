@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.prefix import prefix_scan
 
 Element = TypeVar("Element")
 
