@@ -114,6 +114,10 @@ class Operator:
         chosen = other.array if isinstance(other, Operator) else other
         return self.like(jnp.where(jnp.reshape(condition, shape), self.array, chosen))
 
+    def zeros(self) -> Self:
+        """Return the zero matrix of this structure and leading axes."""
+        return self.like(jnp.zeros_like(self.array))
+
     def scaled(self, factor: Array | float) -> Self:
         """Return c A for numbers c on leading axes."""
         return self.like(

@@ -34,6 +34,7 @@ def run(
     backend: Backend,
     axis: TimeAxis = LOCAL,
     reverse: bool = False,
+    before: bool = False,
     lanes: int = 1,
 ) -> Any:
     """Run a recursion through time.
@@ -44,6 +45,8 @@ def run(
         axis: Where time lives, in the direction of time, whatever `reverse`.
         reverse: Whether to run from the last entry to the first. The state that enters
             is then the last device's `initial`, otherwise the first one's.
+        before: Whether to return the states before each step, of a recursion whose
+            outputs are the states after.
         lanes: Into how many pieces to cut a sequential run.
 
     Returns:
@@ -51,21 +54,22 @@ def run(
     """
     axis = axis.reversed() if reverse else axis
     sequential = partial(_lanes, lanes=lanes) if lanes > 1 else _sequential
+    how = {"reverse": reverse, "before": before}
     return by_backend(
         backend,
-        partial(sequential, recursion, axis, reverse=reverse),
-        partial(_prefix, recursion, axis, reverse=reverse),
+        partial(sequential, recursion, axis, **how),
+        partial(_prefix, recursion, axis, **how),
     )
 
 
-def _sequential(recursion: Recursion, axis: TimeAxis, *, reverse: bool) -> Any:
+def _sequential(recursion: Recursion, axis: TimeAxis, **how: bool) -> Any:
     """Run through the steps of a device."""
     recursion = recursion.prepared() if axis.is_spread else recursion
-    return _shard(recursion, axis, (None, recursion.entries), reverse=reverse)
+    return _shard(recursion, axis, (None, recursion.entries), **how)
 
 
 def _shard(
-    recursion: Recursion, axis: TimeAxis, entries: tuple, *, reverse: bool
+    recursion: Recursion, axis: TimeAxis, entries: tuple, *, reverse: bool, before: bool
 ) -> Any:
     """Run through the steps of a shard, and before for what they do to any state.
 
@@ -74,6 +78,7 @@ def _shard(
         axis: Where the shards live.
         entries: Which of the entries exist (None: all), and the entries.
         reverse: The direction.
+        before: Whether to return the states before the steps.
     """
 
     def append(run: Any, entry: tuple) -> tuple[Any, None]:
@@ -88,10 +93,13 @@ def _shard(
         begin = _beginning(recursion, axis)
         whole = jax.lax.scan(append, begin, entries, reverse=reverse)[0]
         start = _entering(recursion, axis, whole, "sequential")
-    return jax.lax.scan(step, start, entries, reverse=reverse)[1]
+    found = jax.lax.scan(step, start, entries, reverse=reverse)[1]
+    return _shift(start, found, reverse) if before else found
 
 
-def _prefix(recursion: Recursion, axis: TimeAxis, *, reverse: bool) -> Any:
+def _prefix(
+    recursion: Recursion, axis: TimeAxis, *, reverse: bool, before: bool
+) -> Any:
     """Combine all elements of a shard, and let them act on the state that enters."""
     combine, entries, first = recursion.combine, recursion.entries, -reverse
     elements = jax.vmap(recursion.element)(entries)
@@ -106,10 +114,11 @@ def _prefix(recursion: Recursion, axis: TimeAxis, *, reverse: bool) -> Any:
         after = jax.vmap(recursion.act, (0, None))(up_to, start)
     else:
         start, after = recursion.initial, recursion.state(up_to)
-    return recursion.outputs(_before(start, after, reverse), entries, after)
+    earlier = _shift(start, after, reverse)
+    return earlier if before else recursion.outputs(earlier, entries, after)
 
 
-def _lanes(recursion: Recursion, axis: TimeAxis, *, reverse: bool, lanes: int) -> Any:
+def _lanes(recursion: Recursion, axis: TimeAxis, *, lanes: int, **how: bool) -> Any:
     """Run K pieces side by side, the last one filled up with steps that do nothing."""
     recursion = recursion.prepared()
     length = jax.tree.leaves(recursion.entries)[0].shape[0]
@@ -126,7 +135,7 @@ def _lanes(recursion: Recursion, axis: TimeAxis, *, reverse: bool, lanes: int) -
     inside = axis.lanes(count)
 
     def one(entries: Any) -> Any:
-        return _shard(recursion, inside, entries, reverse=reverse)
+        return _shard(recursion, inside, entries, **how)
 
     entries = real, jax.tree.map(cut, recursion.entries)
     found = jax.vmap(one, axis_name=inside.name)(entries)
@@ -164,14 +173,14 @@ def _entering(
     return _where(place == 0, recursion.initial, earlier)
 
 
-def _before(start: Any, after: Any, reverse: bool) -> Any:
+def _shift(start: Any, after: Any, reverse: bool) -> Any:
     """Return the state before each step from those after."""
 
-    def shift(first: Array, x: Array) -> Array:
+    def one(first: Array, x: Array) -> Array:
         moved = [x[1:], first[None]] if reverse else [first[None], x[:-1]]
         return jnp.concatenate(moved)
 
-    return jax.tree.map(shift, start, after)
+    return jax.tree.map(one, start, after)
 
 
 def _if(real: Array | None, moved: Any, same: Any) -> Any:
