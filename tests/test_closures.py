@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import elk_ssm as elk
 from elk_ssm._closures import hoist
 
 ONES, ZEROS = jnp.ones(3), jnp.zeros(3)
@@ -71,27 +72,166 @@ def test_different_programs_are_different(pair):
     assert one == hoist(pair[0], X)[0]
 
 
-@jax.custom_jvp
-def first_rule(x):
+def sine(rule):
+    """A sine with the derivative rule `rule(x) * tangent`."""
+
+    @jax.custom_jvp
+    def function(x):
+        return jnp.sin(x)
+
+    function.defjvp(lambda p, t: (function(*p), rule(*p) * t[0]))
+    return function
+
+
+def passing(backward, forward=lambda x: (x, None)):
+    """The identity with a backward rule."""
+
+    @jax.custom_vjp
+    def function(x):
+        return x
+
+    function.defvjp(forward, lambda r, g: (backward(g) if r is None else r * g,))
+    return function
+
+
+def plainly(x):
     return jnp.sin(x)
 
 
-@jax.custom_jvp
-def second_rule(x):
-    return jnp.sin(x)
+def twice(f):
+    return lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, None, length=2)[0]
 
 
-first_rule.defjvp(lambda p, t: (jnp.sin(p[0]), t[0]))
-second_rule.defjvp(lambda p, t: (jnp.sin(p[0]), 2 * t[0]))
+def chosen(f):
+    return lambda x: jax.lax.cond(x[0] > 0, jax.jit(f), plainly, x)
 
 
-def test_functions_that_differ_in_a_derivative_rule_are_different():
-    assert hoist(first_rule, X)[0] != hoist(second_rule, X)[0]
+def tripled(x):
+    return 3 * x
+
+
+def self_similar(factor):
+    """A rule that calls its own function, a factor away from the truth."""
+
+    @jax.custom_jvp
+    def function(x):
+        return jnp.exp(x)
+
+    function.defjvp(lambda p, t: (function(*p), factor * function(*p) * t[0]))
+    return function
+
+
+def chain(depth, last):
+    """Sines as rules of sines, of which the last one's rule differs."""
+    rule = sine(last)
+    for _ in range(depth):
+        rule = sine(rule)
+    return rule
+
+
+# Pairs of factories, so that every program is made anew in every trace.
+RULES = {
+    "first order": (lambda: sine(jnp.cos), lambda: sine(jnp.sin)),
+    "second order": (lambda: chain(1, jnp.cos), lambda: chain(1, jnp.sin)),
+    "third order": (lambda: chain(2, jnp.cos), lambda: chain(2, jnp.sin)),
+    "of a rule or none": (lambda: sine(plainly), lambda: sine(sine(plainly))),
+    "inside a scan": (lambda: twice(chain(1, jnp.cos)), lambda: twice(sine(plainly))),
+    "inside a cond": (lambda: chosen(chain(1, jnp.cos)), lambda: chosen(sine(plainly))),
+    "checkpoint": (
+        lambda: jax.checkpoint(chain(1, jnp.cos)),
+        lambda: jax.checkpoint(chain(1, jnp.sin)),
+    ),
+    "backward": (lambda: passing(plainly), lambda: passing(tripled)),
+    "forward": (
+        lambda: passing(plainly, lambda x: (x, jnp.sin(x))),
+        lambda: passing(plainly, lambda x: (x, jnp.cos(x))),
+    ),
+    "rule of a backward rule": (
+        lambda: passing(sine(jnp.cos)),
+        lambda: passing(sine(jnp.sin)),
+    ),
+    "backward inside a scan": (
+        lambda: twice(passing(plainly)),
+        lambda: twice(passing(tripled)),
+    ),
+    "backward in a rule": (
+        lambda: sine(passing(plainly)),
+        lambda: sine(passing(tripled)),
+    ),
+    "constant of a rule": (
+        lambda: sine(lambda x: jnp.full(3, 2.0) * x),
+        lambda: sine(lambda x: jnp.asarray([2.0, 2.0, 3.0]) * x),
+    ),
+    "constant of a backward rule": (
+        lambda: passing(lambda g: np.float32([1, 2, 3]) * g),
+        lambda: passing(lambda g: np.float32([1, 2, 4]) * g),
+    ),
+    "self-similar": (lambda: self_similar(1.0), lambda: self_similar(2.0)),
+}
+
+
+@pytest.mark.parametrize("pair", RULES.values(), ids=RULES.keys())
+def test_programs_are_told_apart_by_their_derivative_rules(pair):
+    one, two, again = (hoist(make(), X)[0] for make in (*pair, pair[0]))
+    assert one != two
+    assert one == again
+    assert hash(one) == hash(again)
+
+
+def test_vector_jacobian_rules_are_seen_at_any_depth():
+    rule = passing(plainly)
+    for f in (rule, twice(rule), chosen(rule), sine(rule), jax.checkpoint(rule)):
+        assert hoist(f, X)[0].has_vjp_rules
+    for f in (plainly, jax.nn.relu, chain(1, jnp.cos)):
+        assert not hoist(f, X)[0].has_vjp_rules
+
+
+def test_a_rule_that_cannot_be_traced_is_equal_only_to_itself():
+    def refuse(_):
+        raise NotImplementedError
+
+    one, two = (hoist(passing(refuse), X)[0] for _ in range(2))
+    assert one != two
+    assert one == one
+
+
+def test_two_functions_that_differ_at_second_order_have_their_own_hessians():
+    def curvatures(rule):
+        f = sine(rule)
+
+        def last(p):
+            step = lambda x, _: f(p * x)  # noqa: E731
+            found = elk.evaluate(step, ONES[:1], length=2, method=elk.jacobi())
+            return found.states[-1, 0]
+
+        return [jax.hessian(g)(0.5) for g in (last, lambda p: f(p * f(p)))]
+
+    for rule in (sine(jnp.cos), sine(tripled)):
+        found, expected = curvatures(rule)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_rules_made_anew_do_not_recompile(compilations):
+    def gradient(p):
+        rule, other = passing(tripled), self_similar(0.5)
+
+        def total(p):
+            step = lambda x, u: jnp.tanh(rule(p) * x + 0.1 * other(-u))  # noqa: E731
+            found = elk.evaluate(step, ONES, inputs, method=elk.jacobi())
+            return found.states.sum()
+
+        return jax.grad(total)(p)
+
+    inputs = jnp.ones((5, 3))
+    gradient(0.5)
+    with compilations() as count:
+        gradient(0.4)
+    assert count == [0]
 
 
 @pytest.mark.parametrize(
     "function",
-    [jax.nn.relu, jax.nn.softplus, first_rule, jax.jit(jnp.tanh)],
+    [jax.nn.relu, jax.nn.softplus, sine(jnp.cos), jax.jit(jnp.tanh)],
     ids=["relu", "softplus", "custom_jvp", "jit"],
 )
 def test_derivative_rules_do_not_make_one_program_two(function):

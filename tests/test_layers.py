@@ -17,7 +17,8 @@ OPTIONAL = {
     "tensorflow_probability": {"interop/tfp.py"},
 }
 
-GROUND = {"_types", "_trees", "_closures", "_recurrence", "solution"}
+GROUND = {"_jax", "_types", "_trees", "_programs", "_closures", "_forward_mode"}
+GROUND |= {"_recurrence", "solution"}
 FOLDERS = {
     **{"linalg": 1, "parallel": 2, "kalman": 3, "surrogate": 4, "nssm": 4},
     **{"solve": 5, "interop": 6},

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import describe, is_float
 from elk_ssm._types import ArrayLike, PyTree
@@ -157,7 +158,7 @@ def concrete_method(
 
 
 def _check_count(name: str, value: Any, at_least: int) -> None:
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     if not hasattr(value, "__index__") or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer; got {value!r}.")
@@ -167,7 +168,7 @@ def _check_count(name: str, value: Any, at_least: int) -> None:
 
 def _check_tolerance(name: str, value: ArrayLike | None, *, zero: bool) -> None:
     """Raise unless `value` is None, traced, or one positive (or zero) number."""
-    if value is None or isinstance(value, jax.core.Tracer):
+    if value is None or is_traced(value):
         return
     number = np.asarray(value)
     if number.ndim == 0 and (number > 0 or (zero and number == 0)):

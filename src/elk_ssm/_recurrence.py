@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 
 from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._jax import used_inputs
 from elk_ssm._trees import StateLayout, describe, is_float
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
 
@@ -313,5 +313,4 @@ def _discrete_leaves(
 def _depends_on_first(function: Any, first: PyTree, *rest: PyTree) -> bool:
     """Say whether any result of `function` can depend on its first argument."""
     closed = jax.make_jaxpr(function)(first, *rest)
-    _, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return any(used[: len(jax.tree.leaves(first))])
+    return any(used_inputs(closed.jaxpr)[: len(jax.tree.leaves(first))])

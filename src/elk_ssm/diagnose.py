@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._closures import HoistedFunction
+from elk_ssm._forward_mode import forward_mode
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
 from elk_ssm.evaluate import sequential
@@ -158,7 +159,7 @@ def _follow(
 ) -> tuple[Array, Array, Array]:
     """Log norms of products `(S, T)`, where each starts `(S,)`, off-diagonal share."""
     consts, initial, inputs = primals
-    step = partial(function, consts)
+    step = partial(forward_mode(function), consts)
     before = starts(initial, states)
     length, size = states.shape
     begins = jnp.arange(num_starts) * length // num_starts

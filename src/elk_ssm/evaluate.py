@@ -55,7 +55,11 @@ def evaluate(
     each solved by scans over time (Gonzalez et al. 2024, arXiv 2407.19115, equations 3
     to 7). Derivatives with respect to everything f closes over, the inputs and the
     initial state are exact whichever method is used; those with respect to the guess,
-    noise and tolerances are zero.
+    noise and tolerances are zero. Derivative rules inside f are honoured, rules of
+    rules too. A `jax.custom_vjp` in f (clipped or surrogate gradients, kernels) is
+    applied where `lax.scan` applies it, once a step to all that arrives there: its
+    gradient takes one step after the other, whichever adjoint was asked for, and there
+    is no forward mode (`TypeError`), as there is none for `lax.scan`.
 
     Args:
         f: `f(state, input) -> state` for one time step, without batch axis. Batches
@@ -70,8 +74,8 @@ def evaluate(
         guess: First iterate: the state with a leading time axis of length T. Default is
             x_0 at every step. Entries that are not finite are replaced by x_0.
         tol: Relative tolerance on the error, in units of the state's own size: of each
-            dimension by itself, and over the last few steps (a maximum that halves in
-            8 steps). Default 1e-5 in float32, 1e-12 in float64.
+            dimension by itself, and over the few tens of steps about it. Default 1e-5
+            in float32, 1e-12 in float64.
         atol: Absolute tolerance, in units of the state, for what is zero or tiny. The
             default is 1e-12 `tol`: states below 1e-12 count as no larger than that.
         max_iters: Largest number of iterations. Default is T (T // C for blocks of C),

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._closures import hoist
 from elk_ssm._options import check_float_state, prepare
-from elk_ssm._recurrence import canonicalize
+from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
-from elk_ssm._types import PyTree
+from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluate import run
 from elk_ssm.parallel.mesh import (
     Spread,
@@ -21,6 +22,7 @@ from elk_ssm.parallel.mesh import (
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
+from elk_ssm.solve.replay import replay_outputs
 
 
 def scan(
@@ -37,7 +39,9 @@ def scan(
     """Drop-in for `jax.lax.scan(f, init, xs)` that evaluates the carry in parallel.
 
     A scan has no place for a status, so a carry that the method does not bring to
-    convergence is evaluated sequentially: the result is always the trajectory.
+    convergence is evaluated sequentially: the result is always the trajectory. A
+    `jax.custom_vjp` in f gets what arrives from the next carry and from y together, as
+    in `lax.scan`.
 
     Args:
         f: `f(carry, x) -> (carry, y)`.
@@ -91,13 +95,37 @@ def scan(
         recurrence, method, **{**defaults, **options}, fall_back=True, spread=spread
     )
     states = run(recurrence, settings, numbers).states
-    before = _states_before(init, states, spread, recurrence.length)
-    ys = jax.vmap(lambda carry, x: f(carry, x)[1], axis_size=recurrence.length)(
-        before, xs
-    )
+    if recurrence.function.has_vjp_rules:
+        states, ys = _replay_both(f, recurrence, states)
+    else:
+        before = _states_before(init, states, spread, recurrence.length)
+        ys = jax.vmap(lambda carry, x: f(carry, x)[1], axis_size=recurrence.length)(
+            before, xs
+        )
     if reverse:
         ys = jax.tree.map(lambda y: y[::-1], ys)
     return jax.tree.map(lambda x: x[-1], states), ys
+
+
+def _replay_both(
+    f: Any, recurrence: Recurrence, states: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Carries and outputs of an f with vector-Jacobian rules, with its derivatives.
+
+    A rule gets what arrives from the next carry and from the output together.
+    """
+    layout = recurrence.layout
+
+    def pair(state: Array, entry: PyTree) -> tuple[Array, PyTree]:
+        after, y = f(*recurrence.unflatten(state, entry))
+        return layout.ravel(recurrence.split.part(after)[0]), y
+
+    flat = jax.ShapeDtypeStruct((layout.size,), layout.dtype)
+    function, consts = hoist(pair, flat, recurrence.entry)
+    primals = consts, recurrence.initial, recurrence.inputs
+    known = recurrence.flatten_states(states, "states")
+    found, ys = replay_outputs(function, primals, known)
+    return recurrence.rebuild(found), ys
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -33,8 +33,8 @@ class Status(enum.IntEnum):
 
 _MESSAGES = {
     Status.converged: (
-        "The largest residual and the largest undamped step are below tolerance, or "
-        "every state is provably exact."
+        "Residuals, undamped steps and the error that they add up to are below "
+        "tolerance, or every state is provably exact."
     ),
     Status.max_iters_reached: (
         "The iteration was cut off before it converged. The states are the last "
@@ -42,7 +42,8 @@ _MESSAGES = {
     ),
     Status.nonfinite: (
         "f itself returned a non-finite value on the true trajectory, at the step "
-        "given by failed_step. No method can go past it; check f, its parameters and "
+        "given by failed_step; the states after it repeat the last finite one. No "
+        "method can go past it; check f, its parameters and "
         "the inputs there."
     ),
     Status.precision_limit: (

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from benchmarks import gpu, gradients, harness, sharding, speed, speed_page
+from benchmarks import (
+    convergence,
+    gpu,
+    gradients,
+    harness,
+    sharding,
+    speed,
+    speed_page,
+)
 from elk_ssm import cli
 
 
@@ -16,6 +24,16 @@ def test_gradients_run_and_are_exact_but_for_the_published_backward():
     assert max(errors.values()) < 1e-4
     assert all(row["run_ms"] > 0 and row["compile_s"] > 0 for row in rows)
     assert "| auto |" in harness.table(rows, ["candidate", "run_ms"])
+
+
+def test_convergence_counts_passes_and_depth(x64):
+    rows = convergence.measure(("gru_D4",), 60)
+    assert [row["method"] for row in rows] == list(convergence.METHODS)
+    assert all(row["status"] == "converged" for row in rows)
+    assert max(row["error"] for row in rows) < 1e-11
+    passes = {row["method"]: row["iterations"] for row in rows}
+    assert passes["deer"] < passes["quasi_deer"]
+    assert all(row["depth over T"] > 0 for row in rows)
 
 
 def test_sharding_reads_programs_and_efficiency_falls_with_devices():

@@ -65,6 +65,17 @@ def test_a_pass_gathers_one_summary_a_device_and_has_one_halo(name):
     assert program.output_shardings.spec[0] == "time"
 
 
+@pytest.mark.parametrize("name", ["quasi_deer", "blocks"])
+def test_the_trial_of_what_looks_converged_is_outside_the_pass(name):
+    program = compile_on_mesh(states(METHODS[name][0]), (D, D), (D,), (T, D))
+    found = collectives(program)
+    trial = count(each for each in found if "trial" in each.place)
+    # The sizes of the states, and how errors grow; rows and sums that enter a device.
+    assert trial["all-gather"] == 2
+    assert trial["collective-permute"] <= 3
+    assert trial["all-reduce"] <= 1
+
+
 @pytest.mark.parametrize("name", ["deer", "quasi_deer"])
 def test_the_backward_pass_is_one_affine_pass(name):
     run = states(METHODS[name][0])

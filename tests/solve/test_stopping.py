@@ -23,7 +23,8 @@ run_largest = jax.jit(largest)
 def verdict(residual, step, *, scale=1.0, tol=1e-5, last=jnp.inf):
     scales = jnp.full(residual.shape, scale)
     tolerance = make_tolerance(tol, None, residual.dtype)
-    return run_judge(residual, step, scales, tolerance, jnp.asarray(last))
+    alike = jnp.ones(residual.shape, bool)
+    return run_judge(residual, step, alike, scales, tolerance, jnp.asarray(last))
 
 
 @SHAPES
@@ -99,17 +100,28 @@ BACKENDS = pytest.mark.parametrize("backend", ["sequential", "associative"])
 
 
 @BACKENDS
-def test_scale_forgets_on_both_sides(backend):
+@pytest.mark.parametrize("count", [1, 20, 64, 90])
+def test_scale_is_what_is_about(backend, count):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(90, 3)) * np.asarray([1e6, 1.0, 1e-8])
+    x = np.abs(rng.normal(size=(count, 3)) * np.asarray([1e6, 1.0, 1e-8]))
     found = scale_of(jnp.asarray(x, jnp.float32), 1, backend)
-    gap = np.abs(np.arange(90)[:, None] - np.arange(90)) / 32
-    weighted = np.abs(x)[None] * 2.0 ** -gap[..., None]
-    before = np.stack([weighted[t, : t + 1].max(0) for t in range(90)])
-    after = np.stack([weighted[t, t:].max(0) for t in range(90)])
-    # At the end there is nothing after: what was before stands for it.
-    after = np.maximum(after, before[-1] * 2.0 ** -gap[-1][:, None])
-    np.testing.assert_allclose(found, np.minimum(before, after), rtol=1e-4)
+    # Between one and two windows of 32 steps to either side, where there are such.
+    for t in range(count):
+        near = [x[max(t - 31, 0) : t + 1].max(0), x[t : t + 32].max(0)]
+        far = [x[max(t - 63, 0) : t + 1].max(0), x[t : t + 64].max(0)]
+        if t + 64 >= count:
+            far[1] = np.maximum(far[1], x[max(count - 64, 0) :].max(0))
+        assert np.all(found[t] <= np.minimum(*far) * 1.0001)
+        if 32 <= t < count - 32:
+            assert np.all(found[t] >= np.minimum(*near) * 0.9999)
+        assert np.all(found[t] >= x[t] * 0.9999)
+
+
+def test_both_backends_see_the_same_sizes():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(101, 2)), jnp.float32)
+    for block_size in (1, 3, 16):
+        a, b = (scale_of(x, block_size, name) for name in ("sequential", "associative"))
+        np.testing.assert_array_equal(a, b)
 
 
 @BACKENDS
@@ -119,7 +131,7 @@ def test_scale_of_a_small_state_does_not_see_wild_ones(backend):
     assert float(scale[150, 0]) == pytest.approx(1e9, rel=1e-5)
     assert float(jnp.delete(scale[:, 0], 150).max()) <= 1.0001
     assert float(scale[:, 1].max()) <= 1.0001e-6
-    assert float(scale.min()) > 0.9e-6
+    assert float(scale[5:].min()) > 0.9e-6
 
 
 def test_what_is_zero_is_judged_by_the_absolute_tolerance():

@@ -22,8 +22,8 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
+from elk_ssm._jax import is_still
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.linalg.small import matvec
@@ -98,13 +98,6 @@ def _fold(tangents: PyTree, count: int, block_size: int) -> PyTree:
         return x if is_still(x) else in_blocks(x, count, block_size)
 
     return jax.tree.map(fold, tangents, is_leaf=is_still)
-
-
-def is_still(tangent: Any) -> bool:
-    """Whether a tangent is zero by its type, and so by far the cheapest one."""
-    if isinstance(tangent, SymbolicZero):
-        return True
-    return getattr(tangent, "dtype", None) == jax.dtypes.float0
 
 
 def _by_blocks(function: Callable, block_size: int) -> Callable:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.solve.auto import BATCHED, NO_PROBE, Auto, Plan, PlanKind, make_plan
 from elk_ssm.solve.nodes import (
@@ -112,7 +113,7 @@ def evaluate_forgetful(
         keep_all,
     )
 
-    @jax.custom_batching.custom_vmap
+    @custom_vmap
     def run(
         consts: list, initial: Array, inputs: PyTree, tolerance: Tolerance
     ) -> tuple:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._closures import HoistedFunction
+from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
-from elk_ssm.solve.loop import Carry, one_pass, start
+from elk_ssm.solve.carry import Carry, start
+from elk_ssm.solve.loop import one_pass
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import roll_out
 from elk_ssm.solve.trajectory import Options, Settings, lay_out
@@ -24,7 +26,7 @@ def all_iterates(
 ) -> Array:
     """Return the guess and every iterate after it, `(num_iters + 1, T, D)`."""
     consts, initial, inputs = primals
-    flat = partial(function, consts)
+    flat = partial(forward_mode(function), consts)
     step, blocks, nodes = lay_out(
         method, settings, flat, initial, inputs, options.guess
     )

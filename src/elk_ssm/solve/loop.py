@@ -13,7 +13,7 @@ this is a small error, or when the exact prefix covers all nodes, so that n pass
 always suffice.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import apply
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.certify import is_certain
+from elk_ssm.solve.carry import RUNNING, Carry, Prefix, start
+from elk_ssm.solve.certify import try_out
 from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks
@@ -37,36 +38,7 @@ from elk_ssm.solve.stopping import (
 )
 from elk_ssm.surrogate.policy import Seen
 
-RUNNING = -1
 _PROGRESS = 0.25
-
-
-class Carry(NamedTuple):
-    """What travels through the loop."""
-
-    nodes: Array
-    accepted: Array | None
-    gated: Array | None
-    free: Array
-    merit: Array
-    predicted: Array
-    policy: Any
-    iteration: Array
-    exact: Array
-    status: Array
-    stalls: Array
-    refusals: Array
-    next_trial: Array
-    residual_norm: Array
-    step_norm: Array
-    history: History | None
-
-
-class Prefix(NamedTuple):
-    """The provably exact prefix: how many nodes, and the state at its end, `(D,)`."""
-
-    exact: Array
-    edge: Array
 
 
 def iterate(
@@ -102,45 +74,14 @@ def iterate(
         return (carry.status == RUNNING) & (carry.iteration < max_iters)
 
     def body(carry: Carry) -> Carry:
-        return one_pass(method, step, blocks, tolerance, backend, carry)
+        after = one_pass(method, step, blocks, tolerance, backend, carry)
+        return try_out(step, blocks, tolerance, backend, carry, after)
 
     carry = jax.lax.while_loop(running, body, start(method, guess, history, policy))
     cut_off = jnp.where(
         carry.status == RUNNING, int_status(Status.max_iters_reached), carry.status
     )
     return carry._replace(status=cut_off)
-
-
-def start(method: Method, guess: Array, history: int, policy: Any = None) -> Carry:
-    """Return the carry before the first pass."""
-    unknown = jnp.asarray(jnp.inf, guess.dtype)
-    noise = method.noise
-    if noise is not None and policy is None:
-        policy = noise.init(guess.shape, guess.dtype)
-    return Carry(
-        nodes=guess,
-        accepted=guess if noise is not None and noise.can_reject else None,
-        gated=None if method.gate is None else guess,
-        free=jnp.asarray(True),
-        merit=unknown,
-        predicted=unknown,
-        policy=policy,
-        iteration=jnp.asarray(0, jnp.int32),
-        exact=jnp.asarray(0, jnp.int32),
-        status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
-        stalls=jnp.asarray(0, jnp.int32),
-        refusals=jnp.asarray(0, jnp.int32),
-        next_trial=jnp.asarray(0, jnp.int32),
-        residual_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
-        step_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
-        history=empty_history(history, guess.dtype),
-    )
-
-
-def empty_history(length: int, dtype: Any) -> History | None:
-    """Return a history of NaN, or None when nothing is to be recorded."""
-    empty = jnp.full(length, jnp.nan, dtype)
-    return History(*[empty] * len(History._fields)) if length else None
 
 
 @jax.named_scope("one_pass")
@@ -158,7 +99,10 @@ def one_pass(
     carry, accept = _consult_policy(method, blocks, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
     scale = scale_of(seen.values, blocks.size, backend, axis)
-    verdict = judge(seen.residual, seen.step, scale, tolerance, carry.step_norm, axis)
+    alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
+    verdict = judge(
+        seen.residual, seen.step, alike, scale, tolerance, carry.step_norm, axis
+    )
     update = (
         seen.step
         if noise is None
@@ -187,14 +131,9 @@ def one_pass(
         set_back = axis.total(jnp.sum(jnp.any(nodes != ungated, axis=1)))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     carry = carry._replace(stalls=stalls)
-    signs = axis.all(~differs_in_sign_of_zero(carry.nodes, seen.values))
-    carry, certain = _try_out(
-        step, blocks, tolerance, backend, carry, nodes, scale, verdict.converged & signs
-    )
-    status = _status(verdict, certain, stalls, prefix, blocks.unknowns)
-    # Behind a break, and at the rounding floor, the iterate is better than its update.
-    keep = (status == Status.nonfinite) | (status == Status.precision_limit)
-    nodes = jnp.where(keep, carry.nodes, nodes)
+    status = _status(verdict, stalls, prefix, blocks.unknowns)
+    # Behind a break the iterate is better than its update.
+    nodes = jnp.where(status == Status.nonfinite, carry.nodes, nodes)
     if carry.accepted is not None:
         frozen = axis.index(nodes.shape[0])[:, None] < exact
         stay = accept | frozen | (status != RUNNING)
@@ -282,42 +221,13 @@ def _gate(
     return chosen, carry._replace(gated=gated, free=free_still)
 
 
-def _try_out(
-    step: FlatStep,
-    blocks: Blocks,
-    tolerance: Tolerance,
-    backend: Backend,
-    carry: Carry,
-    nodes: Array,
-    scale: Array,
-    converged: Array,
-) -> tuple[Carry, Array]:
-    """Whether nodes that look converged are; each refusal is waited for longer."""
-    wanted = converged & (carry.iteration >= carry.next_trial)
-
-    def try_out(_: tuple[Array, Array]) -> tuple[Array, Array]:
-        certain = is_certain(step, blocks, nodes, scale, tolerance, backend)
-        return jnp.zeros_like(wanted), certain
-
-    # A loop and no `cond`, of which `vmap` would run both branches in every pass.
-    _, certain = jax.lax.while_loop(
-        lambda state: state[0], try_out, (wanted, jnp.zeros_like(wanted))
-    )
-    refusals = carry.refusals + (wanted & ~certain)
-    later = carry.iteration + 1 + refusals
-    next_trial = jnp.where(wanted & ~certain, later, carry.next_trial)
-    return carry._replace(refusals=refusals, next_trial=next_trial), certain
-
-
-def _status(
-    verdict: Verdict, certain: Array, stalls: Array, prefix: Prefix, count: int
-) -> Array:
+def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Array:
     complete = prefix.exact >= count
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
     broken = verdict.suspect | ~jnp.all(jnp.isfinite(prefix.edge))
     limit = int_status(Status.precision_limit)
     status = jnp.where(stalls >= PATIENCE, limit, RUNNING)
-    done = certain | complete
+    done = verdict.converged | complete
     status = jnp.where(done, int_status(Status.converged), status)
     return jnp.where(broken, int_status(Status.nonfinite), status)
 

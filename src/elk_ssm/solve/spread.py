@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
+from elk_ssm._jax import is_still, still
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.parallel.mesh import Spread, on_mesh
-from elk_ssm.solve.adjoint import Recursion, is_still, trajectory_tangent
+from elk_ssm.solve.adjoint import Recursion, trajectory_tangent
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.noise import unknowns_apart
 
@@ -83,7 +82,7 @@ def tangent_on_mesh(
         along = _fill(tangents, (*of_common, of_inputs))
         exists = axis.exists(length)
         if exists is not None:
-            inputs, along = (exists, inputs), (*along[:2], (_still(exists), along[2]))
+            inputs, along = (exists, inputs), (*along[:2], (still(exists), along[2]))
 
         def step(consts: list, state: Array, entry: PyTree) -> Array:
             if exists is None:
@@ -124,12 +123,6 @@ def _fill(tangents: PyTree, moving: PyTree) -> PyTree:
     """Put the pieces of the tangents that move in their places."""
 
     def one(tangent: Any, moved: Any) -> Any:
-        return _still(tangent) if is_still(tangent) else moved
+        return still(tangent) if is_still(tangent) else moved
 
     return jax.tree.map(one, tangents, moving, is_leaf=is_still)
-
-
-def _still(like: Any) -> SymbolicZero:
-    """Return the tangent of what does not move; nothing asks for its shape."""
-    void = jax.dtypes.float0
-    return SymbolicZero(jax.core.ShapedArray(np.shape(like), void))

@@ -16,8 +16,8 @@ from elk_ssm._types import Array, ArrayLike
 from elk_ssm.parallel.backend import Backend, by_backend
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
-# A size counts half after 32 steps, and at the earliest after four unknowns.
-_HALVINGS_PER_STEP, _MOST_HALVINGS = 1 / 32, 1 / 4
+# Sizes are seen over one to two windows of so many steps, and at least of unknowns.
+_WINDOW_STEPS, _LEAST_WINDOW = 32, 8
 _ROUNDING_UNITS = 32
 _SLOWEST_ROOM = 0.2
 _SMALLEST_STATE = 1e-12
@@ -80,14 +80,11 @@ def scale_of(
 ) -> Array:
     """Size of the states about now, `(n, D)`, which tolerances are relative to.
 
-    Every dimension by itself, and local in time: the smaller of two maxima that forget,
-
-        before_t = max(|x_t|, before_{t-1} 2^(-h))
-        after_t = max(|x_t|, after_{t+1} 2^(-h))
-
-    with h = 1/32 a step and at most 1/4 between unknowns. Neither a large dimension
-    beside, nor a wild state earlier or later, loosens the tolerance of a small one; and
-    a state that passes through zero keeps one, by what is about it.
+    Every dimension by itself, and local in time: the smaller of the largest magnitude
+    in the last 32 to 64 steps and that in the next 32 to 64 (8 to 16 unknowns at
+    least; the current one is in both). Neither a large dimension beside, nor a wild
+    state before or after, loosens the tolerance of a small one; and a state that passes
+    through zero keeps one, by what is about it.
 
     Args:
         values: Rollout values at the unknowns, `(n, D)`.
@@ -95,58 +92,64 @@ def scale_of(
         backend: Which scan to use.
         axis: Where time lives.
     """
-    halvings = min(block_size * _HALVINGS_PER_STEP, _MOST_HALVINGS)
+    window = max(_WINDOW_STEPS // block_size, _LEAST_WINDOW)
     magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
     nothing = jnp.zeros_like(magnitude[0])
-    run = partial(_fading_maximum, backend=backend, halvings=halvings)
+    run = partial(_recent_maximum, window=window, backend=backend)
     if not axis.is_spread:
         before = run(magnitude, nothing)
+        # Behind the end nothing is known: what was before stands for it.
         return jnp.minimum(before, run(magnitude, before[-1], reverse=True))
-    # Devices hand on what they end, and begin, with.
-    ends = run(magnitude, nothing)[-1], run(magnitude, nothing, reverse=True)[0]
-    forward, backward = axis.gather(ends)
-    distance = axis.place - jnp.arange(axis.size)
-    fade = 2.0 ** (-halvings * magnitude.shape[0])
-
-    def arriving(sizes: Array, distance: Array) -> Array:
-        weight = jnp.where(distance > 0, fade ** (distance - 1.0), 0)
-        return jnp.max(sizes * weight[:, None].astype(sizes.dtype), axis=0)
-
-    at_the_end = arriving(forward, axis.size - jnp.arange(axis.size))
-    later = jnp.maximum(
-        arriving(backward, -distance),
-        at_the_end * fade ** (axis.size - 1.0 - axis.place),
-    )
-    before = run(magnitude, arriving(forward, distance))
+    ends = jnp.max(magnitude[-window:], axis=0), jnp.max(magnitude[:window], axis=0)
+    last, first = axis.gather(ends)
+    earlier = jnp.where(axis.place > 0, last[axis.place - 1], 0)
+    before = run(magnitude, earlier)
+    later = first[jnp.minimum(axis.place + 1, axis.size - 1)]
+    later = jnp.where(axis.place < axis.size - 1, later, before[-1])
     return jnp.minimum(before, run(magnitude, later, reverse=True))
 
 
-def _fading_maximum(
+def _recent_maximum(
     magnitude: Array,
-    first: Array,
+    earlier: Array,
     *,
+    window: int,
     backend: Backend,
-    halvings: float,
     reverse: bool = False,
 ) -> Array:
-    """Maximum over the past (or the future), which counts half after 1/h entries."""
+    """Largest of the window before (`earlier` before the first) and of this one so far.
 
-    def sequential(magnitude: Array, first: Array) -> Array:
-        def body(size: Array, now: Array) -> tuple[Array, Array]:
-            size = jnp.maximum(now, size * 2**-halvings)
-            return size, size
+    In reverse, of this one from here on and the window after. Windows begin at
+    multiples of `window` in both directions.
+    """
+    count = magnitude.shape[0]
 
-        return jax.lax.scan(body, first, magnitude, reverse=reverse)[1]
+    def sequential(magnitude: Array, earlier: Array) -> Array:
+        starts = jnp.arange(count) % window == (window - 1 if reverse else 0)
 
-    def associative(magnitude: Array, first: Array) -> Array:
-        # In logarithms forgetting is a slope, and what is left is a maximum.
-        slope = halvings * jnp.arange(1, len(magnitude) + 1, dtype=magnitude.dtype)
-        slope = slope[::-1] if reverse else slope
-        level = jnp.log2(magnitude) + slope[:, None]
-        level = jnp.maximum(jax.lax.cummax(level, reverse=reverse), jnp.log2(first))
-        return jnp.exp2(level - slope[:, None])
+        def body(carry: tuple, entry: tuple) -> tuple[tuple, Array]:
+            (before, so_far), (now, starts) = carry, entry
+            before = jnp.where(starts, so_far, before)
+            so_far = jnp.where(starts, now, jnp.maximum(so_far, now))
+            return (before, so_far), jnp.maximum(before, so_far)
 
-    return by_backend(backend, sequential, associative, magnitude, first)
+        # The end may lie inside a window, whose other part does not exist.
+        begin = earlier, earlier if count % window == 0 or not reverse else 0 * earlier
+        entries = magnitude, starts
+        return jax.lax.scan(body, begin, entries, reverse=reverse)[1]
+
+    def associative(magnitude: Array, earlier: Array) -> Array:
+        padded = jnp.pad(magnitude, [(0, -count % window), (0, 0)])
+        windows = padded.reshape(-1, window, magnitude.shape[1])
+        so_far = jax.lax.cummax(windows, axis=1, reverse=reverse)
+        whole = jnp.max(windows, axis=1)
+        if reverse:
+            other = jnp.concatenate([whole[1:], earlier[None]])
+        else:
+            other = jnp.concatenate([earlier[None], whole[:-1]])
+        return jnp.maximum(so_far, other[:, None]).reshape(padded.shape)[:count]
+
+    return by_backend(backend, sequential, associative, magnitude, earlier)
 
 
 def differs_in_sign_of_zero(x: Array, y: Array) -> Array:
@@ -163,6 +166,7 @@ def largest(x: Array) -> Array:
 def judge(
     residual: Array,
     step: Array,
+    alike: Array,
     scale: Array,
     tolerance: Tolerance,
     last_step_norm: Array,
@@ -173,6 +177,7 @@ def judge(
     Args:
         residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
         step: `(n, D)`, the undamped step from it.
+        alike: `(n, D)`, whether state and rollout value have the same sign if zero.
         scale: `(n, D)`, from `scale_of`.
         tolerance: Relative and absolute tolerance.
         last_step_norm: Largest undamped step of the pass before.
@@ -186,7 +191,7 @@ def judge(
     ratio = last_step_norm / jnp.maximum(step_norm, tiny)
     room = jnp.clip(ratio - 1, _SLOWEST_ROOM, 1)
     small = jnp.abs(residual) <= bound
-    settled = small & (jnp.abs(step) <= room * bound)
+    settled = small & alike & (jnp.abs(step) <= room * bound)
     # Behind a break no step has a size, so the rate says nothing there.
     row_settled = small & (jnp.abs(step) <= bound)
     floor = _ROUNDING_UNITS * jnp.finfo(residual.dtype).eps * scale

@@ -1,14 +1,16 @@
 """A trajectory and its derivatives: the loop wrapped as one differentiable function."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from elk_ssm._closures import HoistedFunction
+from elk_ssm._forward_mode import forward_mode
+from elk_ssm._jax import zero_tangent
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.mesh import Spread
@@ -16,15 +18,18 @@ from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan
+from elk_ssm.solve.carry import empty_history
 from elk_ssm.solve.failure import fall_back, settle_failure
 from elk_ssm.solve.forgetful import evaluate_forgetful
-from elk_ssm.solve.loop import empty_history, iterate
+from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, cut_piece, roll_out
+from elk_ssm.solve.replay import replay_states
 from elk_ssm.solve.spread import solve_on_mesh, tangent_on_mesh
 from elk_ssm.solve.stopping import Tolerance
 from elk_ssm.surrogate.linearization import DenseJacobian
 
+StepWithConsts: TypeAlias = Callable[[list, Array, PyTree], Array]
 Keep: TypeAlias = Literal["all", "boundaries", "last"]
 
 
@@ -82,14 +87,36 @@ def _solve(
     options: Options,
 ) -> tuple[Array, Report]:
     """Find the flat trajectory, `(T, D)` or every C-th state, `(T // C, D)`."""
+    return _solve_where_asked(function, settings, primals, options)
+
+
+def _solve_where_asked(
+    function: StepWithConsts,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
+) -> tuple[Array, Report]:
+    """Find the trajectory, on one device or on a mesh."""
     if settings.spread is None:
         return _solve_here(LOCAL, function, settings, primals, options)
     return _solve_spread(settings.spread, function, settings, primals, options)
 
 
+def _solve_and_replay(
+    function: HoistedFunction,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
+) -> tuple[Array, Report]:
+    """Find the trajectory of a function with vector-Jacobian rules."""
+    fixed = jax.lax.stop_gradient((primals, options))
+    states, report = _solve_where_asked(forward_mode(function), settings, *fixed)
+    return replay_states(function, primals, states, settings.block_size), report
+
+
 def _solve_spread(
     spread: Spread,
-    function: HoistedFunction,
+    function: StepWithConsts,
     settings: Settings,
     primals: tuple[list, Array, PyTree],
     options: Options,
@@ -126,7 +153,7 @@ def _newton(auto: Auto, settings: Settings, dimension: int) -> Method:
 
 def _solve_here(
     axis: TimeAxis,
-    function: HoistedFunction,
+    function: StepWithConsts,
     settings: Settings,
     primals: tuple[list, Array, PyTree],
     options: Options,
@@ -160,7 +187,7 @@ def _solve_here(
 
 
 def _find(
-    function: HoistedFunction,
+    function: StepWithConsts,
     step: FlatStep,
     settings: Settings,
     primals: tuple[list, Array, PyTree],
@@ -266,16 +293,19 @@ def _solve_jvp(
         tangent = trajectory_tangent(function, *arguments)
     else:
         tangent = tangent_on_mesh(spread, settings.length, function, *arguments)
-    return (states, report), (tangent, jax.tree.map(_zero_tangent, report))
+    return (states, report), (tangent, jax.tree.map(zero_tangent, report))
 
 
-def _zero_tangent(x: Array) -> Any:
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.zeros_like(x)
-    return np.zeros(x.shape, jax.dtypes.float0)
-
-
-solve_trajectory = jax.jit(_solve, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))
+def solve_trajectory(
+    function: HoistedFunction,
+    settings: Settings,
+    primals: tuple[list, Array, PyTree],
+    options: Options,
+) -> tuple[Array, Report]:
+    """Find the flat trajectory, differentiably; compiled once for a program."""
+    solve = _solve_and_replay if function.has_vjp_rules else _solve
+    return solve(function, settings, primals, options)
 
 
 def lay_out(

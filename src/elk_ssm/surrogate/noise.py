@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.surrogate.policy import (
     NoisePolicy,
@@ -253,7 +254,7 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy | None:
     if not (jnp.issubdtype(array.dtype, jnp.floating) or is_integer(array)):
         raise TypeError(f"noise must be real; got {array.dtype.name}.")
     check_positive("noise", array)
-    if not isinstance(array, jax.core.Tracer) and np.all(np.isinf(array)):
+    if not is_traced(array) and np.all(np.isinf(array)):
         return None
     return Constant(array)
 

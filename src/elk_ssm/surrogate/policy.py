@@ -12,10 +12,10 @@ travels through the loop:
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike
 
 
@@ -114,7 +114,7 @@ def is_integer(array: Array) -> bool:
 
 def check_positive(name: str, value: Array) -> None:
     """Raise `ValueError` when a concrete array has an entry that is not positive."""
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     numbers = np.asarray(value)
     if not np.all(numbers > 0):

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.interop.cells.diagonals import with_slope
 from elk_ssm.interop.cells.step import CellStep
@@ -227,7 +228,7 @@ def _draw(
         raise ValueError(
             f"forget_length must be a number or of shape ({size},); got {length.shape}."
         )
-    if not isinstance(length, jax.core.Tracer) and not bool(jnp.all(length > 0)):
+    if not is_traced(length) and not bool(jnp.all(length > 0)):
         raise ValueError(f"forget_length must be positive; got {length}.")
     of_kernel, of_recurrent = jax.random.split(key)
     kernel = jax.random.normal(of_kernel, (input_size, gates, size)) / input_size**0.5

@@ -1,0 +1,95 @@
+"""Everything of JAX in use that is internal, young, or not promised to stay.
+
+Each has a line on what it is for and what would replace it. No other module names
+these parts of JAX, which a test checks, so that a new version of JAX is one file here.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core.primitives import closed_call_p
+from jax.interpreters import partial_eval
+
+__all__ = [
+    "JVP_RULE",
+    "REMAT_RULE",
+    "VJP_RULE",
+    "ClosedJaxpr",
+    "Jaxpr",
+    "Literal",
+    "SymbolicZero",
+    "closed_call_p",
+    "custom_vmap",
+    "is_still",
+    "is_traced",
+    "run_program",
+    "still",
+    "used_inputs",
+    "zero_tangent",
+]
+
+JVP_RULE, VJP_RULE = "jvp_jaxpr_fun", "fwd_jaxpr_thunk"
+"""Where an equation of `jax.custom_jvp` or `jax.custom_vjp` keeps its rule.
+
+Names of parameters, which a public way to ask for a rule would replace.
+"""
+
+REMAT_RULE = "fun_jaxpr_thunk"
+"""The same of `jax.custom_vjp` with `optimize_remat=True`."""
+
+custom_vmap = jax.custom_batching.custom_vmap
+"""A rule for `vmap`, with which `auto` plans a batch as a batch. Public but young."""
+
+
+def is_traced(x: Any) -> bool:
+    """Whether a value is known only when the program runs: no check can read it.
+
+    `jax.core.Tracer` is what JAX's documentation itself names for this.
+    """
+    return isinstance(x, jax.core.Tracer)
+
+
+def run_program(jaxpr: Any, consts: list[Any], *args: Any) -> list[Any]:
+    """Evaluate a traced program at other constants.
+
+    `jax.extend.core.jaxpr_as_fun` does it for closed programs; here the constants are
+    arguments, so that one compiled program serves all of their values.
+    """
+    return jax.core.eval_jaxpr(jaxpr, consts, *args)
+
+
+def used_inputs(jaxpr: Any) -> list[bool]:
+    """Which inputs of a program any of its outputs can depend on.
+
+    By dead code elimination, which has no public form; a walk over the equations would
+    replace it, and would have to know every primitive with a program inside.
+    """
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return used
+
+
+def still(like: Any) -> SymbolicZero:
+    """Return the tangent of what does not move; nothing asks for its shape.
+
+    JAX hands such tangents to rules with `symbolic_zeros=True`, and says nothing on
+    how to make one: an array of zeros would replace it, at the cost of its products.
+    """
+    return SymbolicZero(jax.core.ShapedArray(np.shape(like), jax.dtypes.float0))
+
+
+def is_still(tangent: Any) -> bool:
+    """Whether a tangent is zero by its type, and so by far the cheapest one."""
+    if isinstance(tangent, SymbolicZero):
+        return True
+    return getattr(tangent, "dtype", None) == jax.dtypes.float0
+
+
+def zero_tangent(x: Any) -> Any:
+    """Return a tangent of zeros; for what is not floating point it has no entries."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)

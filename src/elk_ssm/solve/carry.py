@@ -1,0 +1,71 @@
+"""What travels through the loop, and what it is before the first pass."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from elk_ssm._types import Array
+from elk_ssm.solution import History
+from elk_ssm.solve.method import Method
+
+RUNNING = -1
+
+
+class Carry(NamedTuple):
+    """What travels through the loop."""
+
+    nodes: Array
+    accepted: Array | None
+    gated: Array | None
+    free: Array
+    merit: Array
+    predicted: Array
+    policy: Any
+    iteration: Array
+    exact: Array
+    status: Array
+    stalls: Array
+    refusals: Array
+    next_trial: Array
+    residual_norm: Array
+    step_norm: Array
+    history: History | None
+
+
+class Prefix(NamedTuple):
+    """The provably exact prefix: how many nodes, and the state at its end, `(D,)`."""
+
+    exact: Array
+    edge: Array
+
+
+def start(method: Method, guess: Array, history: int, policy: Any = None) -> Carry:
+    """Return the carry before the first pass."""
+    unknown = jnp.asarray(jnp.inf, guess.dtype)
+    noise = method.noise
+    if noise is not None and policy is None:
+        policy = noise.init(guess.shape, guess.dtype)
+    return Carry(
+        nodes=guess,
+        accepted=guess if noise is not None and noise.can_reject else None,
+        gated=None if method.gate is None else guess,
+        free=jnp.asarray(True),
+        merit=unknown,
+        predicted=unknown,
+        policy=policy,
+        iteration=jnp.asarray(0, jnp.int32),
+        exact=jnp.asarray(0, jnp.int32),
+        status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),
+        stalls=jnp.asarray(0, jnp.int32),
+        refusals=jnp.asarray(0, jnp.int32),
+        next_trial=jnp.asarray(0, jnp.int32),
+        residual_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
+        step_norm=unknown if guess.shape[0] else jnp.zeros_like(unknown),
+        history=empty_history(history, guess.dtype),
+    )
+
+
+def empty_history(length: int, dtype: Any) -> History | None:
+    """Return a history of NaN, or None when nothing is to be recorded."""
+    empty = jnp.full(length, jnp.nan, dtype)
+    return History(*[empty] * len(History._fields)) if length else None
