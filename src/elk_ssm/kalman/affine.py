@@ -13,7 +13,7 @@ x_t = p_{t+1} + b_t.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -49,7 +49,7 @@ def affine_scan(
     """
     kind = _Transposed if reverse else _Affine
     start = jnp.zeros_like(offsets[0])
-    where = {"backend": backend, "axis": axis, "lanes": lanes}
+    where: Any = {"backend": backend, "axis": axis, "lanes": lanes}
     recursion = kind(Map(operator, offsets), start)
     if reverse:
         return run(recursion, reverse=True, before=True, **where) + offsets

@@ -31,7 +31,7 @@ from elk_ssm.kalman.scalar_updates import (
 )
 from elk_ssm.kalman.spread import enter, join, no_steps, prefixes, previous
 from elk_ssm.linalg.small import matmul
-from elk_ssm.linalg.structure import Dense
+from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.backend import Backend, by_backend
 from elk_ssm.parallel.mesh import Spread, on_mesh
 from elk_ssm.parallel.time_axis import TimeAxis
@@ -77,8 +77,8 @@ def piece_of(axis: TimeAxis, problem: Problem, exists: Array | None) -> Problem:
 
 
 def _varies(name: str, x: Any) -> bool:
-    if isinstance(x, tuple):
-        return x[0].ndim > (2 if isinstance(x, Dense) else 1)
+    if isinstance(x, Operator):
+        return x.varies
     return name in ("offsets", "values", "observed")
 
 

@@ -27,7 +27,7 @@ from elk_ssm.kalman.scalar_updates import (
     whiten_emission,
 )
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
-from elk_ssm.linalg.structure import Diagonal, Operator, at_step, to_dense
+from elk_ssm.linalg.structure import Operator, at_step, to_dense
 from elk_ssm.parallel.prefix import prefix_scan
 
 
@@ -120,7 +120,7 @@ def rows_of(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
     values, observed = problem.values[step], problem.observed[step]
     weights = at_step(problem.emission_weights, step)
     if problem.exists is not None:
-        weights = type(weights)(jnp.where(problem.exists[step], weights[0], 0.0))
+        weights = weights.where(problem.exists[step], 0.0)
     covariance = at_step(problem.emission_covariance, step)
     if problem.is_diagonal:
         variances = jnp.where(observed, _diagonal_of(covariance), 1.0)
@@ -131,17 +131,16 @@ def rows_of(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
 def static_emission(problem: Problem) -> WhitenedEmission | None:
     """Decorrelate a static dense R once for all steps that have no gaps."""
     H, R = to_dense(problem.emission_weights), problem.emission_covariance
-    if isinstance(R, Diagonal) or R.matrix.ndim > 2 or H.ndim > 2:
+    if not R.mixes or R.varies or H.ndim > 2:
         return None
-    return whiten_emission(H, R.matrix)
+    return whiten_emission(H, to_dense(R))
 
 
 def nothing_before(problem: Problem) -> tuple[Array, Array]:
     """Return what stands before step 0, whose F is zero."""
     mean = jnp.zeros_like(problem.initial_mean)
-    return mean, jnp.zeros_like(problem.initial_covariance[0])
+    return mean, jnp.zeros_like(problem.initial_covariance.array)
 
 
 def _diagonal_of(operator: Operator) -> Array:
-    assert isinstance(operator, Diagonal)
-    return operator.diagonal
+    return operator.variances()

@@ -27,7 +27,7 @@ from elk_ssm.kalman.scalar_updates import (
 )
 from elk_ssm.kalman.spread import previous, smooth_associative, smooth_sequential
 from elk_ssm.linalg.small import matmul, matvec
-from elk_ssm.linalg.structure import Dense, Diagonal
+from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.backend import Backend, by_backend
 from elk_ssm.parallel.mesh import Spread
 from elk_ssm.parallel.time_axis import TimeAxis
@@ -104,5 +104,4 @@ def _transition(
 def static_whitener(problem: Problem) -> Whitener | None:
     """Decorrelate a static Q once for all steps."""
     Q = problem.covariance
-    varies = Q[0].ndim > (1 if isinstance(Q, Diagonal) else 2)
-    return None if varies or problem.is_diagonal else whitener_of(Q)
+    return None if Q.varies or problem.is_diagonal else whitener_of(Q)

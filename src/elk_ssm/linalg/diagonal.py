@@ -21,6 +21,7 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
 
     __slots__ = ()
     axes: ClassVar[int] = 1
+    mixes: ClassVar[bool] = False
 
     def mv(self, x: Array) -> Array:
         """Return A x."""

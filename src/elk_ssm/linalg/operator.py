@@ -35,6 +35,7 @@ class Operator:
 
     __slots__ = ()
     axes: ClassVar[int]
+    mixes: ClassVar[bool] = True  # False: no dimension acts on another, as in diag(a).
 
     # ------------------------------------------------------- given by the structure
 

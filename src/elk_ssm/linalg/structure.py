@@ -86,17 +86,18 @@ def as_operator(matrix: Any, size: int, name: str) -> Operator:
     if isinstance(matrix, ScaledIdentity):
         scale = jnp.asarray(matrix.scale)
         return Diagonal(jnp.broadcast_to(scale[..., None], (*scale.shape, size)))
-    declared = type(matrix) if isinstance(matrix, Operator) else Dense
-    array = jnp.asarray(matrix[0] if isinstance(matrix, Operator) else matrix)
+    declared = matrix if isinstance(matrix, Operator) else Dense(matrix)
+    array = jnp.asarray(declared.array)
     if array.ndim >= declared.axes:
-        return declared(array)
-    if declared is Dense:
+        return declared.like(array)
+    if isinstance(declared, Dense):
         raise ValueError(
             f"{name}: a matrix has at least two axes; got shape {array.shape}. Declare "
             "a vector as Diagonal(vector) and a number as ScaledIdentity(number)."
         )
-    wanted = "(..., D); got a scalar" if declared is Diagonal else "(..., n, b, b)"
-    raise ValueError(f"{name}: {declared.__name__} expects {wanted}.")
+    kind, least = type(declared).__name__, declared.axes
+    got = "a scalar" if array.ndim == 0 else f"shape {array.shape}"
+    raise ValueError(f"{name}: {kind} expects at least {least} axes; got {got}.")
 
 
 def common(*operators: Operator) -> tuple[Operator, ...]:

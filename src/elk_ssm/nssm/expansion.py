@@ -85,7 +85,7 @@ class Expansion(NamedTuple):
         axis = time_axis(self.covariance)
         covariance = self.covariance
         if axis == 0:
-            covariance = type(covariance)(posed.into(covariance[0]))
+            covariance = covariance.like(posed.into(covariance.array))
         terms = jax.vmap(lambda r, Q: log_normal(r, factor_of(Q)), in_axes=(0, axis))(
             posed.into(self.offsets), covariance
         )

@@ -271,7 +271,7 @@ def _covariance(
     operator = as_operator(given, size, name)
     expect_matrix(name, operator, size, size, (steps,) if steps else ())
     _check_variances(name, variances_of(operator))
-    return type(operator)(operator[0].astype(dtype))
+    return operator.like(operator.array.astype(dtype))
 
 
 def _check_variances(name: str, variances: Array) -> None:
