@@ -66,3 +66,31 @@ def expected(length, reverse):
     entries = entries[::-1] if reverse else entries
     means = [(10 + entries[: t + 1].sum()) / (3 + t) for t in range(length)]
     return np.array(means[::-1] if reverse else means)
+
+
+class Counts(RunningMean):
+    """The number of entries so far; its elements are (remembers, count)."""
+
+    def step(self, state, entry):
+        """One more."""
+        return state + entry, state + entry
+
+    def element(self, entry):
+        """One entry alone."""
+        return jnp.ones_like(entry), entry
+
+    def combine(self, earlier, later):
+        """Add what is remembered."""
+        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
+
+    def known(self, state):
+        """Forget what enters."""
+        return jnp.zeros_like(state), state
+
+    def state(self, element):
+        """The count."""
+        return element[1]
+
+    def nothing(self):
+        """No entry."""
+        return jnp.ones_like(self.initial), jnp.zeros_like(self.initial)

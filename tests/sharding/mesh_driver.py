@@ -35,13 +35,13 @@ def on_devices(length, **options):
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("piece", [1, 5, 6])
-def test_every_place_and_direction_finds_the_same(place, reverse, piece):
+@pytest.mark.parametrize("piece", [1, 5])
+def test_every_place_and_direction_finds_the_same(place, piece):
     length = P_ * piece
-    program, entries = on_devices(length, reverse=reverse, **PLACES[place])
-    found = jax.jit(program)(entries)
-    np.testing.assert_allclose(found, expected(length, reverse), rtol=1e-12)
+    for reverse in (False, True):
+        program, entries = on_devices(length, reverse=reverse, **PLACES[place])
+        found = jax.jit(program)(entries)
+        np.testing.assert_allclose(found, expected(length, reverse), rtol=1e-12)
 
 
 @pytest.mark.parametrize("place", PLACES)

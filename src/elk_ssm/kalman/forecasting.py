@@ -128,4 +128,6 @@ def _emit(
     if not covs.mixes:
         return weights.mv(means), weights.congruence(covs).add(noise)
     H = Dense(weights.to_dense())
-    return H.mv(means), H.congruence(Dense(covs.to_dense())).add(Dense(noise.to_dense()))
+    return H.mv(means), H.congruence(Dense(covs.to_dense())).add(
+        Dense(noise.to_dense())
+    )

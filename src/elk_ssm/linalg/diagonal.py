@@ -40,6 +40,11 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
         """The transpose, which is the matrix itself."""
         return self
 
+    def congruence(self, inner: Self) -> Self:
+        """Return A S A."""
+        # a^2 does not wait for S, which is one product less in a chain of steps.
+        return self.like(self.diagonal**2 * inner.diagonal)
+
     def symmetrized(self) -> Self:
         """Return the symmetric part, which is the matrix itself."""
         return self

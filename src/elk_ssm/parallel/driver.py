@@ -45,8 +45,7 @@ def run(
         axis: Where time lives, in the direction of time, whatever `reverse`.
         reverse: Whether to run from the last entry to the first. The state that enters
             is then the last device's `initial`, otherwise the first one's.
-        before: Whether to return the states before each step, of a recursion whose
-            outputs are the states after.
+        before: Whether to return the states before the steps instead of outputs.
         lanes: Into how many pieces to cut a sequential run.
 
     Returns:
@@ -86,7 +85,8 @@ def _shard(
 
     def step(state: Any, entry: tuple) -> tuple[Any, Any]:
         after, output = recursion.step(state, entry[1])
-        return _if(entry[0], after, state), output
+        after = _if(entry[0], after, state)
+        return after, after if before else output
 
     start = recursion.initial
     if axis.is_spread:
