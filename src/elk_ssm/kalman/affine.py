@@ -56,6 +56,23 @@ def affine_scan(
     return run(recursion, **where)
 
 
+def affine_entering(
+    operator: Operator,
+    offsets: Array,
+    *,
+    reverse: bool = False,
+    backend: Backend,
+    axis: TimeAxis = LOCAL,
+) -> Array:
+    """Return what enters each of the maps x -> A_t x + b_t, which begin at zero.
+
+    Arguments as for `affine_scan`, but `reverse` only runs through the same maps from
+    the last to the first.
+    """
+    recursion = _Affine(Map(operator, offsets), jnp.zeros_like(offsets[0]))
+    return run(recursion, reverse=reverse, before=True, backend=backend, axis=axis)
+
+
 def apply(operator: Operator, x: Array) -> Array:
     """Multiply states `(..., D)` by an operator with the same leading axes."""
     return operator.mv(x)
