@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,21 @@ def test_importing_changes_no_setting_and_loads_nothing_optional():
     assert "elk_ssm.solve.loop" in loaded
     optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
     assert not optional & loaded
+
+
+INTERNAL = re.compile(
+    r"jax\.core\.|jax\.extend|jax\.interpreters|jax\._src|partial_eval|SymbolicZero"
+    r"|custom_batching|jaxpr_thunk|jvp_jaxpr_fun"
+)
+
+
+def test_internal_and_young_parts_of_jax_are_named_in_one_file():
+    """A new version of JAX is one file to read: see `_jax`."""
+    allowed = {"_jax.py"}
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for line in path.read_text().splitlines()
+        if INTERNAL.search(line) and not line.lstrip().startswith(("#", '"', "`"))
+    }
+    assert found <= allowed | {"_jax.py"}

@@ -96,16 +96,17 @@ def scale_of(
     magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
     nothing = jnp.zeros_like(magnitude[0])
     run = partial(_recent_maximum, window=window, backend=backend)
+    # Behind the end nothing is known: the last steps stand for it.
+    end = jnp.max(magnitude[-max(2 * _WINDOW_STEPS // block_size, 2) :], axis=0)
     if not axis.is_spread:
         before = run(magnitude, nothing)
-        # Behind the end nothing is known: what was before stands for it.
-        return jnp.minimum(before, run(magnitude, before[-1], reverse=True))
+        return jnp.minimum(before, run(magnitude, end, reverse=True))
     ends = jnp.max(magnitude[-window:], axis=0), jnp.max(magnitude[:window], axis=0)
     last, first = axis.gather(ends)
     earlier = jnp.where(axis.place > 0, last[axis.place - 1], 0)
     before = run(magnitude, earlier)
     later = first[jnp.minimum(axis.place + 1, axis.size - 1)]
-    later = jnp.where(axis.place < axis.size - 1, later, before[-1])
+    later = jnp.where(axis.place < axis.size - 1, later, end)
     return jnp.minimum(before, run(magnitude, later, reverse=True))
 
 
