@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.densities import log_joint, time_axis
@@ -249,9 +250,9 @@ def check_limits(
     dtype = posed.initial_mean.dtype
     if tol is None:
         tol = 1e-8 if dtype == jnp.float64 else 1e-4
-    if not isinstance(tol, jax.core.Tracer) and not tol > 0:
+    if not is_traced(tol) and not tol > 0:
         raise ValueError(f"tol must be positive; got {tol}.")
-    if not isinstance(max_iters, jax.core.Tracer) and max_iters < 0:
+    if not is_traced(max_iters) and max_iters < 0:
         raise ValueError(f"max_iters must not be negative; got {max_iters}.")
     policy = None if noise is None else as_policy(noise)
     return Limits(policy, jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32))

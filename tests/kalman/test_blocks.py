@@ -1,4 +1,4 @@
-"""A block-diagonal operator finds in every recursion what its dense matrix finds."""
+"""Other structures find in every recursion what their dense matrices find."""
 
 from functools import partial
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.linalg.toy import Interleaved
 
 import elk_ssm as elk
 from elk_ssm.kalman.affine import affine_scan
@@ -74,3 +75,19 @@ def test_linear_gaussian_models():
         return found.log_likelihood, found.smoothed_means, *found.smoothed_covariances
 
     close(run(blocks), run(dense))
+
+
+def test_a_structure_that_the_library_does_not_have():
+    blocks, _, offsets, noise = problem()
+    toy = Interleaved(blocks.blocks)
+    dense = Dense(toy.to_dense())
+    columns = jax.vmap(toy.at(2).mv)(jnp.eye(D))
+    np.testing.assert_allclose(columns.T, dense.matrix[2])
+
+    @jax.jit
+    def run(operator):
+        pulled = affine_scan(operator, offsets, reverse=True, backend="sequential")
+        smoothed = damped_smoother(operator, offsets, noise, backend="sequential")
+        return pulled, *smoothed
+
+    close(run(toy), run(dense))

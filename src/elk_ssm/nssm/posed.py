@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import check_length, without_time
 from elk_ssm._trees import describe, static
 from elk_ssm._types import Array, PyTree
@@ -275,7 +276,7 @@ def _covariance(
 
 
 def _check_variances(name: str, variances: Array) -> None:
-    if isinstance(variances, jax.core.Tracer):
+    if is_traced(variances):
         return
     # NumPy, because under jit JAX would trace a comparison of known numbers as well.
     smallest = np.min(np.asarray(variances))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from elk_ssm._jax import is_traced
 from elk_ssm.parallel.time_axis import TimeAxis
 
 PyTree: TypeAlias = Any
@@ -144,7 +145,7 @@ def off_explicit(tree: PyTree, what: str) -> PyTree:
         mesh = jax.typeof(x).sharding.mesh
         if all(kind == AxisType.Auto for kind in mesh.axis_types):
             return x
-        if isinstance(x, jax.core.Tracer):
+        if is_traced(x):
             raise ValueError(
                 f"{what}: a traced array lives on a mesh with Explicit axes, "
                 f"{jax.typeof(x)}. Inside jit, grad or vmap, and for arrays that a "
