@@ -33,7 +33,7 @@ from benchmarks import harness, problems
 from benchmarks.harness import Row
 from benchmarks.speed import case, fused, scan_with
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.structure import Diagonal
+from elk_ssm.linalg.structure import Diagonal
 
 SIZES, LENGTHS = (8, 32, 64, 128), (10_000, 100_000, 1_000_000)
 BLOCKS = (16, 64, 256)

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks import harness
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "kalman.json"

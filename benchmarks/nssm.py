@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.nssm_problems import PROBLEMS, draw, pendulum
-from elk_ssm.kalman.structure import to_dense
+from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import pose
 from elk_ssm.smooth import extended_smoother, log_prob, smooth

@@ -21,7 +21,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 from jax.scipy.stats import norm, t
 
-from elk_ssm.kalman.structure import Diagonal
+from elk_ssm.linalg.structure import Diagonal
 from elk_ssm.nssm.densities import log_joint
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
-from elk_ssm.nssm.draws import draw_emissions, draw_states
+from elk_ssm.draws import draw_emissions, draw_states
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import pose
 

@@ -207,7 +207,7 @@ def document(stored: dict[str, Any]) -> str:
             "all-reduces of a few numbers, so that all devices do the same passes. "
             "Iterations and results are those of one device (with blocks of C steps "
             "where C divides T / P, since every device cuts its own); in code, "
-            "`kalman/time_axis.py` is all that communicates.",
+            "`parallel/time_axis.py` is all that communicates.",
             "",
             "## Measured: the collectives of one pass",
             "",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm.kalman.structure import Dense, Diagonal
+from elk_ssm.linalg.structure import Dense, Diagonal
 
 T = 6
 X0 = {"h": jnp.zeros(2), "n": jnp.asarray(0)}

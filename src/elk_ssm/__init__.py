@@ -12,18 +12,18 @@ Example:
 
 from elk_ssm import plotting
 from elk_ssm.diagnose import Diagnosis, diagnose
+from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluate import evaluate, iterates, sequential
+from elk_ssm.fitting import Fit, fit
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.forecasting import lgssm_predict
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import Dense, Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearize import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
-from elk_ssm.nssm.draws import Sample, sample
-from elk_ssm.nssm.fit import Fit, fit
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scan import scan
 from elk_ssm.smooth import Smoothed, extended_smoother, log_prob, smooth

@@ -11,8 +11,8 @@ from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import describe, is_float
 from elk_ssm._types import ArrayLike, PyTree
-from elk_ssm.kalman.backend import Backend, check_backend
-from elk_ssm.kalman.mesh import Spread
+from elk_ssm.parallel.backend import Backend, check_backend
+from elk_ssm.parallel.mesh import Spread
 from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method

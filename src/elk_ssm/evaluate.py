@@ -13,8 +13,8 @@ from elk_ssm._recurrence import (
     without_time,
 )
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
-from elk_ssm.kalman.backend import Backend
-from elk_ssm.kalman.mesh import check_off_explicit, off_explicit, spread_of
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.mesh import check_off_explicit, off_explicit, spread_of
 from elk_ssm.solution import Solution, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from elk_ssm._options import concrete_method
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
-from elk_ssm.kalman.backend import Backend, check_backend
+from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import cut, linearize_nodes
 from elk_ssm.surrogate.noise import as_policy

@@ -12,14 +12,14 @@ from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluate import run
-from elk_ssm.kalman.mesh import (
+from elk_ssm.parallel.mesh import (
     Spread,
     check_off_explicit,
     off_explicit,
     on_mesh,
     spread_of,
 )
-from elk_ssm.kalman.time_axis import LOCAL
+from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.replay import replay_outputs

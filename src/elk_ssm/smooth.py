@@ -11,9 +11,7 @@ from jax.sharding import Mesh
 from elk_ssm._jax import is_traced
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
-from elk_ssm.kalman.backend import Backend, check_backend
-from elk_ssm.kalman.mesh import Spread, off_explicit, on_mesh, spread_of
-from elk_ssm.kalman.structure import to_dense
+from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.densities import log_joint, time_axis
 from elk_ssm.nssm.expansion import expand, posterior_of
 from elk_ssm.nssm.extended import extended_posterior
@@ -23,6 +21,8 @@ from elk_ssm.nssm.mode import attach
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.nssm.slopes import Linearization
+from elk_ssm.parallel.backend import Backend, check_backend
+from elk_ssm.parallel.mesh import Spread, off_explicit, on_mesh, spread_of
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import (
     GainRatio,
@@ -144,7 +144,7 @@ def smooth(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> from elk_ssm.nssm.model import NonlinearSSM
         >>> one = ScaledIdentity(1.0)
         >>> model = NonlinearSSM(
@@ -190,7 +190,7 @@ def extended_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> from elk_ssm.nssm.model import NonlinearSSM
         >>> one = ScaledIdentity(1.0)
         >>> model = NonlinearSSM(
@@ -226,7 +226,7 @@ def log_prob(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> from elk_ssm.nssm.model import NonlinearSSM
         >>> one = ScaledIdentity(1.0)
         >>> model = NonlinearSSM(

@@ -13,7 +13,7 @@ from tests.kalman import oracle
 
 from elk_ssm.interop import dynamax as ours
 from elk_ssm.kalman.lgssm import LGSSM, pose
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity, to_dense
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity, to_dense
 
 BACKENDS = ["sequential", "associative"]
 

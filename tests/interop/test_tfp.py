@@ -8,7 +8,7 @@ from tests.kalman import oracle
 from elk_ssm.interop.tfp import from_tfp, to_tfp
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["varying", "static"])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from elk_ssm.kalman.lgssm import LGSSM
-from elk_ssm.kalman.structure import Dense
+from elk_ssm.linalg.structure import Dense
 
 
 class Data(NamedTuple):

@@ -14,7 +14,7 @@ from tests.kalman import oracle
 
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import Diagonal, to_dense
+from elk_ssm.linalg.structure import Diagonal, to_dense
 
 NOISES = (1e-2, 1e0, 1e4, 1e6, 1e8)
 RADII = (0.5, 0.99, 1.05)

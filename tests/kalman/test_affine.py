@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from elk_ssm.kalman.affine import affine_scan, apply
-from elk_ssm.kalman.structure import Dense, Diagonal
+from elk_ssm.linalg.structure import Dense, Diagonal
 
 T, D = 11, 3
 BACKENDS = ["auto", "sequential", "associative"]

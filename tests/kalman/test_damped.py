@@ -14,7 +14,7 @@ from elk_ssm.kalman.damped import (
     damped_filter_means,
     damped_smoother,
 )
-from elk_ssm.kalman.structure import Dense, Diagonal, to_dense
+from elk_ssm.linalg.structure import Dense, Diagonal, to_dense
 
 T, D = 7, 3
 KINDS = pytest.mark.parametrize("kind", [Dense, Diagonal])

@@ -16,7 +16,7 @@ from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import ScaledIdentity
+from elk_ssm.linalg.structure import ScaledIdentity
 
 T, D, E = 12, 3, 4
 NAN = np.nan

@@ -5,7 +5,7 @@ import pytest
 from tests.kalman import oracle
 
 from elk_ssm.kalman.filtering import lgssm_filter
-from elk_ssm.kalman.structure import Diagonal, to_dense
+from elk_ssm.linalg.structure import Diagonal, to_dense
 
 BACKENDS = ["sequential", "associative"]
 # float64 sums of a few dozen terms, in another order.

@@ -7,7 +7,7 @@ from tests.kalman.test_filtering import BACKENDS, TIGHT, diagonal_model
 
 from elk_ssm.kalman.forecasting import lgssm_predict
 from elk_ssm.kalman.lgssm import LGSSM
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity, to_dense
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity, to_dense
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from elk_ssm.kalman.lgssm import LGSSM, pose
-from elk_ssm.kalman.structure import (
+from elk_ssm.linalg.structure import (
     Dense,
     Diagonal,
     ScaledIdentity,

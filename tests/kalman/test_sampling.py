@@ -6,7 +6,7 @@ from tests.kalman.test_filtering import TIGHT, diagonal_model
 
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.sampling import lgssm_sample
-from elk_ssm.kalman.structure import ScaledIdentity
+from elk_ssm.linalg.structure import ScaledIdentity
 
 
 def test_moments_are_those_of_the_posterior():

@@ -6,7 +6,7 @@ from tests.kalman import oracle
 from tests.kalman.test_filtering import BACKENDS, TIGHT, diagonal_model
 
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import Diagonal, to_dense
+from elk_ssm.linalg.structure import Diagonal, to_dense
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

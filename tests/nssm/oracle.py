@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from elk_ssm.kalman.structure import ScaledIdentity
+from elk_ssm.linalg.structure import ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 
 STEP = 0.1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tests.nssm.oracle import pendulum
 
-from elk_ssm.kalman.structure import ScaledIdentity
-from elk_ssm.nssm.draws import draw_states, sample
+from elk_ssm.draws import draw_states, sample
+from elk_ssm.linalg.structure import ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import pose
 

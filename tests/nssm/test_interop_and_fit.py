@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tests.nssm.oracle import emissions_of, linear, pendulum
 
+from elk_ssm.fitting import fit
 from elk_ssm.interop import dynamax_nonlinear
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import ScaledIdentity
-from elk_ssm.nssm.fit import fit
+from elk_ssm.linalg.structure import ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smooth import smooth
 

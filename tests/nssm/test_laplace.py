@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from elk_ssm.kalman.structure import ScaledIdentity
-from elk_ssm.nssm.draws import sample
+from elk_ssm.draws import sample
+from elk_ssm.linalg.structure import ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.rows import modified_factors
 from elk_ssm.smooth import log_prob, smooth

@@ -23,7 +23,7 @@ from benchmarks.nssm_grid import (
     variant,
 )
 
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import pose
 from elk_ssm.smooth import log_prob, smooth

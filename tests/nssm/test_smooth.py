@@ -11,7 +11,7 @@ from tests.nssm.oracle import emissions_of, linear, pendulum, pendulum_residuals
 
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.kalman.structure import Dense, Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import Dense, Diagonal, ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smooth import extended_smoother, log_prob
 from elk_ssm.smooth import smooth as smooth_any

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elk_ssm.kalman.structure import Diagonal
-from elk_ssm.kalman.time_axis import LOCAL
+from elk_ssm.linalg.structure import Diagonal
 from elk_ssm.nssm.expansion import Expansion
 from elk_ssm.nssm.information import information_covariances
 from elk_ssm.nssm.rows import Rows
 from elk_ssm.nssm.tridiagonal import definite_solve, unit_factor
+from elk_ssm.parallel.time_axis import LOCAL
 
 pytestmark = pytest.mark.usefixtures("x64")
 T, D = 5, 2

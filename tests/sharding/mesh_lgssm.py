@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from tests.kalman import oracle
 
 import elk_ssm as elk
-from elk_ssm.kalman.structure import Diagonal, ScaledIdentity, to_dense
+from elk_ssm.linalg.structure import Diagonal, ScaledIdentity, to_dense
 
 P_ = 8
 # Of sixteen steps every device has two; of thirteen the last device has none.

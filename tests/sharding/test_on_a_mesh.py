@@ -15,7 +15,13 @@ HERE = Path(__file__).parent
 FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 
 
-MODULES = "mesh_evaluate", "mesh_collectives", "mesh_lgssm", "mesh_smooth"
+MODULES = (
+    "mesh_driver",
+    "mesh_evaluate",
+    "mesh_collectives",
+    "mesh_lgssm",
+    "mesh_smooth",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm.kalman.structure import Dense, Diagonal
+from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.surrogate.linearization import Linearization, Where
 
 D = 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm.kalman.structure import to_dense
+from elk_ssm.linalg.structure import to_dense
 
 T, D = 8, 2
 NOISE = jnp.exp(jnp.sin(jnp.arange(T * D, dtype=jnp.float32))).reshape(T, D)

@@ -32,9 +32,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman import filtering, sampling, smoothing
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.lgssm import LGSSM, emission_dim
-from elk_ssm.kalman.structure import Dense, Diagonal, as_operator, to_dense
+from elk_ssm.linalg.structure import Dense, Diagonal, as_operator, to_dense
+from elk_ssm.parallel.backend import Backend
 
 _OLDEST = (1, 0, 3)
 
@@ -72,7 +72,7 @@ def lgssm_filter(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
@@ -117,7 +117,7 @@ def lgssm_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
@@ -169,7 +169,7 @@ def lgssm_posterior_sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
@@ -198,7 +198,7 @@ def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
         >>> from_dynamax(params).dynamics_weights.matrix.shape
@@ -239,7 +239,7 @@ def to_dynamax(model: Any) -> Any:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
         >>> params.dynamics.bias.tolist()

@@ -27,10 +27,8 @@ from elk_ssm._types import Array
 from elk_ssm.interop.dynamax import check_version
 from elk_ssm.interop.dynamax import from_dynamax as linear_from_dynamax
 from elk_ssm.kalman.lgssm import LGSSM
-from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import (
-    Dense,
-    Diagonal,
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import (
     Matrix,
     Operator,
     as_operator,
@@ -170,7 +168,7 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> from_lgssm(LGSSM(jnp.zeros(2), one, one, one, one, one)).state_dim
         2
@@ -191,10 +189,7 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
 
 
 def _affine(weights: Operator, bias, input_weights, state: Array, entry: Any) -> Array:
-    if isinstance(weights, Diagonal):
-        moved = weights.diagonal * state
-    else:
-        moved = matvec(weights.matrix, state)
+    moved = weights.mv(state)
     if bias is not None:
         moved = moved + bias
     if entry is None or input_weights is None or input_weights.shape[-1] == 0:
@@ -204,9 +199,9 @@ def _affine(weights: Operator, bias, input_weights, state: Array, entry: Any) ->
 
 def _static(name: str, matrix: Matrix, size: int) -> Operator:
     operator = as_operator(matrix, size, name)
-    if operator[0].ndim > (2 if isinstance(operator, Dense) else 1):
+    if operator.varies:
         raise ValueError(
-            f"{name} must be static; got shape {operator[0].shape}. A linear model "
+            f"{name} must be static; got shape {operator.array.shape}. A linear model "
             "with time-varying weights is solved exactly by elk_ssm.lgssm_smoother."
         )
     return operator

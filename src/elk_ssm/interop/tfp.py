@@ -23,7 +23,7 @@ from jax import Array
 from elk_ssm.kalman.lgssm import LGSSM, Problem, emission_dim, emission_offsets, pose
 from elk_ssm.kalman.roundings import safe_sqrt
 from elk_ssm.kalman.scalar_updates import square_root
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, at_step, to_dense
+from elk_ssm.linalg.structure import Dense, Operator, to_dense
 
 
 def to_tfp(
@@ -47,7 +47,7 @@ def to_tfp(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> to_tfp(model, num_timesteps=3).event_shape.as_list()
@@ -91,7 +91,7 @@ def from_tfp(distribution: Any) -> LGSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> from_tfp(to_tfp(model, num_timesteps=3)).dynamics_weights.matrix.shape
@@ -141,13 +141,13 @@ def _distribution(problem: Problem, shift: Array) -> Any:
 
     def noise(mean: Array, covariance: Operator, ahead: int) -> Any:
         """Return a normal, or a function of TFP's step to one."""
-        if mean.ndim == 1 and not _varies(covariance):
+        if mean.ndim == 1 and not covariance.varies:
             return _normal(tfd, mean, covariance)
 
         def at(step):
             ours = jnp.minimum(step + ahead, last)
             there = mean if mean.ndim == 1 else mean[ours]
-            return _normal(tfd, there, at_step(covariance, ours))
+            return _normal(tfd, there, covariance.at(ours))
 
         return at
 
@@ -171,19 +171,15 @@ def _distribution(problem: Problem, shift: Array) -> Any:
     )
 
 
-def _varies(operator: Operator) -> bool:
-    return operator[0].ndim > (1 if isinstance(operator, Diagonal) else 2)
-
-
 def _static_if(bias: Array | None, offsets: Array) -> Array:
     """Return one row of the offsets if all rows are the same by declaration."""
     return offsets[0] if bias is None or jnp.ndim(bias) == 1 else offsets
 
 
 def _normal(tfd: Any, mean: Array, covariance: Operator) -> Any:
-    if isinstance(covariance, Diagonal):
-        return tfd.MultivariateNormalDiag(mean, safe_sqrt(covariance.diagonal))
-    return tfd.MultivariateNormalTriL(mean, square_root(covariance.matrix))
+    if not covariance.mixes:
+        return tfd.MultivariateNormalDiag(mean, safe_sqrt(covariance.variances()))
+    return tfd.MultivariateNormalTriL(mean, square_root(covariance.to_dense()))
 
 
 def _read(parameter: Any, read: Callable[[Any], Any], steps: Array) -> Any:

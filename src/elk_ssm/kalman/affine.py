@@ -5,23 +5,24 @@ r"""Affine recurrences, forwards and backwards in time.
 
 Entry t of `A` maps state t - 1 to state t, in both directions, so the reversed scan is
 the transpose of the forward one: <c, forward(b)> = <reversed(c), b>. An initial state
-enters through b_1. The associative element is the pair (A, b) with
+enters through b_1. A run of steps is the pair (A, b), and two runs are
 (A_2, b_2) . (A_1, b_1) = (A_2 A_1, A_2 b_1 + b_2).
 
-Spread over devices (`axis`), each composes its own steps into one pair, all pairs are
-gathered, and each device starts from the state in which the earlier ones end.
+The reversed scan runs in p_t = A_t^T x_t, which needs no A but its own, and then
+x_t = p_{t+1} + b_t.
 """
 
-from functools import partial
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.small_linalg import matmul, matvec
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.recursion import Recursion
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 
 def affine_scan(
@@ -31,111 +32,102 @@ def affine_scan(
     reverse: bool = False,
     backend: Backend,
     axis: TimeAxis = LOCAL,
+    lanes: int = 1,
 ) -> Array:
     """Solve the affine recurrence of the module docstring.
 
     Args:
-        operator: A_1, ..., A_T, `Dense` of `(T, D, D)` or `Diagonal` of `(T, D)`.
+        operator: A_1, ..., A_T of any structure, such as `Dense` of `(T, D, D)`.
         offsets: b_1, ..., b_T, shape `(T, D)`.
         reverse: Whether to run the transposed recurrence.
         backend: `"auto"`, `"sequential"` or `"associative"`.
-        axis: Where time lives; T is then what this device holds. Only forwards.
+        axis: Where time lives; T is then what this device holds.
+        lanes: Into how many pieces to cut a sequential run; see `driver`.
 
     Returns:
         The states x_1, ..., x_T, shape `(T, D)`.
     """
-    if axis.is_spread:
-        assert not reverse
-        spread = partial(_spread_sequential, axis), partial(_spread_associative, axis)
-        return by_backend(backend, *spread, operator, offsets)
+    kind = _Transposed if reverse else _Affine
+    start = jnp.zeros_like(offsets[0])
+    where: Any = {"backend": backend, "axis": axis, "lanes": lanes}
+    recursion = kind(Map(operator, offsets), start)
     if reverse:
-        flipped = jax.tree.map(_shift_back, _transpose(operator))
-        return affine_scan(flipped, offsets[::-1], backend=backend)[::-1]
-    return by_backend(backend, _sequential, _associative, operator, offsets)
+        return run(recursion, reverse=True, before=True, **where) + offsets
+    return run(recursion, **where)
 
 
-def _transpose(operator: Operator) -> Operator:
-    if isinstance(operator, Dense):
-        return Dense(jnp.swapaxes(operator.matrix, -1, -2))
-    return operator
+def affine_entering(
+    operator: Operator,
+    offsets: Array,
+    *,
+    reverse: bool = False,
+    backend: Backend,
+    axis: TimeAxis = LOCAL,
+) -> Array:
+    """Return what enters each of the maps x -> A_t x + b_t, which begin at zero.
 
-
-def _shift_back(x: Array) -> Array:
-    """Reverse time and let entry t hold what was entry t + 1."""
-    return jnp.concatenate([jnp.zeros_like(x[:1]), x[:0:-1]])
+    Arguments as for `affine_scan`, but `reverse` only runs through the same maps from
+    the last to the first.
+    """
+    recursion = _Affine(Map(operator, offsets), jnp.zeros_like(offsets[0]))
+    return run(recursion, reverse=reverse, before=True, backend=backend, axis=axis)
 
 
 def apply(operator: Operator, x: Array) -> Array:
     """Multiply states `(..., D)` by an operator with the same leading axes."""
-    if isinstance(operator, Diagonal):
-        return operator.diagonal * x
-    return matvec(operator.matrix, x)
+    return operator.mv(x)
 
 
-def _sequential(
-    operator: Operator, offsets: Array, start: Array | None = None
-) -> Array:
-    def step(x: Array, entry: tuple[Operator, Array]) -> tuple[Array, Array]:
-        x = apply(entry[0], x) + entry[1]
-        return x, x
+class Map(NamedTuple):
+    """x -> A x + b."""
 
-    start = jnp.zeros_like(offsets[0]) if start is None else start
-    return jax.lax.scan(step, start, (operator, offsets))[1]
+    operator: Operator
+    offset: Array
 
 
-def _associative(operator: Operator, offsets: Array) -> Array:
-    combine = _combine_diagonal if isinstance(operator, Diagonal) else _combine_dense
-    return jax.lax.associative_scan(combine, (operator[0], offsets))[1]
+@dataclass(frozen=True)
+class _Affine(Recursion[Array, Map]):
+    entries: Map
+    initial: Array
+    written_out: ClassVar[bool] = True
+
+    def step(self, state: Array, entry: Map) -> tuple[Array, Array]:
+        state = entry.operator.mv(state) + entry.offset
+        return state, state
+
+    def element(self, entry: Map) -> Map:
+        return entry
+
+    def combine(self, earlier: Map, later: Map) -> Map:
+        A, b = later
+        return Map(A.mm(earlier.operator), A.mv(earlier.offset) + b)
+
+    def known(self, state: Array) -> Map:
+        return Map(self.entries.operator.diag(jnp.zeros_like(state)), state)
+
+    def state(self, element: Map) -> Array:
+        return element.offset
+
+    def nothing(self) -> Map:
+        zero = jnp.zeros_like(self.initial)
+        return Map(self.entries.operator.diag(zero + 1), zero)
+
+    def act(self, run: Map, state: Array) -> Array:
+        # The steps themselves would have kept a zero, and an exact prefix is such a
+        # zero; a product of theirs may have overflowed.
+        return run.operator.push(state) + run.offset
+
+    def outputs(self, before: Array, entries: Map, after: Array) -> Array:
+        return after
 
 
-def _combine_diagonal(
-    first: tuple[Array, Array], second: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    return second[0] * first[0], second[0] * first[1] + second[1]
+class _Transposed(_Affine):
+    """p_t = A_t^T (p_{t+1} + b_t)."""
 
+    def step(self, state: Array, entry: Map) -> tuple[Array, Array]:
+        state = entry.operator.T.mv(state + entry.offset)
+        return state, state
 
-def _combine_dense(
-    first: tuple[Array, Array], second: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    return matmul(second[0], first[0]), matvec(second[0], first[1]) + second[1]
-
-
-def _spread_sequential(axis: TimeAxis, operator: Operator, offsets: Array) -> Array:
-    """Compose the local steps, then run them from where the earlier devices end."""
-    combine = _combine_diagonal if isinstance(operator, Diagonal) else _combine_dense
-
-    def compose(pair: tuple, entry: tuple) -> tuple[tuple, None]:
-        return combine(pair, entry), None
-
-    def carry_on(earlier: tuple, later: tuple) -> tuple:
-        # Only the state is asked for, and it needs no product of operators.
-        return later[0], _push(type(operator)(later[0]), earlier[1]) + later[1]
-
-    nowhere = jnp.zeros_like(offsets[0])
-    one = jnp.ones_like(nowhere)
-    one = one if isinstance(operator, Diagonal) else jnp.diag(one)
-    whole = jax.lax.scan(compose, (one, nowhere), (operator[0], offsets))[0]
-    nothing = jax.tree.map(jnp.zeros_like, whole)
-    start = axis.entering(carry_on, whole, nothing, "sequential")[1]
-    return _sequential(operator, offsets, start)
-
-
-def _spread_associative(axis: TimeAxis, operator: Operator, offsets: Array) -> Array:
-    """Compose all local prefixes, then apply them to where the earlier devices end."""
-    combine = _combine_diagonal if isinstance(operator, Diagonal) else _combine_dense
-    products, own = jax.lax.associative_scan(combine, (operator[0], offsets))
-    whole = (products[-1], own[-1])
-    nothing = jax.tree.map(jnp.zeros_like, whole)
-    start = axis.entering(combine, whole, nothing, "associative")[1]
-    return _push(type(operator)(products), start) + own
-
-
-def _push(operator: Operator, x: Array) -> Array:
-    """Return A x; a state that is zero stays so, also where a product overflowed.
-
-    The steps themselves would have kept the zero, and an exact prefix is such a zero.
-    """
-    if isinstance(operator, Diagonal):
-        return jnp.where(x == 0, 0, operator.diagonal * x)
-    row = x[..., None, :]
-    return jnp.sum(jnp.where(row == 0, 0, operator.matrix * row), axis=-1)
+    def element(self, entry: Map) -> Map:
+        transposed = entry.operator.T
+        return Map(transposed, transposed.mv(entry.offset))

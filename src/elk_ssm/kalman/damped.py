@@ -18,228 +18,254 @@ smoother is Rauch-Tung-Striebel with the covariance in Joseph form,
     G_t = P_t A_{t+1}^T (A_{t+1} P_t A_{t+1}^T + I)^{-1}
     P_t^s = (I - G_t A_{t+1}) P_t (I - G_t A_{t+1})^T + G_t (I + P_{t+1}^s) G_t^T,
 
-a sum of positive semi-definite terms. The associative versions follow Saerkkae and
-Garcia-Fernandez (2021), equations 10 to 20.
+a sum of positive semi-definite terms. The elements follow Saerkkae and
+Garcia-Fernandez (2021), equations 10 to 20; their runs of steps know the transition
+into the state *before* each step, so that no shard asks another one for a row.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.affine import apply
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.damped_steps import (
-    Evidence,
-    Marginals,
-    condition,
-    congruence,
-    predict,
-    smoother_gain,
-)
 from elk_ssm.kalman.elements import (
     FilterElement,
     SmootherElement,
-    combine_filter_dense,
-    combine_filter_diagonal,
-    combine_smoother_dense,
-    combine_smoother_diagonal,
+    combine_filter,
+    combine_smoother,
+    enter_filter,
+    known_filter,
+    no_steps,
 )
-from elk_ssm.kalman.prefix import prefix_scan
-from elk_ssm.kalman.small_linalg import matmul
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.recursion import Recursion
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
-__all__ = [
-    "Evidence",
-    "Marginals",
-    "damped_evidence",
-    "damped_filter",
-    "damped_filter_means",
-    "damped_smoother",
-]
+
+class Marginals(NamedTuple):
+    """Means `(T, D)` and covariances, T matrices of the operator's structure."""
+
+    means: Array
+    covariances: Operator
+
+
+class Evidence(NamedTuple):
+    """What the log-likelihood needs, for any common factor q on the variances.
+
+    log p = -1/2 (observed log(2 pi q) + log_det + mahalanobis / q), all scalars.
+    """
+
+    mahalanobis: Array
+    log_det: Array
+    observed: Array
 
 
 def damped_filter(
-    operator: Operator, offsets: Array, noise: Array, *, backend: Backend
+    operator: Operator,
+    offsets: Array,
+    noise: Array,
+    *,
+    backend: Backend,
+    axis: TimeAxis = LOCAL,
 ) -> Marginals:
     """Filter: p(d_t | pseudo-observations up to t).
 
     Args:
-        operator: A_1, ..., A_T, `Dense` of `(T, D, D)` or `Diagonal` of `(T, D)`.
+        operator: A_1, ..., A_T of any structure, such as `Dense` of `(T, D, D)`.
         offsets: b_1, ..., b_T, shape `(T, D)`.
         noise: s_t^2, broadcastable to `(T, D)`, positive, `inf` where nothing is
             observed.
         backend: `"auto"`, `"sequential"` or `"associative"`.
+        axis: Where time lives; T is then what this device holds.
 
     Returns:
         Filtered marginals in units of the process variance.
     """
-    return by_backend(
-        backend, _filter_sequential, _filter_associative, operator, offsets, noise
-    )
+    forward = _filter(operator, offsets, noise)
+    return run(forward, backend=backend, axis=axis)
 
 
 def damped_filter_means(
-    operator: Operator, offsets: Array, noise: Array, *, backend: Backend
+    operator: Operator,
+    offsets: Array,
+    noise: Array,
+    *,
+    backend: Backend,
+    axis: TimeAxis = LOCAL,
 ) -> Array:
     """Return `damped_filter(...).means` without keeping any covariance."""
-
-    def sequential(operator: Operator, offsets: Array, noise: Array) -> Array:
-        step, start, entries = filter_step(operator, offsets, noise)
-
-        def means_only(carry: Marginals, entry: tuple) -> tuple[Marginals, Array]:
-            carry, _ = step(carry, entry)
-            return carry, carry.means
-
-        return jax.lax.scan(means_only, start, entries)[1]
-
-    def associative(operator: Operator, offsets: Array, noise: Array) -> Array:
-        return _filter_associative(operator, offsets, noise).means
-
-    return by_backend(backend, sequential, associative, operator, offsets, noise)
+    forward = _filter(operator, offsets, noise, means_only=True)
+    return run(forward, backend=backend, axis=axis)
 
 
 def damped_smoother(
-    operator: Operator, offsets: Array, noise: Array, *, backend: Backend
+    operator: Operator,
+    offsets: Array,
+    noise: Array,
+    *,
+    backend: Backend,
+    axis: TimeAxis = LOCAL,
 ) -> Marginals:
     """Smoother: p(d_t | all pseudo-observations); arguments as `damped_filter`."""
-    filtered = damped_filter(operator, offsets, noise, backend=backend)
-    return by_backend(
-        backend, _smooth_sequential, _smooth_associative, operator, offsets, filtered
-    )
+    forward = _filter(operator, offsets, noise)
+    before = run(forward, backend=backend, axis=axis, before=True)
+    end = jax.tree.map(lambda x: x[-1], (before, forward.entries))
+    entries = before, operator, offsets
+    backward = _Smoother(entries, forward.step(*end)[0], lambda entry: gain(*entry))
+    return run(backward, backend=backend, axis=axis, reverse=True, before=True)
 
 
 def damped_evidence(
     operator: Operator, offsets: Array, noise: Array, filtered: Marginals
 ) -> Evidence:
     """Evidence of the pseudo-observations, from the filtered marginals."""
-    predicted = predict(_initial_or_previous(filtered), operator, offsets)
-    return condition(predicted, jnp.broadcast_to(noise, offsets.shape))[1]
-
-
-def _initial_or_previous(filtered: Marginals) -> Marginals:
-    """Shift by one step: the marginal before step t, the known zero before step 1."""
-    return jax.tree.map(
+    before = jax.tree.map(
         lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]), filtered
     )
+    mean, covariance = predict(before, operator, offsets)
+    noise = jnp.broadcast_to(noise, offsets.shape)
+    _, _, innovation, total = covariance.observe(mean, noise)
+    seen = jnp.isfinite(noise)
+    finite = jnp.where(seen, total, 1)
+    return Evidence(
+        jnp.sum(jnp.where(seen, innovation**2 / finite, 0)),
+        jnp.sum(jnp.log(finite)),
+        jnp.sum(seen),
+    )
 
 
-# --------------------------------------------------------------------- sequential
+# ------------------------------------------------------- one step; leading axes free
 
 
-def filter_step(
-    operator: Operator, offsets: Array, noise: Array
-) -> tuple[Callable, Marginals, tuple]:
-    """Return the scan body of the filter, its carry before step 1, and what it scans.
+def predict(state: Marginals, operator: Operator, offset: Array) -> Marginals:
+    """Return the marginal of A d + b + N(0, I)."""
+    mean = operator.mv(state.means) + offset
+    return Marginals(mean, operator.congruence(state.covariances).shift(1))
 
-    Noise that does not change over time is not scanned over, which saves a `(T, D)`
-    array.
-    """
-    zeros = jax.tree.map(lambda x: jnp.zeros_like(x[0]), operator)
-    start = Marginals(jnp.zeros_like(offsets[0]), zeros)
+
+def gain(current: Marginals, operator: Operator, offset: Array) -> SmootherElement:
+    """Return the transition d_t | d_{t+1} ~ N(G d_{t+1} + g, L)."""
+    means, covariances = predict(current, operator, offset)
+    G = covariances.solve(operator.mm(current.covariances))[0].T
+    rest = G.mm(operator).scaled(-1).shift(1)
+    spread = rest.congruence(current.covariances).add(G.mm(G.T).symmetrized())
+    return SmootherElement(G, current.means - G.mv(means), spread)
+
+
+# ------------------------------------------------------------------- the recursions
+
+
+def _filter(
+    operator: Operator, offsets: Array, noise: Array, means_only: bool = False
+) -> "_Filter":
+    """Noise that does not change over time is not an entry, which saves an array."""
     varies = noise.ndim == 2 and noise.shape[0] == offsets.shape[0] > 1
     constant = jnp.broadcast_to(noise if noise.ndim < 2 else noise[0], offsets.shape[1])
-
-    def step(carry: Marginals, entry: tuple) -> tuple[Marginals, Marginals]:
-        operator_t, offset, *changing = entry
-        now = jnp.broadcast_to(changing[0], offset.shape) if varies else constant
-        carry, _ = condition(predict(carry, operator_t, offset), now)
-        return carry, carry
-
-    entries = (operator, offsets, noise) if varies else (operator, offsets)
-    return step, start, entries
+    start = jnp.zeros_like(offsets[0])
+    initial = Marginals(start, operator.diag(start))
+    entries = operator, offsets, noise if varies else None
+    return _Filter(entries, initial, constant, means_only)
 
 
-def _filter_sequential(operator: Operator, offsets: Array, noise: Array) -> Marginals:
-    step, start, entries = filter_step(operator, offsets, noise)
-    return jax.lax.scan(step, start, entries)[1]
+@dataclass(frozen=True)
+class _Filter(Recursion[Marginals, FilterElement]):
+    """The state is the marginal of d_t, and so is the output, or its mean."""
 
+    entries: tuple[Operator, Array, Array | None]
+    initial: Marginals
+    constant: Array
+    means_only: bool
 
-def _smooth_sequential(
-    operator: Operator, offsets: Array, filtered: Marginals
-) -> Marginals:
-    last = jax.tree.map(lambda x: x[-1], filtered)
-    later = jax.tree.map(lambda x: x[1:], (operator, offsets))
+    def noise(self, entry: tuple) -> Array:
+        offset, noise = entry[1:]
+        return self.constant if noise is None else jnp.broadcast_to(noise, offset.shape)
 
-    def step(carry: Marginals, entry: tuple) -> tuple[Marginals, Marginals]:
-        current, (operator_next, offset_next) = entry
-        gain, rest, spread = smoother_gain(current, operator_next, offset_next)
-        covariance = congruence(gain, carry.covariances)
-        carry = Marginals(
-            apply(gain, carry.means) + rest,
-            jax.tree.map(jnp.add, covariance, spread),
+    def step(self, state: Marginals, entry: tuple) -> tuple[Marginals, Any]:
+        predicted = predict(state, *entry[:2])
+        seen = predicted.covariances.observe(predicted.means, self.noise(entry))
+        after = Marginals(seen.mean, seen.covariance)
+        return after, self.outputs(state, entry, after)
+
+    def element(self, entry: tuple) -> FilterElement:
+        (A, b, _), noise = entry, self.noise(entry)
+        inverse = 1 / (1 + noise)
+        keep = jnp.where(jnp.isinf(noise), 1, noise * inverse)
+        eta, J = -A.T.mv(inverse * b), A.T.mm(A.scale_rows(inverse))
+        return FilterElement(A.scale_rows(keep), keep * b, A.diag(keep), eta, J)
+
+    def append(self, run: FilterElement, entry: tuple) -> FilterElement:
+        """Predict, and condition one dimension after another: no solve."""
+        A, b, _ = entry
+        predicted = predict(Marginals(run.b, run.C), A, b)
+        found = predicted.covariances.observe_run(
+            A.mm(run.A), predicted.means, self.noise(entry)
         )
-        return carry, carry
+        new = FilterElement(*found)
+        return new._replace(eta=run.eta + new.eta, J=run.J.add(new.J))
 
-    earlier = (jax.tree.map(lambda x: x[:-1], filtered), later)
-    smoothed = jax.lax.scan(step, last, earlier, reverse=True)[1]
-    return jax.tree.map(lambda s, x: jnp.concatenate([s, x[None]]), smoothed, last)
+    def combine(self, earlier: FilterElement, later: FilterElement) -> FilterElement:
+        return combine_filter(earlier, later)
 
+    def known(self, state: Marginals) -> FilterElement:
+        return known_filter(*state)
 
-# -------------------------------------------------------------------- associative
+    def state(self, element: FilterElement) -> Marginals:
+        return Marginals(element.b, element.C)
 
+    def nothing(self) -> FilterElement:
+        return no_steps(*self.initial)
 
-def _filter_associative(operator: Operator, offsets: Array, noise: Array) -> Marginals:
-    known = jnp.arange(offsets.shape[0]) == 0
-    element = filter_elements(operator, offsets, noise, known)
-    if isinstance(operator, Diagonal):
-        out = prefix_scan(combine_filter_diagonal, element)
-        return Marginals(out.b, Diagonal(out.C))
-    out = prefix_scan(combine_filter_dense, element)
-    return Marginals(out.b, Dense(out.C))
+    def act(self, run: FilterElement, state: Marginals) -> Marginals:
+        return Marginals(*enter_filter(*state, run))
 
-
-def filter_elements(
-    operator: Operator, offsets: Array, noise: Array, known: Array
-) -> FilterElement:
-    """Return the associative element of every step.
-
-    Args:
-        operator: A_t, leading axis T.
-        offsets: b_t, `(T, D)`.
-        noise: s_t^2, broadcastable to `(T, D)`.
-        known: Whether the state before step t is known to be zero, `(T,)`.
-    """
-    noise = jnp.broadcast_to(noise, offsets.shape)
-    used = jax.tree.map(
-        lambda a: jnp.where(known.reshape(-1, *[1] * (a.ndim - 1)), 0, a), operator
-    )
-    inverse = 1 / (1 + noise)
-    keep = jnp.where(jnp.isinf(noise), 1, noise * inverse)
-    if isinstance(used, Diagonal):
-        a = used.diagonal
-        return FilterElement(
-            keep * a, keep * offsets, keep, -a * inverse * offsets, a * inverse * a
-        )
-    a = used.matrix
-    transposed = jnp.swapaxes(a, -1, -2)
-    return FilterElement(
-        keep[..., None] * a,
-        keep * offsets,
-        to_dense(Diagonal(keep)),
-        -apply(Dense(transposed), inverse * offsets),
-        matmul(transposed, inverse[..., None] * a),
-    )
+    def outputs(self, before: Marginals, entries: tuple, after: Marginals) -> Any:
+        return after.means if self.means_only else after
 
 
-def _smooth_associative(
-    operator: Operator, offsets: Array, filtered: Marginals
-) -> Marginals:
-    later = jax.tree.map(lambda x: x[1:], (operator, offsets))
-    earlier = jax.tree.map(lambda x: x[:-1], filtered)
-    gain, rest, spread = smoother_gain(earlier, *later)
+@dataclass(frozen=True)
+class _Smoother(Recursion[Marginals, SmootherElement]):
+    """Backwards from the end; `transition` reads the one into the state before."""
 
-    def append(x: Array, end: Array) -> Array:
-        return jnp.concatenate([x, end[-1:]])
+    entries: Any
+    initial: Marginals
+    transition: Callable[[Any], SmootherElement]
 
-    element = SmootherElement(
-        append(gain[0], jnp.zeros_like(filtered.covariances[0])),
-        append(rest, filtered.means),
-        append(spread[0], filtered.covariances[0]),
-    )
-    if isinstance(operator, Diagonal):
-        out = prefix_scan(combine_smoother_diagonal, element, reverse=True)
-        return Marginals(out.g, Diagonal(out.L))
-    out = prefix_scan(combine_smoother_dense, element, reverse=True)
-    return Marginals(out.g, Dense(out.L))
+    def prepared(self) -> "_Smoother":
+        """Find the transitions once for both runs through the steps."""
+        entries = jax.vmap(self.transition)(self.entries)
+        return replace(self, entries=entries, transition=lambda element: element)
+
+    def step(self, state: Marginals, entry: Any) -> tuple[Marginals, Marginals]:
+        state = self.act(self.transition(entry), state)
+        return state, state
+
+    def element(self, entry: Any) -> SmootherElement:
+        return self.transition(entry)
+
+    def combine(
+        self, earlier: SmootherElement, later: SmootherElement
+    ) -> SmootherElement:
+        return combine_smoother(earlier, later)
+
+    def known(self, state: Marginals) -> SmootherElement:
+        return SmootherElement(state.covariances.zeros(), *state)
+
+    def state(self, element: SmootherElement) -> Marginals:
+        return Marginals(element.g, element.L)
+
+    def nothing(self) -> SmootherElement:
+        none = self.initial.covariances.zeros()
+        return SmootherElement(none.shift(1), none.variances(), none)
+
+    def act(self, run: SmootherElement, state: Marginals) -> Marginals:
+        E, g, L = run
+        covariances = E.congruence(state.covariances).add(L)
+        return Marginals(E.mv(state.means) + g, covariances)
+
+    def outputs(self, before: Marginals, entries: Any, after: Marginals) -> Marginals:
+        return after

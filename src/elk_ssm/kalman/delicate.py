@@ -19,8 +19,8 @@ from jax import Array
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import rounding_of
 from elk_ssm.kalman.scalar_updates import whiten_emission, whitener_of
-from elk_ssm.kalman.small_linalg import matmul, matvec
-from elk_ssm.kalman.structure import Dense, to_dense, variances_of
+from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.structure import to_dense, variances_of
 
 # Of the square root of the rounding: how little noise the quick smoother bears.
 _LEAST = 3.0
@@ -36,8 +36,8 @@ def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -
     """
     H, R = to_dense(problem.emission_weights), problem.emission_covariance
     variances = variances_of(R)
-    if isinstance(R, Dense):
-        H, (_, variances) = _over_time(whiten_emission, H, R.matrix)
+    if R.mixes:
+        H, (_, variances) = _over_time(whiten_emission, H, to_dense(R))
     sizes = matvec(H * H, jnp.diagonal(covs, axis1=-2, axis2=-1))
     if ahead:
         sizes = jnp.maximum(sizes, jnp.concatenate([sizes[:1], sizes[:-1]]))
@@ -49,8 +49,8 @@ def has_exact_dynamics(problem: Problem, covs: Array) -> Array:
     """Whether a transition has next to no noise beside the variance that enters it."""
     F, Q = to_dense(problem.weights), problem.covariance
     variances = variances_of(Q)
-    if isinstance(Q, Dense):
-        each = jax.vmap(whitener_of) if Q.matrix.ndim > 2 else whitener_of
+    if Q.mixes:
+        each = jax.vmap(whitener_of) if Q.varies else whitener_of
         inverse, variances = each(Q)
         F = matmul(inverse, F)
     before, after = covs[:-1], slice(1, None)

@@ -31,30 +31,95 @@ zeros, since 1/inf is exact but y/inf need not be finite. Dense members are
 `b, eta, g: (..., D)` and `(..., D, D)` otherwise; diagonal ones are `(..., D)` all.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, symmetrize, transpose
+from elk_ssm.linalg.small import matmul, matvec, solve, symmetrize, transpose
+from elk_ssm.linalg.structure import Operator
 
 
 class FilterElement(NamedTuple):
     """Transition `A, b, C` and evidence `eta, J` of a run of steps."""
 
-    A: Array
+    A: Any
     b: Array
-    C: Array
+    C: Any
     eta: Array
-    J: Array
+    J: Any
 
 
 class SmootherElement(NamedTuple):
     """Backward transition `x_i = E x_j + g + N(0, L)` of a run of steps."""
 
-    E: Array
+    E: Any
     g: Array
-    L: Array
+    L: Any
+
+
+def known_filter(mean: Array, covariance: Operator) -> FilterElement:
+    """Return the run that ends in N(mean, covariance) whatever enters it."""
+    zero, none = jnp.zeros_like(mean), covariance.zeros()
+    return FilterElement(none, mean, covariance, zero, none)
+
+
+def no_steps(mean: Array, covariance: Operator) -> FilterElement:
+    """Return the run of no steps for states like `mean`, `(D,)`."""
+    zero, none = jnp.zeros_like(mean), covariance.zeros()
+    return FilterElement(none.shift(1), zero, none, zero, none)
+
+
+def enter_filter(
+    mean: Array, covariance: Operator, run: FilterElement
+) -> tuple[Array, Operator]:
+    """Return the moments after a run that N(mean, covariance) enters."""
+    M = covariance.mm(run.J).shift(1)
+    MC, Mb = M.solve(covariance, mean + covariance.mv(run.eta))
+    return run.A.mv(Mb) + run.b, run.A.mm(MC).mm(run.A.T).symmetrized().add(run.C)
+
+
+def combine_filter(earlier: FilterElement, later: FilterElement) -> FilterElement:
+    """Join two neighbouring runs of steps; leading axes are free.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.linalg.structure import Dense
+        >>> eye, zero = Dense(jnp.eye(2)), jnp.zeros(2)
+        >>> e = FilterElement(eye.scaled(2), zero + 1, eye, zero, eye.scaled(0))
+        >>> both = combine_filter(e, e)
+        >>> both.A.matrix[0, 0].item(), both.b[0].item(), both.C.matrix[0, 0].item()
+        (4.0, 3.0, 5.0)
+    """
+    A1, b1, C1, eta1, J1 = earlier
+    A2, b2, C2, eta2, J2 = later
+    MA, MC, Mb = C1.mm(J2).shift(1).solve(A1, C1, b1 + C1.mv(eta2))
+    return FilterElement(
+        A=A2.mm(MA),
+        b=A2.mv(Mb) + b2,
+        C=A2.mm(MC).mm(A2.T).symmetrized().add(C2),
+        eta=MA.T.mv(eta2 - J2.mv(b1)) + eta1,
+        J=MA.T.mm(J2.mm(A1)).symmetrized().add(J1),
+    )
+
+
+def combine_smoother(
+    later: SmootherElement, earlier: SmootherElement
+) -> SmootherElement:
+    """Join two neighbouring backward runs, the later one first; leading axes are free.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.linalg.structure import Diagonal
+        >>> one = Diagonal(jnp.ones(2))
+        >>> e = SmootherElement(one.scaled(2), jnp.ones(2), one)
+        >>> combine_smoother(e, e).L.diagonal.tolist()
+        [5.0, 5.0]
+    """
+    E, g, L = earlier
+    return SmootherElement(
+        E.mm(later.E), E.mv(later.g) + g, E.congruence(later.L).add(L)
+    )
 
 
 def combine_filter_dense(earlier: FilterElement, later: FilterElement) -> FilterElement:

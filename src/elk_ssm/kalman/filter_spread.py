@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.filter_steps import (
     combine_of,
     filter_element,
@@ -21,11 +20,12 @@ from elk_ssm.kalman.filter_steps import (
     static_emission,
 )
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.mesh import Spread, on_mesh
 from elk_ssm.kalman.runs import no_run
 from elk_ssm.kalman.spread import enter, join, no_steps, prefixes, previous
-from elk_ssm.kalman.structure import Dense
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.mesh import Spread, on_mesh
+from elk_ssm.parallel.time_axis import TimeAxis
 
 Moments = tuple[Array, Array]
 
@@ -68,8 +68,8 @@ def piece_of(axis: TimeAxis, problem: Problem, exists: Array | None) -> Problem:
 
 
 def _varies(name: str, x: Any) -> bool:
-    if isinstance(x, tuple):
-        return x[0].ndim > (2 if isinstance(x, Dense) else 1)
+    if isinstance(x, Operator):
+        return x.varies
     return name in ("offsets", "values", "observed")
 
 

@@ -19,7 +19,6 @@ from elk_ssm.kalman.diagonal_updates import (
 )
 from elk_ssm.kalman.elements import FilterElement, combine_filter_diagonal
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.runs import Run, combine_runs, compress, condition_run
 from elk_ssm.kalman.scalar_updates import (
     Rows,
@@ -29,13 +28,13 @@ from elk_ssm.kalman.scalar_updates import (
     emission_rows,
     whiten_emission,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
-from elk_ssm.kalman.structure import (
-    Diagonal,
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
+from elk_ssm.linalg.structure import (
     Operator,
     at_step,
     to_dense,
 )
+from elk_ssm.parallel.prefix import prefix_scan
 
 
 class Transition(NamedTuple):
@@ -179,7 +178,7 @@ def filter_element(problem: Problem, whole: WhitenedEmission | None, step):
 def scale_of(problem: Problem, step: Array) -> Array:
     """Return the largest variance of the initial state and of the step's noise."""
     noise = transition_into(problem, step).noise
-    variances = [problem.initial_covariance[0], noise]
+    variances = [problem.initial_covariance.array, noise]
     return jnp.max(jnp.abs(jnp.stack(variances)))
 
 
@@ -188,7 +187,7 @@ def rows_of(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
     values, observed = problem.values[step], problem.observed[step]
     weights = at_step(problem.emission_weights, step)
     if problem.exists is not None:
-        weights = type(weights)(jnp.where(problem.exists[step], weights[0], 0.0))
+        weights = weights.where(problem.exists[step], 0.0)
     covariance = at_step(problem.emission_covariance, step)
     if problem.is_diagonal:
         variances = jnp.where(observed, _diagonal_of(covariance), 1.0)
@@ -199,17 +198,16 @@ def rows_of(problem: Problem, whole: WhitenedEmission | None, step) -> Rows:
 def static_emission(problem: Problem) -> WhitenedEmission | None:
     """Decorrelate a static dense R once for all steps that have no gaps."""
     H, R = to_dense(problem.emission_weights), problem.emission_covariance
-    if isinstance(R, Diagonal) or R.matrix.ndim > 2 or H.ndim > 2:
+    if not R.mixes or R.varies or H.ndim > 2:
         return None
-    return whiten_emission(H, R.matrix)
+    return whiten_emission(H, to_dense(R))
 
 
 def nothing_before(problem: Problem) -> tuple[Array, Array]:
     """Return what stands before step 0, whose F is zero."""
     mean = jnp.zeros_like(problem.initial_mean)
-    return mean, jnp.zeros_like(problem.initial_covariance[0])
+    return mean, jnp.zeros_like(problem.initial_covariance.array)
 
 
 def _diagonal_of(operator: Operator) -> Array:
-    assert isinstance(operator, Diagonal)
-    return operator.diagonal
+    return operator.variances()

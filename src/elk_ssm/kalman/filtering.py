@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.filter_spread import filter_on_mesh
 from elk_ssm.kalman.filter_steps import filter_associative, filter_quickly
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.parallel.backend import Backend, by_backend, check_backend
+from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
 
 
 class FilterPosterior(NamedTuple):
@@ -90,7 +90,7 @@ def lgssm_filter(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> posterior = lgssm_filter(model, jnp.array([[1.0], [jnp.nan]]))

@@ -12,17 +12,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from elk_ssm.kalman.backend import Backend, check_backend
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
-from elk_ssm.kalman.structure import (
+from elk_ssm.linalg.structure import (
     Dense,
-    Diagonal,
     Operator,
-    to_dense,
     variances_of,
 )
+from elk_ssm.parallel.backend import Backend, check_backend
 
 
 class Forecast(NamedTuple):
@@ -84,7 +81,7 @@ def lgssm_predict(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> forecast = lgssm_predict(model, jnp.array([[1.0]]), horizon=2)
@@ -97,7 +94,7 @@ def lgssm_predict(
     emissions, mask = _extended(emissions, mask, horizon)
     problem = pose(model, emissions, inputs, mask)
     _, means, covs = filter_problem(problem, backend)
-    means, covs = means[-horizon:], type(covs)(covs[0][-horizon:])
+    means, covs = means[-horizon:], covs.at(slice(-horizon, None))
     offsets = emission_offsets(model, inputs, emissions.shape, means.dtype)[-horizon:]
     weights = _latest(problem.emission_weights, horizon)
     noise = _latest(problem.emission_covariance, horizon)
@@ -121,18 +118,16 @@ def _extended(emissions: Array, mask: Array | None, horizon: int):
 
 
 def _latest(operator: Operator, horizon: int) -> Operator:
-    static = 1 if isinstance(operator, Diagonal) else 2
-    array = operator[0]
-    return operator if array.ndim == static else type(operator)(array[-horizon:])
+    return operator.at(slice(-horizon, None))
 
 
 def _emit(
     weights: Operator, noise: Operator, means: Array, covs: Operator
 ) -> tuple[Array, Operator]:
     """Return the mean and covariance of H z + N(0, R) for z ~ N(means, covs)."""
-    if isinstance(covs, Diagonal):
-        H = variances_of(weights)
-        return H * means, Diagonal(H * covs.diagonal * H + variances_of(noise))
-    H = to_dense(weights)
-    spread = symmetrize(matmul(H, matmul(covs.matrix, transpose(H))))
-    return matvec(H, means), Dense(spread + to_dense(noise))
+    if not covs.mixes:
+        return weights.mv(means), weights.congruence(covs).add(noise)
+    H = Dense(weights.to_dense())
+    return H.mv(means), H.congruence(Dense(covs.to_dense())).add(
+        Dense(noise.to_dense())
+    )

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.diagonal_updates import (
     condition_element_diagonal,
     condition_evidence_diagonal,
@@ -36,10 +35,11 @@ from elk_ssm.kalman.filter_steps import (
     transition_into,
 )
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.runs import Run, as_emission, compress, condition_run, no_rows
 from elk_ssm.kalman.scalar_updates import WhitenedEmission, condition_carefully
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.prefix import prefix_scan
+from elk_ssm.parallel.time_axis import TimeAxis
 
 Evidence: TypeAlias = Any
 

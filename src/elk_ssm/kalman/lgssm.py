@@ -24,14 +24,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.small_linalg import matvec, symmetrize
-from elk_ssm.kalman.structure import (
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import (
     Dense,
-    Diagonal,
     Matrix,
     Operator,
     as_operator,
-    to_dense,
     variances_of,
 )
 
@@ -57,7 +55,7 @@ class LGSSM(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import Diagonal, ScaledIdentity
+        >>> from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
         >>> model = LGSSM(
         ...     initial_mean=jnp.zeros(2),
         ...     initial_covariance=ScaledIdentity(1.0),
@@ -111,7 +109,7 @@ class Problem(NamedTuple):
     @property
     def is_diagonal(self) -> bool:
         """Whether the dimensions never mix."""
-        return all(isinstance(operator, Diagonal) for operator in self[1:6])
+        return not any(operator.mixes for operator in self[1:6])
 
     @property
     def num_steps(self) -> int:
@@ -123,7 +121,7 @@ def emission_dim(model: LGSSM) -> int:
     """Return the number of emission dimensions, E."""
     name = "emission_weights"
     weights = as_operator(getattr(model, name), model.state_dim, name)
-    return weights[0].shape[-1 if isinstance(weights, Diagonal) else -2]
+    return weights.mv(jnp.zeros(model.state_dim)).shape[-1]
 
 
 def pose(
@@ -196,28 +194,30 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, .
         operator = as_operator(getattr(model, name), columns, name)
         times = () if name == "initial_covariance" else (T,)
         expect_matrix(name, operator, rows, columns, times)
-        array = operator[0].astype(dtype)
-        if name.endswith("covariance") and isinstance(operator, Dense):
+        operator = operator.like(operator.array.astype(dtype))
+        if name.endswith("covariance"):
             # So that derivatives are symmetric as well, whatever reads which half.
-            array = symmetrize(array)
-        operators.append(type(operator)(array))
-    if all(isinstance(operator, Diagonal) for operator in operators):
+            operator = operator.symmetrized()
+        operators.append(operator)
+    if not any(operator.mixes for operator in operators):
         return tuple(operators)
-    return (Dense(to_dense(operators[0])), *operators[1:])
+    first, *rest = operators
+    full = (Dense(one.to_dense()) if one.mixes else one for one in rest)
+    return (Dense(first.to_dense()), *full)
 
 
 def expect_matrix(
     name: str, operator: Operator, rows: int, columns: int, times: tuple[int, ...]
 ) -> None:
     """Check a matrix that is static or has a leading axis of `times`."""
-    if isinstance(operator, Dense):
-        _expect(name, operator.matrix.shape, (rows, columns), times)
+    if operator.mixes:
+        _expect(name, operator.to_dense().shape, (rows, columns), times)
         return
     if rows != columns:
         raise ValueError(
             f"{name} is declared diagonal but must be ({rows}, {columns}); use Dense."
         )
-    _expect(f"{name} (diagonal)", operator.diagonal.shape, (columns,), times)
+    _expect(f"{name} (diagonal)", operator.array.shape, (columns,), times)
 
 
 def _expect(

@@ -8,9 +8,9 @@ the filter; a missing emission contributes neither to the value nor to the deriv
 from jax import Array
 from jax.sharding import Mesh
 
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.lgssm import LGSSM
+from elk_ssm.parallel.backend import Backend
 
 
 def lgssm_log_likelihood(
@@ -55,7 +55,7 @@ def lgssm_log_likelihood(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> def loss(drift):
         ...     model = LGSSM(jnp.zeros(1), one, ScaledIdentity(drift), one, one, one)

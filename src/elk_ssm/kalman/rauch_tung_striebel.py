@@ -29,7 +29,6 @@ from jax import Array, lax
 from elk_ssm.kalman.elements import SmootherElement, combine_smoother_dense
 from elk_ssm.kalman.filter_steps import transition_into
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.scalar_updates import (
     Whitener,
     condition_row,
@@ -37,8 +36,9 @@ from elk_ssm.kalman.scalar_updates import (
     project,
     whitener_of,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
-from elk_ssm.kalman.structure import Dense, Diagonal
+from elk_ssm.linalg.small import matmul, matvec, symmetrize
+from elk_ssm.linalg.structure import Dense
+from elk_ssm.parallel.prefix import prefix_scan
 
 Smoothed = tuple[Array, Array, Array | None]
 
@@ -118,8 +118,7 @@ def _condition_backward(
 def _static_whitener(problem: Problem) -> Whitener | None:
     """Decorrelate a static Q once for all steps."""
     Q = problem.covariance
-    varies = Q[0].ndim > (1 if isinstance(Q, Diagonal) else 2)
-    return None if varies else whitener_of(Q)
+    return None if Q.varies else whitener_of(Q)
 
 
 def _following(moments: Array) -> Array:

@@ -37,7 +37,7 @@ from jax import Array, lax
 
 from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
 from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize, transpose
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 
 
 class Run(NamedTuple):

@@ -15,13 +15,13 @@ import jax
 from jax import Array
 
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.future import links_associative, links_sequential
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.roundings import safe_sqrt
 from elk_ssm.kalman.scalar_updates import square_root
-from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 
 
 def lgssm_sample(
@@ -56,7 +56,7 @@ def lgssm_sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one, zero = ScaledIdentity(1.0), ScaledIdentity(0.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, zero)  # observed exactly
         >>> lgssm_sample(jax.random.key(0), model, jnp.array([[1.0], [2.0]])).tolist()
@@ -81,7 +81,7 @@ def _draw(
     key: Array, A: Operator, means: Array, covs: Array, count: int, backend: Backend
 ) -> Array:
     noise = jax.random.normal(key, (count, *means.shape), means.dtype)
-    if isinstance(A, Diagonal):
+    if not A.mixes:
         shocks = safe_sqrt(covs) * noise
     else:
         shocks = matvec(jax.vmap(square_root)(covs), noise)

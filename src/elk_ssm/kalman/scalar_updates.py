@@ -38,8 +38,8 @@ from elk_ssm.kalman.roundings import (
     safe_sqrt,
     slack_of,
 )
-from elk_ssm.kalman.small_linalg import matmul, matvec, symmetrize
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.small import matmul, matvec, symmetrize
+from elk_ssm.linalg.structure import Operator, to_dense
 
 # A loop inside the scan over time costs more than the updates it contains, but an
 # unrolled elimination takes the compiler seconds at sixteen rows.
@@ -144,14 +144,14 @@ def emission_rows(
     independent of the rest.
     """
     H = to_dense(weights)
-    if isinstance(covariance, Diagonal):
-        variances = jnp.where(observed, covariance.diagonal, 1.0)
+    if not covariance.mixes:
+        variances = jnp.where(observed, covariance.variances(), 1.0)
         return Rows(H, variances, values, observed)
 
     def with_gaps() -> WhitenedEmission:
         identity = jnp.eye(values.shape[-1], dtype=values.dtype)
         kept = observed[:, None] & observed
-        return whiten_emission(H, jnp.where(kept, covariance.matrix, identity))
+        return whiten_emission(H, jnp.where(kept, to_dense(covariance), identity))
 
     if whole is None:
         whole = with_gaps()
@@ -223,9 +223,9 @@ def condition_carefully(
 
 def whitener_of(covariance: Operator) -> Whitener:
     """Return the `Whitener` of one step's covariance, trivial if it is diagonal."""
-    if isinstance(covariance, Dense):
-        return whiten(covariance.matrix)
-    diagonal = covariance.diagonal
+    if covariance.mixes:
+        return whiten(covariance.to_dense())
+    diagonal = covariance.variances()
     return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
 
 

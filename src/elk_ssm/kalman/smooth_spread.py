@@ -9,7 +9,6 @@ that entered, so no halo is needed.
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
 from elk_ssm.kalman.filter_spread import filter_piece, run_pieces
 from elk_ssm.kalman.future import (
     evidence_of,
@@ -19,9 +18,10 @@ from elk_ssm.kalman.future import (
     see,
 )
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.mesh import Spread
-from elk_ssm.kalman.small_linalg import matmul, transpose
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.small import matmul, transpose
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.mesh import Spread
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 def smooth_on_mesh(

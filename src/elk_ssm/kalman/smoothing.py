@@ -19,7 +19,6 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from elk_ssm.kalman.anywhere import anywhere
-from elk_ssm.kalman.backend import Backend, by_backend, check_backend
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.filter_spread import piece_of
 from elk_ssm.kalman.filter_steps import (
@@ -29,16 +28,17 @@ from elk_ssm.kalman.filter_steps import (
 )
 from elk_ssm.kalman.future import look_back, look_back_everywhere, no_future
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.mesh import Spread, off_explicit, spread_of
 from elk_ssm.kalman.rauch_tung_striebel import (
     rauch_tung_striebel,
     rauch_tung_striebel_everywhere,
 )
 from elk_ssm.kalman.scalar_updates import condition
-from elk_ssm.kalman.small_linalg import matmul, transpose
 from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.small import matmul, transpose
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.parallel.backend import Backend, by_backend, check_backend
+from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 class SmootherPosterior(NamedTuple):
@@ -112,7 +112,7 @@ def lgssm_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> posterior = lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))

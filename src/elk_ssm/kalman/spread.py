@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.elements import (
     FilterElement,
     SmootherElement,
@@ -29,9 +28,10 @@ from elk_ssm.kalman.elements import (
     combine_smoother_dense,
     combine_smoother_diagonal,
 )
-from elk_ssm.kalman.prefix import prefix_scan
 from elk_ssm.kalman.runs import Run, combine_runs
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.prefix import prefix_scan
+from elk_ssm.parallel.time_axis import TimeAxis
 
 Element = TypeVar("Element", FilterElement, SmootherElement, Run)
 Steps = TypeVar("Steps", FilterElement, Run)

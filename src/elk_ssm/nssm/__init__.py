@@ -1,1 +1,1 @@
-"""Nonlinear state-space models: densities, expansions, iterated smoothing, fitting."""
+"""Nonlinear state-space models: densities, expansions, iterated smoothing."""

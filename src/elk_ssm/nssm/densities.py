@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.scalar_updates import whiten
-from elk_ssm.kalman.small_linalg import matmul, matvec
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.nssm.posed import Posed
 
 
@@ -40,18 +40,19 @@ class Factor(NamedTuple):
 
 def factor_of(covariance: Operator) -> Factor:
     """Decorrelate one covariance."""
-    if isinstance(covariance, Diagonal):
-        return Factor(None, covariance.diagonal)
-    return Factor(*whiten(covariance.matrix))
+    if not covariance.mixes:
+        return Factor(None, covariance.variances())
+    return Factor(*whiten(covariance.to_dense()))
 
 
 def observed_factor(covariance: Operator, observed: Array) -> Factor:
     """Decorrelate what was observed; missing entries get variance one."""
-    if isinstance(covariance, Diagonal):
-        return Factor(None, jnp.where(observed, covariance.diagonal, 1))
-    identity = jnp.eye(observed.shape[0], dtype=covariance.matrix.dtype)
+    if not covariance.mixes:
+        return Factor(None, jnp.where(observed, covariance.variances(), 1))
+    matrix = covariance.to_dense()
+    identity = jnp.eye(observed.shape[0], dtype=matrix.dtype)
     kept = observed[:, None] & observed
-    return factor_of(Dense(jnp.where(kept, covariance.matrix, identity)))
+    return factor_of(Dense(jnp.where(kept, matrix, identity)))
 
 
 def log_normal(residual: Array, factor: Factor, observed: Any = True) -> Array:
@@ -63,10 +64,7 @@ def log_normal(residual: Array, factor: Factor, observed: Any = True) -> Array:
 
 def time_axis(covariance: Operator | None) -> int | None:
     """Return the axis over which `jax.vmap` maps a covariance."""
-    if covariance is None:
-        return None
-    static_axes = 1 if isinstance(covariance, Diagonal) else 2
-    return 0 if covariance[0].ndim > static_axes else None
+    return 0 if covariance is not None and covariance.varies else None
 
 
 def dynamics_factor(posed: Posed) -> tuple[Factor | None, Any]:
@@ -76,9 +74,8 @@ def dynamics_factor(posed: Posed) -> tuple[Factor | None, Any]:
         return None, None
     if time_axis(covariance) is None:
         return factor_of(covariance), None
-    one = jnp.ones_like(covariance[0][0])
-    one = one if isinstance(covariance, Diagonal) else jnp.eye(one.shape[0])
-    into = type(covariance)(posed.masked(posed.into(covariance[0]), one))
+    one = covariance.at(0).zeros().shift(1)
+    into = covariance.like(posed.masked(posed.into(covariance.array), one.array))
     return jax.vmap(factor_of)(into), 0
 
 

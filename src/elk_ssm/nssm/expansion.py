@@ -20,16 +20,16 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.lgssm import pose as pose_model
 from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother, smooth_piece
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
 from elk_ssm.nssm.densities import Factor, factor_of, log_normal, time_axis
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.rows import Rows, Weights, sigma_rows, taylor_rows
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
+from elk_ssm.parallel.backend import Backend
 
 
 class Expansion(NamedTuple):
@@ -85,7 +85,7 @@ class Expansion(NamedTuple):
         axis = time_axis(self.covariance)
         covariance = self.covariance
         if axis == 0:
-            covariance = type(covariance)(posed.into(covariance[0]))
+            covariance = covariance.like(posed.into(covariance.array))
         terms = jax.vmap(lambda r, Q: log_normal(r, factor_of(Q)), in_axes=(0, axis))(
             posed.into(self.offsets), covariance
         )

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.scalar_updates import Rows as ScalarRows
 from elk_ssm.kalman.scalar_updates import condition
-from elk_ssm.kalman.small_linalg import matmul, symmetrize, transpose
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother
-from elk_ssm.kalman.structure import Operator, at_step, to_dense
+from elk_ssm.linalg.small import matmul, symmetrize, transpose
+from elk_ssm.linalg.structure import Operator, at_step, to_dense
 from elk_ssm.nssm.expansion import expand
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.rows import step_rows
 from elk_ssm.nssm.slopes import value_and_jacobian
+from elk_ssm.parallel.backend import Backend
 
 
 def extended_points(posed: Posed) -> tuple[Array, Array]:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.small_linalg import matmul, symmetrize, transpose
-from elk_ssm.kalman.structure import Dense
+from elk_ssm.linalg.small import matmul, symmetrize, transpose
+from elk_ssm.linalg.structure import Dense
 from elk_ssm.nssm.densities import Factor, factor_of, time_axis
 from elk_ssm.nssm.expansion import Expansion
 from elk_ssm.nssm.posed import Posed

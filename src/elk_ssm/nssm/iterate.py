@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.backend import Backend
-from elk_ssm.kalman.structure import to_dense
+from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.densities import log_joint
 from elk_ssm.nssm.expansion import Expansion, expand, posterior_of
 from elk_ssm.nssm.newton import SEARCHING, Climb, climb, lowest_merit
@@ -38,6 +37,7 @@ from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.nssm.stopping import entries, largest_share, size_of_states, slack_of
 from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
+from elk_ssm.parallel.backend import Backend
 from elk_ssm.solution import Status, int_status
 from elk_ssm.surrogate.noise import NoisePolicy, Seen
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.structure import Matrix
+from elk_ssm.linalg.structure import Matrix
 
 Covariance: TypeAlias = Matrix | Callable[[Array, PyTree], Matrix]
 
@@ -51,7 +51,7 @@ class NonlinearSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> pendulum = NonlinearSSM(
         ...     initial_mean=jnp.zeros(2),
         ...     initial_covariance=ScaledIdentity(1.0),
@@ -114,7 +114,7 @@ class NonlinearSSM:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> from elk_ssm.kalman.structure import ScaledIdentity
+            >>> from elk_ssm.linalg.structure import ScaledIdentity
             >>> import tensorflow_probability.substrates.jax.distributions as tfd
             >>> one = ScaledIdentity(1.0)
             >>> model = NonlinearSSM.from_distribution(

@@ -19,9 +19,9 @@ from elk_ssm._recurrence import check_length, without_time
 from elk_ssm._trees import describe, static
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.lgssm import expect_matrix, observed_entries
-from elk_ssm.kalman.structure import Operator, as_operator, to_dense, variances_of
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.linalg.structure import Operator, as_operator, to_dense, variances_of
 from elk_ssm.nssm.model import NonlinearSSM
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 
 class Program(NamedTuple):
@@ -272,7 +272,7 @@ def _covariance(
     operator = as_operator(given, size, name)
     expect_matrix(name, operator, size, size, (steps,) if steps else ())
     _check_variances(name, variances_of(operator))
-    return type(operator)(operator[0].astype(dtype))
+    return operator.like(operator.array.astype(dtype))
 
 
 def _check_variances(name: str, variances: Array) -> None:

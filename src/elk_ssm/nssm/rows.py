@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.small_linalg import matmul
-from elk_ssm.kalman.structure import Dense, Operator, to_dense
+from elk_ssm.linalg.small import matmul
+from elk_ssm.linalg.structure import Dense, Operator, to_dense
 from elk_ssm.nssm.densities import observed_factor, time_axis
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.structure import variances_of
+from elk_ssm.linalg.structure import variances_of
 from elk_ssm.nssm.curvature import Curvature, curvature_of
 from elk_ssm.nssm.densities import log_joint_here
 from elk_ssm.nssm.expansion import process_covariance

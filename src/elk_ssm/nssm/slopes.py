@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
+from elk_ssm.linalg.small import matmul, matvec, solve, transpose
 
 Linearization: TypeAlias = Literal["taylor", "unscented", "cubature"]
 

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax import lax, vmap
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, transpose
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.linalg.small import matmul, matvec, solve, transpose
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # An unrolled elimination takes the compiler long at larger sizes.
 _UNROLLED = 8

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.structure import Dense, variances_of
+from elk_ssm.linalg.structure import Dense, variances_of
 from elk_ssm.nssm.densities import factor_of, log_normal, observed_factor
 from elk_ssm.nssm.expansion import Expansion
 from elk_ssm.nssm.posed import Posed

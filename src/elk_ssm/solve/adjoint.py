@@ -25,10 +25,9 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import is_still
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import Dense
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.kalman.affine import affine_entering, affine_scan
+from elk_ssm.linalg.structure import Dense
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solve.nodes import block_map, in_blocks, near_divisor
 
 Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks"]
@@ -202,16 +201,8 @@ def _dense(
 ) -> Array:
     """All Jacobians, `(T, D, D)`, and an affine scan over them."""
     jacobians = jax.vmap(jax.jacfwd(step))(before, inputs)
-    scan = partial(affine_scan, backend="auto")
-    if not axis.is_spread:
-        return scan(Dense(jacobians), source, reverse=reverse)
-    if not reverse:
-        return scan(Dense(jacobians), source, axis=axis)
-    # In terms of p_t = J_t^T w_t, which needs no Jacobian of another device.
-    axis, source = axis.reversed(), source[::-1]
-    transposed = jnp.swapaxes(jacobians, -1, -2)[::-1]
-    pulled = scan(Dense(transposed), matvec(transposed, source), axis=axis)
-    return (axis.before(jnp.zeros_like(pulled[0]), pulled) + source)[::-1]
+    how: Any = {"reverse": reverse, "backend": "auto", "axis": axis}
+    return affine_scan(Dense(jacobians), source, **how)
 
 
 def _blocks(
@@ -266,10 +257,8 @@ def _blocks(
     nothing = jnp.zeros((count, size), source.dtype)
     unit = jnp.broadcast_to(jnp.eye(size, dtype=source.dtype), (count, size, size))
     (own, maps), _ = jax.lax.scan(sweep, (nothing, unit), entries, reverse=reverse)
-    turn = -1 if reverse else 1
-    axis = axis.reversed() if reverse else axis
-    ends = affine_scan(Dense(maps[::turn]), own[::turn], backend="auto", axis=axis)
-    begins = axis.before(jnp.zeros_like(ends[0]), ends)[::turn]
+    how: Any = {"reverse": reverse, "backend": "auto", "axis": axis}
+    begins = affine_entering(Dense(maps), own, **how)
     found = jax.lax.scan(collect, begins, entries, reverse=reverse)[1]
     return jnp.swapaxes(found, 0, 1).reshape(count * block, size)[:length]
 

@@ -20,14 +20,16 @@ Misfits at the rounding floor count as none, as the sequential trajectory has th
 Cost: two evaluations of f for every step, 32 steps deep, once in a solve that succeeds.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.solution import Status
 from elk_ssm.solve.carry import RUNNING, Carry
 from elk_ssm.solve.nodes import Blocks
@@ -192,29 +194,42 @@ def _inputs(blocks: Blocks, index: Array, j: Array) -> PyTree:
 
 def _accumulate(blocks: Blocks, shot: Shot, backend: Backend) -> tuple[Array, Array]:
     """Error and allowed error that enter each window."""
-    one = jnp.ones_like(shot.gain)
-    every = Growth(shot.gain, shot.misfit, one)
+    one, zero = jnp.ones_like(shot.gain), jnp.zeros_like(shot.gain[0])
+    every = _Accumulated(Growth(shot.gain, shot.misfit, one), Claim(zero, zero + 1))
+    return run(every, backend=backend, axis=blocks.axis, before=True)
 
-    def sequential(every: Growth) -> Growth:
-        def body(before: Growth, now: Growth) -> tuple[Growth, Growth]:
-            now = _then(before, now)
-            return now, now
 
-        start = Growth(one[0], 0 * one[0], one[0])
-        return jax.lax.scan(body, start, every)[1]
+class Claim(NamedTuple):
+    """An error and the one that is allowed."""
 
-    def associative(every: Growth) -> Growth:
-        return prefix_scan(_then, every)
+    error: Array
+    allowed: Array
 
-    up_to = by_backend(backend, sequential, associative, every)
-    axis = blocks.axis
-    if axis.is_spread:
-        whole = jax.tree.map(lambda x: x[-1], up_to)
-        nothing = Growth(one[0], 0 * one[0], one[0])
-        up_to = _then(axis.entering(_then, whole, nothing, backend), up_to)
-    ends = jnp.stack([up_to.error, up_to.allowed], axis=1)
-    before = axis.before(jnp.asarray([0, 1], ends.dtype), ends)
-    return before[:, 0], before[:, 1]
+
+@dataclass(frozen=True)
+class _Accumulated(Recursion[Claim, Growth]):
+    entries: Growth
+    initial: Claim
+
+    def step(self, state: Claim, entry: Growth) -> tuple[Claim, Claim]:
+        state = self.act(entry, state)
+        return state, state
+
+    def element(self, entry: Growth) -> Growth:
+        return entry
+
+    def combine(self, earlier: Growth, later: Growth) -> Growth:
+        return _then(earlier, later)
+
+    def known(self, state: Claim) -> Growth:
+        return Growth(jnp.zeros_like(state.error), *state)
+
+    def state(self, element: Growth) -> Claim:
+        return Claim(element.error, element.allowed)
+
+    def nothing(self) -> Growth:
+        zero = jnp.zeros_like(self.initial.error)
+        return Growth(zero + 1, zero, zero)
 
 
 def _then(first: Growth, second: Growth) -> Growth:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import Status, int_status
 from elk_ssm.solve.nodes import roll_out_in_turn, roll_out_sequentially
 

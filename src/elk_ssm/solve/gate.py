@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solve.stopping import differs_in_sign_of_zero
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import apply
-from elk_ssm.kalman.backend import Backend
+from elk_ssm.parallel.backend import Backend
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.carry import RUNNING, Carry, Prefix, start
 from elk_ssm.solve.certify import try_out

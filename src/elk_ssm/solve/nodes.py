@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.structure import Operator
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.surrogate.linearization import Linearization, Where
 
 

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
-from elk_ssm.kalman.damped_spread import spread_filter_means, spread_smoother
-from elk_ssm.kalman.structure import Operator
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, linearize_nodes
 
@@ -40,10 +39,7 @@ def evaluate_pass(
     if (real := blocks.real) is not None:
         # What does not exist is where it should be and passes nothing on.
         values = jnp.where(real[:, None], values, nodes)
-        operator = jax.tree.map(
-            lambda a: jnp.where(jnp.reshape(real, (-1,) + (1,) * (a.ndim - 1)), a, 0),
-            operator,
-        )
+        operator = operator.where(real, 0)
     residual = nodes - values
     step_to = affine_scan(operator, -residual, backend=backend, axis=blocks.axis)
     return Pass(values, operator, residual, step_to)
@@ -55,15 +51,10 @@ def damped_update(
     """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
 
     def damped(seen: Pass) -> Array:
-        offsets = -seen.residual
-        if axis.is_spread:
-            problem = seen.operator, offsets, noise
-            if method.estimate == "smoother":
-                return spread_smoother(*problem, backend=backend, axis=axis).means
-            return spread_filter_means(*problem, backend=backend, axis=axis)
+        problem = seen.operator, -seen.residual, noise
         if method.estimate == "smoother":
-            return damped_smoother(seen.operator, offsets, noise, backend=backend).means
-        return damped_filter_means(seen.operator, offsets, noise, backend=backend)
+            return damped_smoother(*problem, backend=backend, axis=axis).means
+        return damped_filter_means(*problem, backend=backend, axis=axis)
 
     undamped = jnp.isinf(noise)
     undamped = axis.all(undamped) if _varies(noise) else jnp.all(undamped)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import is_still, still
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.mesh import Spread, on_mesh
+from elk_ssm.parallel.mesh import Spread, on_mesh
 from elk_ssm.solve.adjoint import Recursion, trajectory_tangent
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.noise import unknowns_apart

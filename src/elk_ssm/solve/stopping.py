@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # Sizes are seen over one to two windows of so many steps, and at least of unknowns.
 _WINDOW_STEPS, _LEAST_WINDOW = 32, 8

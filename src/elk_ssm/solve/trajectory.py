@@ -12,9 +12,9 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._jax import zero_tangent
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.backend import Backend
-from elk_ssm.kalman.mesh import Spread
-from elk_ssm.kalman.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.mesh import Spread
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan

@@ -25,8 +25,7 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.small_linalg import matmul
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
 
 _ENTRIES_AT_ONCE = 2**19
 
@@ -127,7 +126,7 @@ class DenseJacobian(_Unbound):
     ) -> tuple[Array, Operator]:
         """Push the columns of `before` through the tangent map."""
         value, tangent = jax.linearize(lambda x: step(x, inputs), state)
-        columns = jax.vmap(tangent, in_axes=-1, out_axes=-1)(before[0])
+        columns = jax.vmap(tangent, in_axes=-1, out_axes=-1)(before.array)
         return value, Dense(columns)
 
 
@@ -161,7 +160,7 @@ class DiagonalJacobian(_DiagonalStart):
         """Multiply the diagonals."""
         value, tangent = jax.linearize(lambda x: step(x, inputs), state)
         columns = jax.vmap(tangent)(jnp.eye(state.shape[0], dtype=state.dtype))
-        return value, Diagonal(jnp.diagonal(columns) * before[0])
+        return value, before.scale_rows(jnp.diagonal(columns))
 
 
 @jax.tree_util.register_dataclass
@@ -195,7 +194,7 @@ class StochasticDiagonal(_DiagonalStart):
         shape = (self.probes, state.shape[0])
         signs = jax.random.rademacher(key, shape, dtype=state.dtype)
         diagonal = jnp.mean(signs * jax.vmap(tangent)(signs), axis=0)
-        return value, Diagonal(diagonal * before[0])
+        return value, before.scale_rows(diagonal)
 
 
 @jax.tree_util.register_dataclass
@@ -236,7 +235,7 @@ class ZeroJacobian(_DiagonalStart):
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
     ) -> tuple[Array, Operator]:
         """Evaluate f."""
-        return step(state, inputs), Diagonal(jnp.zeros_like(before[0]))
+        return step(state, inputs), before.zeros()
 
 
 @jax.tree_util.register_dataclass
@@ -325,6 +324,4 @@ class UserJacobian(_Unbound):
         operator = self.function(self.captured or [], state, inputs)
         operator = operator.astype(state.dtype)
         value = step(state, inputs)
-        if self.kind == "diagonal":
-            return value, Diagonal(operator * before[0])
-        return value, Dense(matmul(operator, before[0]))
+        return value, before.like(operator).mm(before)

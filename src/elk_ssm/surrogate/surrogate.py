@@ -20,14 +20,14 @@ import jax.numpy as jnp
 
 from elk_ssm._trees import static
 from elk_ssm._types import Array
-from elk_ssm.kalman.backend import Backend
 from elk_ssm.kalman.damped import (
     Marginals,
     damped_evidence,
     damped_filter,
     damped_smoother,
 )
-from elk_ssm.kalman.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.parallel.backend import Backend
 
 if TYPE_CHECKING:
     from elk_ssm.kalman.lgssm import LGSSM
@@ -60,9 +60,7 @@ class Posterior(NamedTuple):
     @property
     def standard_deviations(self) -> Array:
         """Marginal standard deviations, shape `(T, D)`."""
-        if isinstance(self.covariances, Diagonal):
-            return jnp.sqrt(self.covariances.diagonal)
-        return jnp.sqrt(jnp.diagonal(self.covariances.matrix, axis1=-2, axis2=-1))
+        return jnp.sqrt(self.covariances.variances())
 
 
 @jax.tree_util.register_dataclass
@@ -143,12 +141,7 @@ class Surrogate:
         return -(fit + spread + evidence.log_det) / 2
 
     def _posterior(self, increments: Marginals, log_likelihood: Array) -> Posterior:
-        q = self.process_variance
-
-        def scale(covariance: Array) -> Array:
-            return covariance * q.reshape(q.shape + (1,) * (covariance.ndim - q.ndim))
-
-        covariances = jax.tree.map(scale, increments.covariances)
+        covariances = increments.covariances.scaled(self.process_variance)
         return Posterior(self.iterate + increments.means, covariances, log_likelihood)
 
     def unravel(self, flat: Array) -> Any:
@@ -169,16 +162,13 @@ class Surrogate:
 
         q, size = jnp.mean(self.process_variance), self.initial.shape[0]
         before = jnp.concatenate([self.initial[None], self.iterate[:-1]])
-        matrices = to_dense(self.operator)
-        bias = self.values - jnp.einsum(
-            "tij,tj->ti", matrices, before, precision=jax.lax.Precision.HIGHEST
-        )
+        bias = self.values - self.operator.mv(before)
         eye = jnp.eye(size, dtype=q.dtype)
         seen = jnp.isfinite(self.noise)
         return LGSSM(
             initial_mean=self.values[0],
             initial_covariance=q * eye,
-            dynamics_weights=Dense(matrices),
+            dynamics_weights=Dense(self.operator.to_dense()),
             dynamics_covariance=q * eye,
             emission_weights=eye,
             emission_covariance=Diagonal(jnp.where(seen, q * self.noise, q)),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.parallel.prefix import prefix_scan
 
 
 def affine(first, second):

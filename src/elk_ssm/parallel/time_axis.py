@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.backend import Backend, by_backend
-from elk_ssm.kalman.prefix import prefix_scan
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.prefix import prefix_scan
 
 Element = TypeVar("Element")
+_LANES = "elk_ssm lanes"
 
 
 @jax.tree_util.register_static
@@ -36,11 +37,19 @@ class TimeAxis:
         size: Number of devices P along it.
         backwards: Whether time runs from the last device to the first. The entries of
             a device are then in reversed order too.
+        outer: For the lanes of a device, the axis of the devices. Lanes know their
+            `place` among all lanes of all devices, and `gather` from them.
     """
 
     name: str | None = None
     size: int = 1
     backwards: bool = False
+    outer: "TimeAxis | None" = None
+
+    def lanes(self, count: int) -> "TimeAxis":
+        """Return the axis of `count` lanes in each device, for `jax.vmap`."""
+        outer = self if self.is_spread else None
+        return TimeAxis(_LANES, count * self.size, self.backwards, outer)
 
     def reversed(self) -> "TimeAxis":
         """Return the axis on which time runs the other way."""
@@ -57,6 +66,9 @@ class TimeAxis:
         if self.name is None:
             return 0
         place = jax.lax.axis_index(self.name)
+        if self.outer is not None:
+            across = jax.lax.axis_index(self.outer.name)
+            place = across * (self.size // self.outer.size) + place
         return self.size - 1 - place if self.backwards else place
 
     def index(self, count: int) -> Array:
@@ -97,6 +109,8 @@ class TimeAxis:
             table = packed[None]
         else:
             table = jax.lax.all_gather(packed, self.name)
+        if self.outer is not None:
+            table = jax.lax.all_gather(table, self.outer.name).reshape(self.size, -1)
         table = table[::-1] if self.backwards else table
         unpacked, begin = [], 0
         for leaf in leaves:

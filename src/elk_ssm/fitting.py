@@ -73,7 +73,7 @@ def fit(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> def build(log_q):
         ...     q = ScaledIdentity(jnp.exp(log_q))

@@ -17,8 +17,8 @@ from elk_ssm._recurrence import check_length
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluate import evaluate
 from elk_ssm.kalman.scalar_updates import square_root
-from elk_ssm.kalman.small_linalg import matvec
-from elk_ssm.kalman.structure import at_step, to_dense
+from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.structure import at_step, to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.solve.auto import Auto
@@ -70,7 +70,7 @@ def sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.kalman.structure import ScaledIdentity
+        >>> from elk_ssm.linalg.structure import ScaledIdentity
         >>> one = ScaledIdentity(1.0)
         >>> model = NonlinearSSM(
         ...     jnp.zeros(2), one, lambda z, u: jnp.sin(z), one, lambda z, u: z[:1], one

@@ -23,7 +23,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elk_ssm._jax import is_traced
-from elk_ssm.kalman.time_axis import TimeAxis
+from elk_ssm.parallel.time_axis import TimeAxis
 
 PyTree: TypeAlias = Any
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elk_ssm.kalman.small_linalg import matmul, matvec, solve, symmetrize
+from elk_ssm.linalg.small import matmul, matvec, solve, symmetrize
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4, 9])

@@ -1,0 +1,1 @@
+"""Matrices by structure, and the verbs that recursions need of them."""

@@ -1,0 +1,85 @@
+"""Full matrices."""
+
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.linalg.observe import observe_coordinates
+from elk_ssm.linalg.operator import Observed, Operator
+from elk_ssm.linalg.small import matmul, matvec, solve, transpose
+
+
+class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
+    """A full matrix, `matrix` of shape `(..., D, D)`, or `(..., N, D)` for weights.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.Dense(jnp.eye(2)).matrix.shape
+        (2, 2)
+    """
+
+    __slots__ = ()
+    axes: ClassVar[int] = 2
+
+    def mv(self, x: Array) -> Array:
+        """Return A x."""
+        return matvec(self.matrix, x)
+
+    def push(self, x: Array) -> Array:
+        """Return A x in which an exact zero of x stays one."""
+        row = x[..., None, :]
+        return jnp.sum(jnp.where(row == 0, 0, self.matrix * row), axis=-1)
+
+    def mm(self, other: Self) -> Self:
+        """Return A B."""
+        return self.like(matmul(self.matrix, other.matrix))
+
+    @property
+    def T(self) -> Self:
+        """The transpose."""
+        return self.like(transpose(self.matrix))
+
+    def solve(self, *right: Any) -> tuple[Any, ...]:
+        """Return A^{-1} B for matrices and vectors B, by one elimination."""
+        columns = [b.matrix if isinstance(b, Dense) else b[..., None] for b in right]
+        found = solve(self.matrix, jnp.concatenate(columns, axis=-1))
+        parts, begin = [], 0
+        for b, column in zip(right, columns, strict=True):
+            part = found[..., begin : begin + column.shape[-1]]
+            parts.append(Dense(part) if isinstance(b, Dense) else part[..., 0])
+            begin += column.shape[-1]
+        return tuple(parts)
+
+    def scale_rows(self, factors: Array) -> Self:
+        """Return diag(factors) A."""
+        return self.like(factors[..., None] * self.matrix)
+
+    def diag(self, entries: Array) -> Self:
+        """Return a diagonal matrix as a full one."""
+        eye = jnp.eye(entries.shape[-1], dtype=entries.dtype)
+        return self.like(entries[..., None] * eye)
+
+    def variances(self) -> Array:
+        """Return the diagonal."""
+        return jnp.diagonal(self.matrix, axis1=-2, axis2=-1)
+
+    def to_dense(self) -> Array:
+        """Return the array."""
+        return self.matrix
+
+    def observe(self, mean: Array, noise: Array) -> Observed:
+        """Condition N(mean, A) on zeros seen with variances `noise`."""
+        seen = observe_coordinates(self.matrix, noise, mean[..., None])
+        covariance, table, rows, totals = seen
+        return Observed(table[..., 0], self.like(covariance), rows[..., 0], totals)
+
+    def observe_run(self, A: Self, b: Array, noise: Array) -> tuple:
+        """Condition N(A x + b, self) likewise, where x is not known."""
+        table = jnp.concatenate([b[..., None], A.matrix], axis=-1)
+        covariance, table, rows, totals = observe_coordinates(self.matrix, noise, table)
+        back = transpose(rows[..., 1:])
+        evidence = matmul(back, rows / totals[..., None])
+        run = self.like(table[..., 1:]), table[..., 0], self.like(covariance)
+        return *run, -evidence[..., 0], self.like(evidence[..., 1:])

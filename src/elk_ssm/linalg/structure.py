@@ -1,0 +1,115 @@
+"""How a matrix is stored: declared by type, never sniffed.
+
+All are NamedTuples over one array whose leading axes are free, so a time-varying
+matrix is the same type with a leading time axis:
+
+| type | holds | the matrix |
+|---|---|---|
+| `Dense` | `matrix: (..., N, D)` | itself |
+| `Diagonal` | `diagonal: (..., D)` | `diag(diagonal)` |
+| `BlockDiagonal` | `blocks: (..., n, b, b)` | n blocks on the diagonal |
+| `ScaledIdentity` | `scale: (...)` | `scale * I`, its size taken from the model |
+
+A bare array stands for `Dense` and needs at least two axes; the last two are always
+the matrix, so `(D, D)` is static and `(T, D, D)` varies in time. A bare vector or
+number would be ambiguous (a diagonal? one number for each step?) and is refused.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.linalg.block_diagonal import BlockDiagonal
+from elk_ssm.linalg.dense import Dense
+from elk_ssm.linalg.diagonal import Diagonal
+from elk_ssm.linalg.operator import Operator
+
+__all__ = [
+    "BlockDiagonal",
+    "Dense",
+    "Diagonal",
+    "Matrix",
+    "Operator",
+    "ScaledIdentity",
+    "as_operator",
+    "at_step",
+    "common",
+    "to_dense",
+    "variances_of",
+]
+
+
+class ScaledIdentity(NamedTuple):
+    """A multiple of the identity, `scale` of shape `(...)`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.ScaledIdentity(0.5)
+        ScaledIdentity(scale=0.5)
+    """
+
+    scale: Array | float
+
+
+Matrix: TypeAlias = Operator | ScaledIdentity | Array
+
+
+def to_dense(operator: Operator) -> Array:
+    """Return the operator as an array of shape `(..., D, D)`."""
+    return operator.to_dense()
+
+
+def variances_of(operator: Operator) -> Array:
+    """Return the diagonal of the operator, `(..., D)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> variances_of(Dense(jnp.array([[1.0, 2.0], [2.0, 5.0]]))).tolist()
+        [1.0, 5.0]
+    """
+    return operator.variances()
+
+
+def at_step(operator: Operator, step: int | Array) -> Operator:
+    """Return the matrix of one step; a static matrix is itself at every step."""
+    return operator.at(step)
+
+
+def as_operator(matrix: Any, size: int, name: str) -> Operator:
+    """Read a declared matrix, giving a `ScaledIdentity` its size.
+
+    Raises:
+        ValueError: a bare array with fewer than two axes, or too few axes for the
+            declared type.
+    """
+    if isinstance(matrix, ScaledIdentity):
+        scale = jnp.asarray(matrix.scale)
+        return Diagonal(jnp.broadcast_to(scale[..., None], (*scale.shape, size)))
+    declared = matrix if isinstance(matrix, Operator) else Dense(matrix)
+    array = jnp.asarray(declared.array)
+    if array.ndim >= declared.axes:
+        return declared.like(array)
+    if isinstance(declared, Dense):
+        raise ValueError(
+            f"{name}: a matrix has at least two axes; got shape {array.shape}. Declare "
+            "a vector as Diagonal(vector) and a number as ScaledIdentity(number)."
+        )
+    kind, least = type(declared).__name__, declared.axes
+    got = "a scalar" if array.ndim == 0 else f"shape {array.shape}"
+    raise ValueError(f"{name}: {kind} expects at least {least} axes; got {got}.")
+
+
+def common(*operators: Operator) -> tuple[Operator, ...]:
+    """Return the operators in one structure: theirs, or else dense.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> mixed = common(Diagonal(jnp.ones(2)), Dense(jnp.eye(2)))
+        >>> [type(operator).__name__ for operator in mixed]
+        ['Dense', 'Dense']
+    """
+    kinds = {(type(a), *a.array.shape[a.array.ndim - a.axes :]) for a in operators}
+    if len(kinds) == 1:
+        return operators
+    return tuple(Dense(operator.to_dense()) for operator in operators)

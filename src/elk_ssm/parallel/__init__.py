@@ -1,0 +1,1 @@
+"""Where time lives, and the one driver that runs recursions through it."""

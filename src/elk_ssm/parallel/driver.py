@@ -1,0 +1,192 @@
+r"""The one driver of all recursions over time.
+
+Time is cut into shards. Every shard reduces its steps to one element, the state that
+enters it is what the elements of all earlier shards make of the initial one, and it
+runs its steps from there. What differs is where the shards live:
+
+| where | a shard is | inside a shard |
+|---|---|---|
+| one shard | the whole series | one `lax.scan` |
+| devices | what a device of a mesh holds | two scans, or a prefix scan |
+| lanes | a piece of a series, under `jax.vmap` | two scans |
+
+An associative scan over the entries of a shard (`prefix`) is what an accelerator runs;
+`backend` chooses. Lanes are cut from what a device holds, so both may be had at once.
+A reversed run goes through the same entries from the last to the first.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.prefix import prefix_scan
+from elk_ssm.parallel.recursion import Recursion
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+
+
+def run(
+    recursion: Recursion,
+    *,
+    backend: Backend,
+    axis: TimeAxis = LOCAL,
+    reverse: bool = False,
+    before: bool = False,
+    lanes: int = 1,
+) -> Any:
+    """Run a recursion through time.
+
+    Args:
+        recursion: The recursion; on a mesh it holds the entries of this device.
+        backend: `"auto"`, `"sequential"` or `"associative"`.
+        axis: Where time lives, in the direction of time, whatever `reverse`.
+        reverse: Whether to run from the last entry to the first. The state that enters
+            is then the last device's `initial`, otherwise the first one's.
+        before: Whether to return the states before the steps instead of outputs.
+        lanes: Into how many pieces to cut a sequential run.
+
+    Returns:
+        The outputs, in the order of the entries, leading axis T.
+    """
+    axis = axis.reversed() if reverse else axis
+    sequential = partial(_lanes, lanes=lanes) if lanes > 1 else _sequential
+    how = {"reverse": reverse, "before": before}
+    return by_backend(
+        backend,
+        partial(sequential, recursion, axis, **how),
+        partial(_prefix, recursion, axis, **how),
+    )
+
+
+def _sequential(recursion: Recursion, axis: TimeAxis, **how: bool) -> Any:
+    """Run through the steps of a device."""
+    recursion = recursion.prepared() if axis.is_spread else recursion
+    return _shard(recursion, axis, (None, recursion.entries), **how)
+
+
+def _shard(
+    recursion: Recursion, axis: TimeAxis, entries: tuple, *, reverse: bool, before: bool
+) -> Any:
+    """Run through the steps of a shard, and before for what they do to any state.
+
+    Args:
+        recursion: The recursion.
+        axis: Where the shards live.
+        entries: Which of the entries exist (None: all), and the entries.
+        reverse: The direction.
+        before: Whether to return the states before the steps.
+    """
+
+    def append(run: Any, entry: tuple) -> tuple[Any, None]:
+        return _if(entry[0], recursion.append(run, entry[1]), run), None
+
+    def step(state: Any, entry: tuple) -> tuple[Any, Any]:
+        after, output = recursion.step(state, entry[1])
+        after = _if(entry[0], after, state)
+        return after, after if before else output
+
+    start = recursion.initial
+    if axis.is_spread:
+        begin = _beginning(recursion, axis)
+        whole = jax.lax.scan(append, begin, entries, reverse=reverse)[0]
+        start = _entering(recursion, axis, whole, "sequential")
+    found = jax.lax.scan(step, start, entries, reverse=reverse)[1]
+    return _shift(start, found, reverse) if before else found
+
+
+def _prefix(
+    recursion: Recursion, axis: TimeAxis, *, reverse: bool, before: bool
+) -> Any:
+    """Combine all elements of a shard, and let them act on the state that enters."""
+    combine, entries, first = recursion.combine, recursion.entries, -reverse
+    elements = jax.vmap(recursion.element)(entries)
+    begin = _beginning(recursion, axis), jax.tree.map(lambda x: x[first], elements)
+    begun = combine(*begin)
+    elements = jax.tree.map(lambda x, y: x.at[first].set(y), elements, begun)
+    scan = jax.lax.associative_scan if recursion.written_out else prefix_scan
+    up_to = scan(combine, elements, reverse=reverse)
+    if axis.is_spread:
+        whole = jax.tree.map(lambda x: x[0 if reverse else -1], up_to)
+        start = _entering(recursion, axis, whole, "associative")
+        after = jax.vmap(recursion.act, (0, None))(up_to, start)
+    else:
+        start, after = recursion.initial, recursion.state(up_to)
+    earlier = _shift(start, after, reverse)
+    return earlier if before else recursion.outputs(earlier, entries, after)
+
+
+def _lanes(recursion: Recursion, axis: TimeAxis, *, lanes: int, **how: bool) -> Any:
+    """Run K pieces side by side, the last one filled up with steps that do nothing."""
+    recursion = recursion.prepared()
+    length = jax.tree.leaves(recursion.entries)[0].shape[0]
+    piece = -(-length // min(lanes, length))
+    count = -(-length // piece)
+
+    def cut(x: Array) -> Array:
+        filled = jnp.concatenate([x, jnp.repeat(x[-1:], count * piece - length, 0)])
+        return filled.reshape(count, piece, *x.shape[1:])
+
+    real = None
+    if count * piece > length:
+        real = (jnp.arange(count * piece) < length).reshape(count, piece)
+    inside = axis.lanes(count)
+
+    def one(entries: Any) -> Any:
+        return _shard(recursion, inside, entries, **how)
+
+    entries = real, jax.tree.map(cut, recursion.entries)
+    found = jax.vmap(one, axis_name=inside.name)(entries)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], found)
+
+
+def _beginning(recursion: Recursion, axis: TimeAxis) -> Any:
+    """Return what a shard appends its steps to: on the first one, what is known."""
+    begin = recursion.known(recursion.initial)
+    if not axis.is_spread:
+        return begin
+    return _where(axis.place == 0, begin, recursion.nothing())
+
+
+def _entering(
+    recursion: Recursion, axis: TimeAxis, whole: Any, backend: Backend
+) -> Any:
+    """Return the state that enters a shard: one gather of what the shards do."""
+    every = axis.gather(whole)
+    first, later = (
+        jax.tree.map(lambda x: x[0], every),
+        jax.tree.map(lambda x: x[1:], every),
+    )
+
+    def through(state: Any, run: Any) -> tuple[Any, Any]:
+        return recursion.act(run, state), state
+
+    if backend == "sequential":
+        last, states = jax.lax.scan(through, recursion.state(first), later)
+        states = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), states, last)
+    else:
+        states = recursion.state(prefix_scan(recursion.combine, every))
+    place = axis.place
+    earlier = jax.tree.map(lambda x: x[jnp.maximum(place - 1, 0)], states)
+    return _where(place == 0, recursion.initial, earlier)
+
+
+def _shift(start: Any, after: Any, reverse: bool) -> Any:
+    """Return the state before each step from those after."""
+
+    def one(first: Array, x: Array) -> Array:
+        moved = [x[1:], first[None]] if reverse else [first[None], x[:-1]]
+        return jnp.concatenate(moved)
+
+    return jax.tree.map(one, start, after)
+
+
+def _if(real: Array | None, moved: Any, same: Any) -> Any:
+    """Pass over what does not exist."""
+    return moved if real is None else _where(real, moved, same)
+
+
+def _where(condition: Any, chosen: Any, other: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), chosen, other)

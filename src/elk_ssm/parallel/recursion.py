@@ -1,0 +1,85 @@
+r"""A recursion over time as a value: what `driver.run` runs anywhere.
+
+    step         (state, entry) -> (state, output)      one step at a time
+    element      what a run of steps does, whatever state enters it
+    combine      two neighbouring runs are one
+
+Nothing in a recursion knows a backend, a device or a direction: "earlier" and "later"
+are in the order in which the steps are run, which is backwards in time for a reversed
+run. A recursion is a subclass that holds its entries and the state before the first.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import jax
+
+State = TypeVar("State")
+Element = TypeVar("Element")
+
+
+class Recursion(ABC, Generic[State, Element]):
+    """A recursion with its data.
+
+    Attributes:
+        entries: What the steps are made of, leaves with a leading axis T.
+        initial: The state before the first step.
+        written_out: Whether the combination is so small that a prefix scan may repeat
+            it for each of its log2(T) levels, which spares it a loop.
+    """
+
+    entries: Any
+    initial: State
+    written_out: ClassVar[bool] = False
+
+    @abstractmethod
+    def step(self, state: State, entry: Any) -> tuple[State, Any]:
+        """Return the state after one step, and the output of that step."""
+
+    @abstractmethod
+    def element(self, entry: Any) -> Element:
+        """Return one step as an element."""
+
+    @abstractmethod
+    def combine(self, earlier: Element, later: Element) -> Element:
+        """Join two runs, or many along a leading axis; zeros must not fail."""
+
+    @abstractmethod
+    def known(self, state: State) -> Element:
+        """Return the run that ends in `state` whatever enters it."""
+
+    @abstractmethod
+    def state(self, element: Element) -> State:
+        """Return where a run ends that begins with a known one; leading axes free."""
+
+    @abstractmethod
+    def nothing(self) -> Element:
+        """Return the run of no steps."""
+
+    # ------------------------------------------- what may be had for less, or better
+
+    def append(self, run: Element, entry: Any) -> Element:
+        """Return the run with one step more."""
+        return self.combine(run, self.element(entry))
+
+    def act(self, run: Element, state: State) -> State:
+        """Return where a run ends that `state` enters."""
+        return self.state(self.combine(self.known(state), run))
+
+    def prepared(self) -> "Recursion":
+        """Return the recursion with what is shared by two runs through its steps."""
+        return self
+
+    def outputs(self, before: State, entries: Any, after: State) -> Any:
+        """Return the outputs of all steps at once, leading axis T.
+
+        A step from every state before restores in a prefix run what the step is
+        careful about and the combination of elements is not.
+
+        Args:
+            before: The state before each step.
+            entries: The steps.
+            after: The state after each step, as the elements give it.
+        """
+        del after
+        return jax.vmap(self.step)(before, entries)[1]
