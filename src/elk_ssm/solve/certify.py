@@ -33,10 +33,8 @@ from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.solution import Status
 from elk_ssm.solve.carry import RUNNING, Carry
 from elk_ssm.solve.nodes import Blocks
-from elk_ssm.solve.stopping import Tolerance, scale_of
 
 _WINDOW_STEPS = 32
-_ROUNDING_UNITS = 32
 _LARGEST = 1e30
 _SLACK = 3
 
@@ -69,14 +67,15 @@ class Growth(NamedTuple):
 def try_out(
     step: FlatStep,
     blocks: Blocks,
-    tolerance: Tolerance,
+    bound: tuple[Array, Array],
     backend: Backend,
     before: Carry,
     after: Carry,
 ) -> Carry:
     """Let f say whether nodes that look done are; each refusal is waited for longer.
 
-    At the rounding floor an iterate is better than its update, which rounding made.
+    `bound` holds the largest error and the rounding floor of each node, `(n, D)`. At
+    the rounding floor an iterate is better than its update, which rounding made.
     """
     limited = after.status == Status.precision_limit
     converged = (after.status == Status.converged) & (after.exact < blocks.unknowns)
@@ -88,7 +87,7 @@ def try_out(
         # Nothing in here is the same in every round, or the compiler would hoist it
         # out of the loop and run it in every pass.
         tried = jnp.where(state[1], before.nodes, nodes)
-        certain = is_certain(step, blocks, tried, tolerance, backend)
+        certain = is_certain(step, blocks, tried, bound, backend)
         return jnp.zeros_like(state[0]), certain
 
     # A loop and no `cond`, of which `vmap` would run both branches in every pass.
@@ -109,7 +108,7 @@ def is_certain(
     step: FlatStep,
     blocks: Blocks,
     nodes: Array,
-    tolerance: Tolerance,
+    bound: tuple[Array, Array],
     backend: Backend,
 ) -> Array:
     """Whether the error of the nodes is below the tolerance, `()`.
@@ -118,14 +117,13 @@ def is_certain(
         step: The recurrence on flat states.
         blocks: Its layout, n blocks.
         nodes: States at their ends, `(n, D)`.
-        tolerance: Relative and absolute tolerance.
+        bound: The largest error of each node, and its rounding floor, `(n, D)`.
         backend: How windows are combined.
     """
-    scale = scale_of(nodes, blocks.size, backend, blocks.axis)
-    floor = _ROUNDING_UNITS * jnp.finfo(scale.dtype).eps * scale
-    bound = jnp.maximum(tolerance.bound(scale), floor)
-    bound = jnp.maximum(bound, jnp.finfo(scale.dtype).tiny)
-    shot = _shoot(step, blocks, nodes, bound, floor)
+    allowed_error, floor = bound
+    tiny = jnp.finfo(nodes.dtype).tiny
+    unit = jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
+    shot = _shoot(step, blocks, nodes, unit, floor)
     error, allowed = _accumulate(blocks, shot, backend)
     # Written so that a NaN fails it.
     worst = shot.peak_gain * error + shot.peak_misfit
@@ -150,9 +148,11 @@ def _shoot(
     def through(pair: Array, index: Array) -> Array:
         """Both states through the block that ends at each of these nodes."""
 
-        def body(j: Array, pair: Array) -> Array:
+        def body(j: Array | int, pair: Array) -> Array:
             return lanes(pair, _inputs(blocks, index, j))
 
+        if blocks.size == 1:
+            return body(0, pair)
         return jax.lax.fori_loop(0, blocks.size, body, pair)
 
     def node(carry: tuple[Array, Shot], j: Array) -> tuple[tuple[Array, Shot], None]:
@@ -185,7 +185,7 @@ def _shoot(
     return jax.lax.scan(node, begin, jnp.arange(width))[0][1]
 
 
-def _inputs(blocks: Blocks, index: Array, j: Array) -> PyTree:
+def _inputs(blocks: Blocks, index: Array, j: Array | int) -> PyTree:
     """Inputs of step j of these blocks."""
     if blocks.laid_out:
         return jax.tree.map(lambda x: x[j, index], blocks.inputs)

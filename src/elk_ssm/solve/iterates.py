@@ -33,7 +33,7 @@ def all_iterates(
     never = options.tolerance.times(0)
 
     def body(carry: Carry, _: None) -> tuple[Carry, Array]:
-        carry = one_pass(method, step, blocks, never, settings.backend, carry)
+        carry = one_pass(method, step, blocks, never, settings.backend, carry)[0]
         return carry, roll_out(step, blocks, carry.nodes)
 
     first = roll_out(step, blocks, nodes)

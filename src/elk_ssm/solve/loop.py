@@ -34,6 +34,7 @@ from elk_ssm.solve.stopping import (
     Verdict,
     differs_in_sign_of_zero,
     judge,
+    rounding_floor,
     scale_of,
 )
 from elk_ssm.surrogate.policy import Seen
@@ -74,8 +75,9 @@ def iterate(
         return (carry.status == RUNNING) & (carry.iteration < max_iters)
 
     def body(carry: Carry) -> Carry:
-        after = one_pass(method, step, blocks, tolerance, backend, carry)
-        return try_out(step, blocks, tolerance, backend, carry, after)
+        after, scale = one_pass(method, step, blocks, tolerance, backend, carry)
+        bound = tolerance.bound(scale), rounding_floor(scale)
+        return try_out(step, blocks, bound, backend, carry, after)
 
     carry = jax.lax.while_loop(running, body, start(method, guess, history, policy))
     cut_off = jnp.where(
@@ -92,8 +94,8 @@ def one_pass(
     tolerance: Tolerance,
     backend: Backend,
     carry: Carry,
-) -> Carry:
-    """Evaluate, judge, update."""
+) -> tuple[Carry, Array]:
+    """Evaluate, judge, update; and the sizes that the judgement is relative to."""
     seen = evaluate_pass(method, step, blocks, backend, carry.nodes, carry.iteration)
     axis = blocks.axis
     carry, accept = _consult_policy(method, blocks, carry, seen)
@@ -138,9 +140,10 @@ def one_pass(
         frozen = axis.index(nodes.shape[0])[:, None] < exact
         stay = accept | frozen | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
-    return _record(
+    carry = _record(
         blocks, carry, seen, verdict, noise, nodes, exact, set_back, status, update
     )
+    return carry, scale
 
 
 def _consult_policy(

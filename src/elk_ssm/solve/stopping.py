@@ -153,6 +153,11 @@ def _recent_maximum(
     return by_backend(backend, sequential, associative, magnitude, earlier)
 
 
+def rounding_floor(scale: Array) -> Array:
+    """What rounding alone may leave of states of these sizes."""
+    return _ROUNDING_UNITS * jnp.finfo(scale.dtype).eps * scale
+
+
 def differs_in_sign_of_zero(x: Array, y: Array) -> Array:
     """Whether x and y are zeros of different signs, which compare as equal."""
     return (x == 0) & (y == 0) & (jnp.signbit(x) != jnp.signbit(y))
@@ -195,7 +200,7 @@ def judge(
     settled = small & alike & (jnp.abs(step) <= room * bound)
     # Behind a break no step has a size, so the rate says nothing there.
     row_settled = small & (jnp.abs(step) <= bound)
-    floor = _ROUNDING_UNITS * jnp.finfo(residual.dtype).eps * scale
+    floor = rounding_floor(scale)
     first_unsettled, first_unsettled_row, first_broken, first_above_floor = (
         axis.first_true(
             ~jnp.all(settled, axis=1),
