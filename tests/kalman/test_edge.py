@@ -215,19 +215,31 @@ def test_one_sided_derivatives_without_noise(x64):
     F, y = jnp.array([[0.9, 0.2], [-0.1, 0.8]]), jnp.asarray(rng.normal(size=(4, 2)))
     along = jnp.array([[1.0, 0.6], [0.6, 2.0]])
 
+    def model_of(q, r):
+        return LGSSM(jnp.zeros(2), P, F, q * along, H, r * jnp.eye(2))
+
     @jax.jit
     def smooth(q, r):
-        model = LGSSM(jnp.zeros(2), P, F, q * along, H, r * jnp.eye(2))
+        model = model_of(q, r)
         found = lgssm_smoother(model, y, backend="sequential")
         spread = found.smoothed_covariances.matrix
         return found.log_likelihood, found.smoothed_means, spread
 
+    along_of = jax.jit(lambda at, direction: jax.jvp(smooth, at, direction)[1])
     step = 1e-7
     for at, direction in (((0.5, 0.0), (0.0, 1.0)), ((0.0, 0.5), (1.0, 0.0))):
-        _, found = jax.jvp(smooth, at, direction)
+        found = along_of(at, direction)
         further = smooth(*(a + step * d for a, d in zip(at, direction)))
         here = smooth(*at)
         for slope, a, b in zip(found, further, here):
             assert np.allclose(slope, (a - b) / step, rtol=1e-4, atol=1e-5)
-    curved = jax.hessian(lambda q: smooth(q, 0.5)[0])(0.0)
-    assert np.isfinite(curved)
+
+    def evidence(q, r):
+        return lgssm_log_likelihood(model_of(q, r), y, backend="sequential")
+
+    def curve(q, r, dq, dr):
+        slope = lambda q, r: jax.jvp(evidence, (q, r), (dq, dr))[1]  # noqa: E731
+        return jax.jvp(slope, (q, r), (dq, dr))[1]
+
+    for edge in ((0.0, 0.5, 1.0, 0.0), (0.5, 0.0, 0.0, 1.0)):
+        assert np.isfinite(jax.jit(curve)(*edge))

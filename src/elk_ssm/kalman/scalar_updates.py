@@ -217,7 +217,6 @@ def condition_carefully(
     sizes = matvec(rows.weights**2, jnp.diagonal(cov))
     rows_of_all = (*rows, rounding_of(sizes), nothing_of(sizes))
     mean, new, log_density = over_rows(take_in, start, rows_of_all, unrolled=unrolled)
-    # The two sides of the diagonal round differently.
     return mean, _exact_zeros(cov, symmetrize(new), rows), log_density
 
 
