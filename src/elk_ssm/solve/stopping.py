@@ -213,5 +213,6 @@ def judge(
     converged = first_unsettled == none
     suspect = (first_broken < none) & (first_unsettled_row >= first_broken)
     stalled = (first_above_floor == none) & (step_norm >= last_step_norm)
-    stalled = stalled & ~converged
+    # Steps below tolerance that do not shrink are slow, not spoiled by rounding.
+    stalled = stalled & ~converged & (first_unsettled_row < none)
     return Verdict(converged, suspect, stalled, residual_norm, step_norm)
