@@ -24,8 +24,8 @@ class Status(enum.IntEnum):
     max_iters_reached = 1
     nonfinite = 2
     precision_limit = 3
-    saddle = 10
-    unbounded = 11
+    saddle = 4
+    unbounded = 5
 
     @property
     def message(self) -> str:
