@@ -7,8 +7,9 @@ traces of the same code are then equal, so a compiled solver is found again alth
 the lambda is new, and a parameter that was changed in place is seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,16 @@ import jax.numpy as jnp
 from elk_ssm._jax import run_program
 from elk_ssm._programs import identify
 from elk_ssm._types import PyTree
+
+
+class _Program:
+    """What a program computes, as one object for as long as somebody holds it."""
+
+    def __init__(self, key: Hashable):
+        self.key = key
+
+
+_programs: WeakValueDictionary[Hashable, _Program] = WeakValueDictionary()
 
 
 class HoistedFunction:
@@ -33,7 +44,10 @@ class HoistedFunction:
         self.jaxpr = closed.jaxpr
         self.out_tree = out_tree
         program, self.has_vjp_rules = identify(closed)
-        self.key = (program, out_tree)
+        # One object a program: the caches of jax compare by it at every call, and what
+        # runs while they compare must not be worth an interruption.
+        key = (program, out_tree)
+        self.program = _programs.setdefault(key, _Program(key))
 
     def __call__(self, consts: list[Any], *args: PyTree) -> PyTree:
         """Evaluate the function at `args`."""
@@ -41,10 +55,10 @@ class HoistedFunction:
         return jax.tree.unflatten(self.out_tree, flat)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, HoistedFunction) and self.key == other.key
+        return isinstance(other, HoistedFunction) and self.program is other.program
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return id(self.program)
 
 
 def hoist(
