@@ -205,7 +205,7 @@ def _evaluate(
     states, nodes = jax.lax.cond(pays, side_by_side, nothing)
     # Block ends stand for all states: the scale needs no further pass over them.
     ends = states[size - 1 :: size] if keep_all else states
-    bound = tight.bound(scale_of(ends, size, "sequential"))
+    bound = tight.bound(scale_of(ends, size))
     states, repaired, worst = repair(
         size, step, initial, inputs, states, nodes, bound, ~pays
     )

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep
 from elk_ssm.kalman.affine import apply
-from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.backend import Backend, by_backend
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.carry import RUNNING, Carry, Prefix, start
 from elk_ssm.solve.certify import try_out
@@ -33,8 +33,9 @@ from elk_ssm.solve.stopping import (
     Tolerance,
     Verdict,
     differs_in_sign_of_zero,
+    going_on,
     judge,
-    rounding_floor,
+    may_end,
     scale_of,
 )
 from elk_ssm.surrogate.policy import Seen
@@ -75,9 +76,8 @@ def iterate(
         return (carry.status == RUNNING) & (carry.iteration < max_iters)
 
     def body(carry: Carry) -> Carry:
-        after, scale = one_pass(method, step, blocks, tolerance, backend, carry)
-        bound = tolerance.bound(scale), rounding_floor(scale)
-        return try_out(step, blocks, bound, backend, carry, after)
+        after, values = one_pass(method, step, blocks, tolerance, backend, carry)
+        return try_out(step, blocks, tolerance, backend, carry, after, values)
 
     carry = jax.lax.while_loop(running, body, start(method, guess, history, policy))
     cut_off = jnp.where(
@@ -95,16 +95,12 @@ def one_pass(
     backend: Backend,
     carry: Carry,
 ) -> tuple[Carry, Array]:
-    """Evaluate, judge, update; and the sizes that the judgement is relative to."""
+    """Evaluate, judge, update; and the rollout values that were judged."""
     seen = evaluate_pass(method, step, blocks, backend, carry.nodes, carry.iteration)
     axis = blocks.axis
     carry, accept = _consult_policy(method, blocks, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
-    scale = scale_of(seen.values, blocks.size, backend, axis)
-    alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
-    verdict = judge(
-        seen.residual, seen.step, alike, scale, tolerance, carry.step_norm, axis
-    )
+    verdict = _judge(method, blocks, tolerance, backend, carry, seen)
     update = (
         seen.step
         if noise is None
@@ -121,11 +117,10 @@ def one_pass(
         return settle_prefix(candidate, carry.nodes, seen.values, exact, axis)
 
     nodes, free = settled(update), settled(seen.step)
-    small = jnp.all(jnp.abs(seen.residual) <= tolerance.bound(scale), axis=1)
     damped = nodes
     prefix = Prefix(exact, edge)
     nodes, carry = _gate(
-        method, blocks, carry, seen, verdict, nodes, free, small, prefix
+        method, blocks, carry, seen, verdict, nodes, free, tolerance, prefix
     )
     set_back = None
     if carry.history is not None:
@@ -143,7 +138,37 @@ def one_pass(
     carry = _record(
         blocks, carry, seen, verdict, noise, nodes, exact, set_back, status, update
     )
-    return carry, scale
+    return carry, seen.values
+
+
+def _judge(
+    method: Method,
+    blocks: Blocks,
+    tolerance: Tolerance,
+    backend: Backend,
+    carry: Carry,
+    seen: Pass,
+) -> Verdict:
+    """Judge by local sizes; step by step machines only when that may end anything.
+
+    Local sizes cost several passes over the nodes, a branch costs an accelerator its
+    look at the host and devices their agreement. The gate needs the sizes anyway.
+    """
+    axis = blocks.axis
+    found = seen.residual, seen.step
+
+    def judged() -> Verdict:
+        alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
+        scale = scale_of(seen.values, blocks.size, axis)
+        return judge(*found, alike, scale, tolerance, carry.step_norm, axis)
+
+    def judged_if_needed() -> Verdict:
+        needed = may_end(seen.residual, seen.values, tolerance)
+        return jax.lax.cond(needed, judged, lambda: going_on(*found))
+
+    if method.gate is not None or axis.is_spread:
+        return judged()
+    return by_backend(backend, judged_if_needed, judged)
 
 
 def _consult_policy(
@@ -183,7 +208,7 @@ def _gate(
     verdict: Verdict,
     nodes: Array,
     free: Array,
-    small: Array,
+    tolerance: Tolerance,
     prefix: Prefix,
 ) -> tuple[Array, Carry]:
     """Apply the gate; the first updates are tried undamped and ungated.
@@ -197,6 +222,12 @@ def _gate(
         The nodes to go on with, and the carry with the gated ones that wait.
     """
     to_rollout, axis = blocks.size > 1, blocks.axis
+
+    if method.gate is None:
+        small = jnp.asarray(True)
+    else:
+        bound = tolerance.bound(scale_of(seen.values, blocks.size, axis))
+        small = jnp.all(jnp.abs(seen.residual) <= bound, axis=1)
 
     def apply_gate(gate: Gate | None, nodes: Array) -> Array:
         return set_back(

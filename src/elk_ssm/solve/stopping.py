@@ -6,18 +6,15 @@ false) and joined by the position of the first one that fails, which devices tha
 the time axis agree on.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
-from elk_ssm.parallel.backend import Backend, by_backend
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
-# Sizes are seen over one to two windows of so many steps, and at least of unknowns.
-_WINDOW_STEPS, _LEAST_WINDOW = 32, 8
+# Sizes are seen over so many steps, in windows of so many unknowns.
+_REACH_STEPS, _WINDOW = 64, 8
 _ROUNDING_UNITS = 32
 _SLOWEST_ROOM = 0.2
 _SMALLEST_STATE = 1e-12
@@ -75,13 +72,11 @@ def make_tolerance(
     return Tolerance(relative, jnp.asarray(absolute, dtype))
 
 
-def scale_of(
-    values: Array, block_size: int, backend: Backend, axis: TimeAxis = LOCAL
-) -> Array:
+def scale_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Array:
     """Size of the states about now, `(n, D)`, which tolerances are relative to.
 
     Every dimension by itself, and local in time: the smaller of the largest magnitude
-    in the last 32 to 64 steps and that in the next 32 to 64 (8 to 16 unknowns at
+    in the last 57 to 64 steps and that in the next 57 to 64 (9 to 16 unknowns at
     least; the current one is in both). Neither a large dimension beside, nor a wild
     state before or after, loosens the tolerance of a small one; and a state that passes
     through zero keeps one, by what is about it.
@@ -89,68 +84,56 @@ def scale_of(
     Args:
         values: Rollout values at the unknowns, `(n, D)`.
         block_size: Steps C between the unknowns.
-        backend: Which scan to use.
         axis: Where time lives.
     """
-    window = max(_WINDOW_STEPS // block_size, _LEAST_WINDOW)
+    reach = max(_REACH_STEPS // (block_size * _WINDOW) - 1, 1)
     magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    nothing = jnp.zeros_like(magnitude[0])
-    run = partial(_recent_maximum, window=window, backend=backend)
     # Behind the end nothing is known: the last steps stand for it.
-    end = jnp.max(magnitude[-max(2 * _WINDOW_STEPS // block_size, 2) :], axis=0)
-    if not axis.is_spread:
-        before = run(magnitude, nothing)
-        return jnp.minimum(before, run(magnitude, end, reverse=True))
-    ends = jnp.max(magnitude[-window:], axis=0), jnp.max(magnitude[:window], axis=0)
-    last, first = axis.gather(ends)
-    earlier = jnp.where(axis.place > 0, last[axis.place - 1], 0)
-    before = run(magnitude, earlier)
-    later = first[jnp.minimum(axis.place + 1, axis.size - 1)]
-    later = jnp.where(axis.place < axis.size - 1, later, end)
-    return jnp.minimum(before, run(magnitude, later, reverse=True))
+    earlier = jnp.zeros_like(magnitude[0])
+    end = max(_REACH_STEPS // (2 * block_size), 2)
+    later = jnp.max(magnitude[-end:], axis=0)
+    if axis.is_spread:
+        halo = reach * _WINDOW
+        ends = jnp.max(magnitude[-halo:], axis=0), jnp.max(magnitude[:halo], axis=0)
+        last, first = axis.gather(ends)
+        earlier = jnp.where(axis.place > 0, last[axis.place - 1], 0)
+        following = first[jnp.minimum(axis.place + 1, axis.size - 1)]
+        later = jnp.where(axis.place < axis.size - 1, following, later)
+    before = _recent_maximum(magnitude, earlier, reach)
+    return jnp.minimum(before, _recent_maximum(magnitude, later, reach, reverse=True))
 
 
 def _recent_maximum(
-    magnitude: Array,
-    earlier: Array,
-    *,
-    window: int,
-    backend: Backend,
-    reverse: bool = False,
+    magnitude: Array, earlier: Array, reach: int, *, reverse: bool = False
 ) -> Array:
-    """Largest of the window before (`earlier` before the first) and of this one so far.
+    """Largest so far in this window of 8 and in `reach` windows before it.
 
-    In reverse, of this one from here on and the window after. Windows begin at
-    multiples of `window` in both directions.
+    `earlier` stands before the first. In reverse: from here on, and windows after.
+    A maximum for each window leaves at most 8 comparisons for every entry.
     """
-    count = magnitude.shape[0]
+    count, dimension = magnitude.shape
+    padded = jnp.pad(magnitude, [(0, -count % _WINDOW), (0, 0)])
+    windows = padded.reshape(-1, _WINDOW, dimension)
+    seen, covered = _shift(jnp.max(windows, axis=1), earlier, 1, reverse), 1
+    while covered < reach:
+        further = min(covered, reach - covered)
+        seen = jnp.maximum(seen, _shift(seen, earlier, further, reverse))
+        covered += further
+    so_far = []
+    for place in reversed(range(_WINDOW)) if reverse else range(_WINDOW):
+        seen = jnp.maximum(seen, windows[:, place])
+        so_far.append(seen)
+    found = jnp.stack(so_far[::-1] if reverse else so_far, axis=1)
+    return found.reshape(-1, dimension)[:count]
 
-    def sequential(magnitude: Array, earlier: Array) -> Array:
-        starts = jnp.arange(count) % window == (window - 1 if reverse else 0)
 
-        def body(carry: tuple, entry: tuple) -> tuple[tuple, Array]:
-            (before, so_far), (now, starts) = carry, entry
-            before = jnp.where(starts, so_far, before)
-            so_far = jnp.where(starts, now, jnp.maximum(so_far, now))
-            return (before, so_far), jnp.maximum(before, so_far)
-
-        # The end may lie inside a window, whose other part does not exist.
-        begin = earlier, earlier if count % window == 0 or not reverse else 0 * earlier
-        entries = magnitude, starts
-        return jax.lax.scan(body, begin, entries, reverse=reverse)[1]
-
-    def associative(magnitude: Array, earlier: Array) -> Array:
-        padded = jnp.pad(magnitude, [(0, -count % window), (0, 0)])
-        windows = padded.reshape(-1, window, magnitude.shape[1])
-        so_far = jax.lax.cummax(windows, axis=1, reverse=reverse)
-        whole = jnp.max(windows, axis=1)
-        if reverse:
-            other = jnp.concatenate([whole[1:], earlier[None]])
-        else:
-            other = jnp.concatenate([earlier[None], whole[:-1]])
-        return jnp.maximum(so_far, other[:, None]).reshape(padded.shape)[:count]
-
-    return by_backend(backend, sequential, associative, magnitude, earlier)
+def _shift(x: Array, first: Array, distance: int, reverse: bool) -> Array:
+    """Move entries towards the end, or the beginning; `first` comes in."""
+    distance = min(distance, x.shape[0])
+    coming = jnp.broadcast_to(first, (distance, *x.shape[1:]))
+    if reverse:
+        return jnp.concatenate([x[distance:], coming])
+    return jnp.concatenate([coming, x[: x.shape[0] - distance]])
 
 
 def rounding_floor(scale: Array) -> Array:
@@ -167,6 +150,28 @@ def largest(x: Array) -> Array:
     """Largest magnitude, `inf` when any entry is NaN. For reports, not decisions."""
     magnitude = jnp.where(jnp.isnan(x), jnp.inf, jnp.abs(x))
     return jnp.max(magnitude, initial=0)
+
+
+def going_on(residual: Array, step: Array) -> Verdict:
+    """Return the verdict of a pass that ends nothing, of one device."""
+    no = jnp.asarray(False)
+    return Verdict(no, no, no, largest(residual), largest(step))
+
+
+def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:
+    """Whether `judge` may conclude anything, `()`; false for most passes, and cheap.
+
+    Local sizes are no larger than the largest of all, so no residual before the first
+    broken one may be above the tolerance of that.
+    """
+    magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
+    scale = jnp.max(magnitude, axis=0)
+    bound = jnp.maximum(tolerance.bound(scale), rounding_floor(scale))
+    first_large, first_broken = LOCAL.first_true(
+        ~jnp.all(jnp.abs(residual) <= bound, axis=1),
+        ~jnp.all(jnp.isfinite(residual), axis=1),
+    )
+    return first_large >= first_broken
 
 
 def judge(
