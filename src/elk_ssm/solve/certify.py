@@ -33,7 +33,6 @@ from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.solution import Status
 from elk_ssm.solve.carry import RUNNING, Carry
 from elk_ssm.solve.nodes import Blocks
-from elk_ssm.solve.stopping import Tolerance, rounding_floor, scale_of
 
 _WINDOW_STEPS = 32
 _LARGEST = 1e30
@@ -68,16 +67,15 @@ class Growth(NamedTuple):
 def try_out(
     step: FlatStep,
     blocks: Blocks,
-    tolerance: Tolerance,
+    bound: tuple[Array, Array],
     backend: Backend,
     before: Carry,
     after: Carry,
-    values: Array,
 ) -> Carry:
     """Let f say whether nodes that look done are; each refusal is waited for longer.
 
-    `values` are the rollout values of the pass, `(n, D)`, which say how large states
-    are. At the rounding floor an iterate is better than its update.
+    `bound` holds the largest error and the rounding floor of each node, `(n, D)`. At
+    the rounding floor an iterate is better than its update, which rounding made.
     """
     limited = after.status == Status.precision_limit
     converged = (after.status == Status.converged) & (after.exact < blocks.unknowns)
@@ -89,9 +87,6 @@ def try_out(
         # Nothing in here is the same in every round, or the compiler would hoist it
         # out of the loop and run it in every pass.
         tried = jnp.where(state[1], before.nodes, nodes)
-        seen = jnp.where(state[1], tried, values)
-        scale = scale_of(seen, blocks.size, blocks.axis)
-        bound = tolerance.bound(scale), rounding_floor(scale)
         certain = is_certain(step, blocks, tried, bound, backend)
         return jnp.zeros_like(state[0]), certain
 

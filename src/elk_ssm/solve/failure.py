@@ -44,28 +44,25 @@ def settle_failure(
         step that failed (0 for the first), or -1.
     """
     suspect = (status == Status.nonfinite) | ~axis.all(jnp.isfinite(states))
-    nowhere = jnp.asarray(-1, jnp.int32)
-
-    def truth(carry: tuple) -> tuple:
-        if axis.is_spread:
-            found = _in_turn(step, initial, inputs, carry[1], block_size, length, axis)
-        else:
-            found = _in_chunks(step, initial, inputs, carry[1], block_size)
-        return jnp.zeros_like(suspect), *found
-
-    # A loop and no `cond`, of which `vmap` would run both branches for every batch.
-    _, states, failed = jax.lax.while_loop(
-        lambda carry: carry[0], truth, (suspect, states, nowhere)
-    )
+    held = step, initial, inputs, states, suspect, block_size
+    if axis.is_spread:
+        states, failed = _in_turn(*held, length=length, axis=axis)
+    else:
+        states, failed = _in_chunks(*held)
     verdict = jnp.where(failed < 0, Status.converged, Status.nonfinite)
     status = jnp.where(suspect, verdict.astype(status.dtype), status)
     return states, status, failed
 
 
 def _in_chunks(
-    step: FlatStep, initial: Array, inputs: PyTree, states: Array, block_size: int
+    step: FlatStep,
+    initial: Array,
+    inputs: PyTree,
+    states: Array,
+    suspect: Array,
+    block_size: int,
 ) -> tuple[Array, Array]:
-    """Replace the states, chunk by chunk until one breaks; and the step that did.
+    """Replace suspected states, chunk by chunk; and the step that broke, or -1.
 
     Nothing of size T is formed, and nothing in here is the same in every round, which
     the compiler would hoist out of the loop and always evaluate.
@@ -73,11 +70,8 @@ def _in_chunks(
     count = states.shape[0]
     rows = min(max(_CHUNK // block_size, 1), count)
 
-    def unfinished(carry: tuple) -> Array:
-        return (carry[0] < count) & (carry[2] < 0)
-
     def chunk(carry: tuple) -> tuple:
-        first, states, _ = carry
+        first, states, failed = carry
         row = jnp.minimum(first, count - rows)
         before = jnp.where(row > 0, states[row - 1], initial)
         entries = jax.tree.map(
@@ -89,16 +83,21 @@ def _in_chunks(
         found = roll_out_sequentially(step, before, entries, rows * block_size)
         broken = ~jnp.all(jnp.isfinite(found), axis=1)
         place = jnp.argmax(broken)
-        failed = jnp.where(jnp.any(broken), row * block_size + place, -1)
+        breaks = jnp.where(jnp.any(broken), row * block_size + place, -1)
+        # What lies behind a break stays at the last state before it.
+        whole = jnp.where(breaks < 0, rows, place // block_size)
+        whole = jnp.where(failed < 0, whole, 0)
         ends = found[block_size - 1 :: block_size]
+        last = jnp.where(whole > 0, ends[jnp.maximum(whole - 1, 0)], before)
+        ends = jnp.where((jnp.arange(rows) < whole)[:, None], ends, last)
         states = jax.lax.dynamic_update_slice_in_dim(states, ends, row, axis=0)
-        return first + rows, states, failed.astype(jnp.int32)
+        failed = jnp.where(failed < 0, breaks.astype(failed.dtype), failed)
+        return first + rows, states, failed
 
-    begin = jnp.asarray(0, jnp.int32), states, jnp.asarray(-1, jnp.int32)
-    _, states, failed = jax.lax.while_loop(unfinished, chunk, begin)
-    row = jnp.where(failed < 0, count, failed // block_size)
-    last = jnp.where(row > 0, states[jnp.maximum(row - 1, 0)], initial)
-    return jnp.where((jnp.arange(count) < row)[:, None], states, last), failed
+    # A loop and no `cond`, of which `vmap` would run both branches for every batch.
+    begin = jnp.where(suspect, 0, count), states, jnp.asarray(-1, jnp.int32)
+    _, states, failed = jax.lax.while_loop(lambda c: c[0] < count, chunk, begin)
+    return states, failed
 
 
 def _in_turn(
@@ -106,22 +105,30 @@ def _in_turn(
     initial: Array,
     inputs: PyTree,
     states: Array,
+    suspect: Array,
     block_size: int,
     length: int,
     axis: TimeAxis,
 ) -> tuple[Array, Array]:
     """The same with every device following its steps when its turn comes."""
-    steps = states.shape[0] * block_size
-    every = jnp.repeat(states, block_size, axis=0)
-    found = roll_out_in_turn(step, initial, inputs, every, axis)
-    # Behind the end there are no steps that could fail.
-    exists = axis.index(steps) < length
-    (first,) = axis.first_true(exists & ~jnp.all(jnp.isfinite(found), axis=1))
-    ends = found[block_size - 1 :: block_size]
-    row = first // block_size
-    last = jnp.where(row > 0, axis.row(ends, jnp.maximum(row - 1, 0)), initial)
-    kept = jnp.where((axis.index(len(ends)) < row)[:, None], ends, last)
-    return kept, jnp.where(first < axis.size * steps, first, -1).astype(jnp.int32)
+
+    def follow(carry: tuple) -> tuple:
+        states = carry[1]
+        steps = states.shape[0] * block_size
+        every = jnp.repeat(states, block_size, axis=0)
+        found = roll_out_in_turn(step, initial, inputs, every, axis)
+        # Behind the end there are no steps that could fail.
+        exists = axis.index(steps) < length
+        (first,) = axis.first_true(exists & ~jnp.all(jnp.isfinite(found), axis=1))
+        ends = found[block_size - 1 :: block_size]
+        row = first // block_size
+        last = jnp.where(row > 0, axis.row(ends, jnp.maximum(row - 1, 0)), initial)
+        kept = jnp.where((axis.index(len(ends)) < row)[:, None], ends, last)
+        failed = jnp.where(first < axis.size * steps, first, -1).astype(jnp.int32)
+        return jnp.zeros_like(suspect), kept, failed
+
+    begin = suspect, states, jnp.asarray(-1, jnp.int32)
+    return jax.lax.while_loop(lambda carry: carry[0], follow, begin)[1:]
 
 
 def fall_back(

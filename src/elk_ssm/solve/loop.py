@@ -36,6 +36,7 @@ from elk_ssm.solve.stopping import (
     going_on,
     judge,
     may_end,
+    rounding_floor,
     scale_of,
 )
 from elk_ssm.surrogate.policy import Seen
@@ -76,8 +77,9 @@ def iterate(
         return (carry.status == RUNNING) & (carry.iteration < max_iters)
 
     def body(carry: Carry) -> Carry:
-        after, values = one_pass(method, step, blocks, tolerance, backend, carry)
-        return try_out(step, blocks, tolerance, backend, carry, after, values)
+        after, scale = one_pass(method, step, blocks, tolerance, backend, carry)
+        bound = tolerance.bound(scale), rounding_floor(scale)
+        return try_out(step, blocks, bound, backend, carry, after)
 
     carry = jax.lax.while_loop(running, body, start(method, guess, history, policy))
     cut_off = jnp.where(
@@ -95,12 +97,12 @@ def one_pass(
     backend: Backend,
     carry: Carry,
 ) -> tuple[Carry, Array]:
-    """Evaluate, judge, update; and the rollout values that were judged."""
+    """Evaluate, judge, update; and the sizes that a conclusion is relative to."""
     seen = evaluate_pass(method, step, blocks, backend, carry.nodes, carry.iteration)
     axis = blocks.axis
     carry, accept = _consult_policy(method, blocks, carry, seen)
     noise = None if method.noise is None else method.noise.noise(carry.policy)
-    verdict = _judge(method, blocks, tolerance, backend, carry, seen)
+    verdict, scale = _judge(method, blocks, tolerance, backend, carry, seen)
     update = (
         seen.step
         if noise is None
@@ -117,10 +119,11 @@ def one_pass(
         return settle_prefix(candidate, carry.nodes, seen.values, exact, axis)
 
     nodes, free = settled(update), settled(seen.step)
+    small = jnp.all(jnp.abs(seen.residual) <= tolerance.bound(scale), axis=1)
     damped = nodes
     prefix = Prefix(exact, edge)
     nodes, carry = _gate(
-        method, blocks, carry, seen, verdict, nodes, free, tolerance, prefix
+        method, blocks, carry, seen, verdict, nodes, free, small, prefix
     )
     set_back = None
     if carry.history is not None:
@@ -138,7 +141,7 @@ def one_pass(
     carry = _record(
         blocks, carry, seen, verdict, noise, nodes, exact, set_back, status, update
     )
-    return carry, seen.values
+    return carry, scale
 
 
 def _judge(
@@ -148,23 +151,27 @@ def _judge(
     backend: Backend,
     carry: Carry,
     seen: Pass,
-) -> Verdict:
-    """Judge by local sizes; step by step machines only when that may end anything.
+) -> tuple[Verdict, Array]:
+    """Judge by local sizes, and return them; if they may matter, and else zeros.
 
-    Local sizes cost several passes over the nodes, a branch costs an accelerator its
-    look at the host and devices their agreement. The gate needs the sizes anyway.
+    They cost several passes over the nodes, while a branch costs an accelerator a look
+    at the host and devices their agreement. The gate needs the sizes anyway.
     """
     axis = blocks.axis
     found = seen.residual, seen.step
 
-    def judged() -> Verdict:
+    def judged() -> tuple[Verdict, Array]:
         alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
         scale = scale_of(seen.values, blocks.size, axis)
-        return judge(*found, alike, scale, tolerance, carry.step_norm, axis)
+        verdict = judge(*found, alike, scale, tolerance, carry.step_norm, axis)
+        return verdict, scale
 
-    def judged_if_needed() -> Verdict:
+    def unjudged() -> tuple[Verdict, Array]:
+        return going_on(*found), jnp.zeros_like(seen.values)
+
+    def judged_if_needed() -> tuple[Verdict, Array]:
         needed = may_end(seen.residual, seen.values, tolerance)
-        return jax.lax.cond(needed, judged, lambda: going_on(*found))
+        return jax.lax.cond(needed, judged, unjudged)
 
     if method.gate is not None or axis.is_spread:
         return judged()
@@ -208,7 +215,7 @@ def _gate(
     verdict: Verdict,
     nodes: Array,
     free: Array,
-    tolerance: Tolerance,
+    small: Array,
     prefix: Prefix,
 ) -> tuple[Array, Carry]:
     """Apply the gate; the first updates are tried undamped and ungated.
@@ -222,12 +229,6 @@ def _gate(
         The nodes to go on with, and the carry with the gated ones that wait.
     """
     to_rollout, axis = blocks.size > 1, blocks.axis
-
-    if method.gate is None:
-        small = jnp.asarray(True)
-    else:
-        bound = tolerance.bound(scale_of(seen.values, blocks.size, axis))
-        small = jnp.all(jnp.abs(seen.residual) <= bound, axis=1)
 
     def apply_gate(gate: Gate | None, nodes: Array) -> Array:
         return set_back(
