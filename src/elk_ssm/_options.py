@@ -18,7 +18,7 @@ from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.solve.options import Adjoint, Keep, Options
 from elk_ssm.solve.stopping import make_tolerance
-from elk_ssm.surrogate.linearization import DenseJacobian
+from elk_ssm.surrogate.jacobians import DenseJacobian
 from elk_ssm.surrogate.policy import NoisePolicy, is_shardable
 
 

@@ -8,7 +8,7 @@ import pytest
 from elk_ssm.solve.nodes import cut, linearize_nodes, shift
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.rollout import roll_out
-from elk_ssm.surrogate.linearization import (
+from elk_ssm.surrogate.jacobians import (
     DenseJacobian,
     DiagonalJacobian,
     IdentityJacobian,
