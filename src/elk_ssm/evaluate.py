@@ -75,7 +75,7 @@ def evaluate(
         max_iters: Largest number of iterations. Default is T (T // C for blocks of C),
             which always suffices. Without effect where `auto` does not iterate, on a
             CPU; its passes are bounded by `max_passes`.
-        history: Record residual, step, noise, exact prefix and the states set back of
+        history: Record residual, step, noise, exact prefix and rejected states of
             this many first iterations; where `auto` does not iterate it stays NaN.
         backend: Which scans to use; `"auto"` is sequential on a CPU and associative
             elsewhere.

@@ -88,15 +88,15 @@ def rejected(
     """
     axis = blocks.axis
     frozen = axis.index(nodes.shape[0]) < exact
-    refused = ~jnp.all(jnp.isfinite(nodes), axis=1)
+    outside = ~jnp.all(jnp.isfinite(nodes), axis=1)
     if gate is not None:
         seen = jnp.where(frozen[:, None], jnp.abs(nodes), 0)
         (furthest,) = axis.largest(jnp.max(seen, axis=0))
         radius = gate.factor * jnp.maximum(furthest, jnp.abs(blocks.initial))
         # NaN compares false on the inside, so that it is outside.
         inside = jnp.all(jnp.abs(nodes) <= radius, axis=1)
-        refused = refused | (~inside & ~small)
-    return refused & ~frozen
+        outside = outside | (~inside & ~small)
+    return outside & ~frozen
 
 
 def instead_of_rejected(blocks: Blocks, values: Array, edge: Array) -> Array:
