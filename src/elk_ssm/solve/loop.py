@@ -119,9 +119,9 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> tuple[Carry, Arr
     nodes, carry = _gate(blocks, method.gate, carry, found, verdict, exact)
     if carry.history is not None:
         ungated = jnp.where(carry.undamped, found.undamped, found.damped)
-        moved = axis.total(jnp.sum(jnp.any(nodes != ungated, axis=1)))
+        set_back = axis.total(jnp.sum(jnp.any(nodes != ungated, axis=1)))
         level: Any = jnp.inf if noise is None else mean_noise(blocks, noise)
-        now = History(verdict.residual_norm, verdict.step_norm, level, exact, moved)
+        now = History(verdict.residual_norm, verdict.step_norm, level, exact, set_back)
         carry = carry._replace(history=record(carry.history, now, carry.iteration))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     status = _status(verdict, stalls, prefix, blocks.unknowns)
