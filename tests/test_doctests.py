@@ -24,6 +24,7 @@ def public():
             own = getattr(value, "__module__", None) == module.__name__
             if own and not name.startswith("_"):
                 yield module.__name__, name
+    yield "elk_ssm.interop.dynamax_parameters", "check_version"
 
 
 def modules():

@@ -31,15 +31,15 @@ from elk_ssm.solution import History, Solution, Status, raise_if_failed
 from elk_ssm.solve.auto import Auto, Plan, PlanKind
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
-from elk_ssm.surrogate.linearization import (
+from elk_ssm.surrogate.jacobians import (
     DenseJacobian,
     DiagonalJacobian,
     IdentityJacobian,
-    Linearization,
     StochasticDiagonal,
     UserJacobian,
     ZeroJacobian,
 )
+from elk_ssm.surrogate.linearization import Linearization
 from elk_ssm.surrogate.noise import (
     Annealed,
     Constant,

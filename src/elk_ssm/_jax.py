@@ -24,10 +24,9 @@ __all__ = [
     "SymbolicZero",
     "closed_call_p",
     "custom_vmap",
-    "is_still",
     "is_traced",
+    "is_zero_tangent",
     "run_program",
-    "still",
     "used_inputs",
     "zero_tangent",
 ]
@@ -72,17 +71,11 @@ def used_inputs(jaxpr: Any) -> list[bool]:
     return used
 
 
-def still(like: Any) -> SymbolicZero:
-    """Return the tangent of what does not move; nothing asks for its shape.
+def is_zero_tangent(tangent: Any) -> bool:
+    """Whether a tangent is zero by its type, and so by far the cheapest one.
 
-    JAX hands such tangents to rules with `symbolic_zeros=True`, and says nothing on
-    how to make one: an array of zeros would replace it, at the cost of its products.
+    JAX hands such tangents to rules with `symbolic_zeros=True`.
     """
-    return SymbolicZero(jax.core.ShapedArray(np.shape(like), jax.dtypes.float0))
-
-
-def is_still(tangent: Any) -> bool:
-    """Whether a tangent is zero by its type, and so by far the cheapest one."""
     if isinstance(tangent, SymbolicZero):
         return True
     return getattr(tangent, "dtype", None) == jax.dtypes.float0

@@ -1,6 +1,6 @@
 """What every task does first: check the options and separate choices from numbers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import jax
@@ -12,64 +12,75 @@ from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import describe, is_float
 from elk_ssm._types import ArrayLike, PyTree
 from elk_ssm.parallel.backend import Backend, check_backend
-from elk_ssm.parallel.mesh import Spread
-from elk_ssm.solve.adjoint import Adjoint
+from elk_ssm.parallel.mesh import Spread, check_off_explicit, off_explicit
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
+from elk_ssm.solve.options import Adjoint, Keep, Options
 from elk_ssm.solve.stopping import make_tolerance
-from elk_ssm.solve.trajectory import Keep, Options, Settings
-from elk_ssm.surrogate.linearization import DenseJacobian
+from elk_ssm.surrogate.jacobians import DenseJacobian
 from elk_ssm.surrogate.policy import NoisePolicy, is_shardable
 
 
-def prepare(
-    recurrence: Recurrence,
-    method: Method | Auto | None,
-    guess: PyTree,
-    tol: ArrayLike | None,
-    max_iters: int | None,
-    history: int,
-    backend: Backend,
-    adjoint: Adjoint,
-    fall_back: bool = False,
-    keep: Keep = "all",
-    spread: Spread | None = None,
-    atol: ArrayLike | None = None,
-) -> tuple[Settings, Options]:
-    """Check the options and separate choices from numbers."""
-    check_backend(backend)
-    if adjoint not in get_args(Adjoint):
-        names = ", ".join(get_args(Adjoint))
-        raise ValueError(f"adjoint must be one of {names}; got {adjoint!r}.")
-    if keep not in get_args(Keep):
-        names = ", ".join(get_args(Keep))
-        raise ValueError(f"keep must be one of {names}; got {keep!r}.")
-    method = bind_method(method, recurrence)
-    dtype, length = recurrence.initial.dtype, recurrence.length
+@dataclass(frozen=True)
+class Asked:
+    """The options of `evaluate`, as its caller wrote them, and `scan`'s `fall_back`."""
+
+    method: Method | Auto | None = None
+    guess: PyTree = None
+    tol: ArrayLike | None = None
+    atol: ArrayLike | None = None
+    max_iters: int | None = None
+    history: int = 0
+    backend: Backend = "auto"
+    adjoint: Adjoint = "auto"
+    keep: Keep = "all"
+    fall_back: bool = False
+    spread: Spread | None = None
+
+
+def prepare(recurrence: Recurrence, asked: Asked) -> Options:
+    """Check what was asked for and write it as the engine takes it."""
+    spread = asked.spread
+    if spread is not None:
+        check_off_explicit(recurrence.consts, "f")
+    check_backend(asked.backend)
+    _check_choice("adjoint", asked.adjoint, Adjoint)
+    _check_choice("keep", asked.keep, Keep)
+    method = bind_method(asked.method, recurrence)
+    length, guess = recurrence.length, asked.guess
     block_size = method.block_size if isinstance(method, Method) else 1
     nodes = max(length // block_size, 1)
     if spread is not None:
-        check_spreadable(method, adjoint)
+        check_spreadable(method, asked.adjoint)
         nodes = spread.unknowns(length, block_size)
-    _check_tolerance("tol", tol, zero=False)
-    _check_tolerance("atol", atol, zero=True)
-    limit = nodes if max_iters is None else max_iters
+    _check_tolerance("tol", asked.tol, zero=False)
+    _check_tolerance("atol", asked.atol, zero=True)
+    limit = nodes if asked.max_iters is None else asked.max_iters
     _check_count("max_iters", limit, at_least=1)
-    _check_count("history", history, at_least=0)
-    flat_guess = None
-    if guess is not None:
-        flat_guess = recurrence.flatten_states(guess, "guess")
-    every = 1 if keep == "all" else _spacing(method, recurrence, spread)
-    settings = Settings(
-        length, int(history), backend, adjoint, fall_back, keep, every, spread
+    _check_count("history", asked.history, at_least=0)
+    return Options(
+        method=method,
+        guess=None if guess is None else recurrence.flatten_states(guess, "guess"),
+        tolerance=make_tolerance(asked.tol, asked.atol, recurrence.initial.dtype),
+        max_iters=jnp.asarray(limit, jnp.int32),
+        length=length,
+        history=int(asked.history),
+        backend=asked.backend,
+        adjoint=asked.adjoint,
+        keep=asked.keep,
+        every=1 if asked.keep == "all" else _spacing(method, recurrence, spread),
+        fall_back=asked.fall_back,
+        spread=spread,
     )
-    return settings, Options(
-        method,
-        flat_guess,
-        make_tolerance(tol, atol, dtype),
-        jnp.asarray(limit, jnp.int32),
-    )
+
+
+def for_mesh(spread: Spread | None, task: str, state: PyTree, *others: PyTree) -> tuple:
+    """Check a state and take it, and other arrays, off Explicit axes for a mesh."""
+    if spread is None:
+        return state, *others
+    check_float_state(state)
+    return off_explicit((state, *others), task)
 
 
 def _spacing(
@@ -77,13 +88,13 @@ def _spacing(
 ) -> int:
     """Steps between the states that are kept, the block size of the method."""
     length, dimension = recurrence.length, recurrence.initial.shape[0]
-    piece = length if spread is None else spread.piece(length)
+    shard = length if spread is None else spread.shard(length)
     if isinstance(method, Auto):
-        size = min(method.forgetful_block_size(length, dimension), piece)
-        size = size if spread is None else near_divisor(piece, size)
+        size = min(method.forgetful_block_size(length, dimension), shard)
+        size = size if spread is None else near_divisor(shard, size)
     else:
-        size = min(method.block_size, piece)
-    if spread is not None and (piece % size or length % spread.axis.size):
+        size = min(method.block_size, shard)
+    if spread is not None and (shard % size or length % spread.axis.size):
         raise ValueError(
             f'With a mesh keep="boundaries" and "last" need whole blocks: T = {length} '
             f"must be a multiple of {spread.axis.size} devices times blocks of {size}."
@@ -160,6 +171,12 @@ def concrete_method(
             "elk.auto() chooses as it goes."
         )
     return bound
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in get_args(choices):
+        names = ", ".join(get_args(choices))
+        raise ValueError(f"{name} must be one of {names}; got {value!r}.")
 
 
 def _check_count(name: str, value: Any, at_least: int) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._jax import used_inputs
-from elk_ssm._trees import StateLayout, describe, is_float
+from elk_ssm._trees import Split, StateLayout, describe, is_float
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
 
 
@@ -43,8 +43,13 @@ class Recurrence:
     inputs: PyTree
     length: int
     layout: StateLayout
-    split: "Split"
+    split: Split
     discrete: list[Array]
+
+    @property
+    def primals(self) -> tuple[list[Any], Array, PyTree]:
+        """What derivatives are with respect to: closure, x_0 and inputs."""
+        return self.consts, self.initial, self.inputs
 
     @property
     def step(self) -> FlatStep:
@@ -86,36 +91,6 @@ class Recurrence:
             )
         floats, _ = self.split.part(states)
         return self.layout.ravel(floats)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which leaves of the state are floating point."""
-
-    treedef: Any
-    floating: tuple[bool, ...]
-    example: PyTree
-
-    @classmethod
-    def of(cls, state: PyTree) -> "Split":
-        """Read the kinds of the leaves of `state`."""
-        leaves, treedef = jax.tree.flatten(state)
-        example = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), state
-        )
-        return cls(treedef, tuple(is_float(leaf) for leaf in leaves), example)
-
-    def part(self, state: PyTree) -> tuple[list[Any], list[Any]]:
-        """Separate the leaves into floating-point and discrete ones."""
-        leaves = self.treedef.flatten_up_to(state)
-        floats = [x for x, floating in zip(leaves, self.floating) if floating]
-        return floats, [x for x, floating in zip(leaves, self.floating) if not floating]
-
-    def join(self, floats: list[Any], discrete: list[Any]) -> PyTree:
-        """Put the leaves back in their places."""
-        sources = iter(floats), iter(discrete)
-        leaves = [next(sources[0 if floating else 1]) for floating in self.floating]
-        return jax.tree.unflatten(self.treedef, leaves)
 
 
 def canonicalize(

@@ -67,6 +67,36 @@ class StateLayout:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
+@dataclass(frozen=True)
+class Split:
+    """Which leaves of the state are floating point."""
+
+    treedef: Any
+    floating: tuple[bool, ...]
+    example: PyTree
+
+    @classmethod
+    def of(cls, state: PyTree) -> "Split":
+        """Read the kinds of the leaves of `state`."""
+        leaves, treedef = jax.tree.flatten(state)
+        example = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), state
+        )
+        return cls(treedef, tuple(is_float(leaf) for leaf in leaves), example)
+
+    def part(self, state: PyTree) -> tuple[list[Any], list[Any]]:
+        """Separate the leaves into floating-point and discrete ones."""
+        leaves = self.treedef.flatten_up_to(state)
+        floats = [x for x, floating in zip(leaves, self.floating) if floating]
+        return floats, [x for x, floating in zip(leaves, self.floating) if not floating]
+
+    def join(self, floats: list[Any], discrete: list[Any]) -> PyTree:
+        """Put the leaves back in their places."""
+        sources = iter(floats), iter(discrete)
+        leaves = [next(sources[0 if floating else 1]) for floating in self.floating]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
 def static(**kwargs: Any) -> Any:
     """Declare a dataclass field that is part of the tree's structure, not its data."""
     return field(metadata={"static": True}, **kwargs)

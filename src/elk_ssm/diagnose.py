@@ -26,7 +26,7 @@ from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
 from elk_ssm.evaluate import sequential
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.forgetful import burn_in_steps
-from elk_ssm.solve.nodes import starts
+from elk_ssm.solve.nodes import shift
 
 _DIRECTIONS = 8
 _FORGOTTEN = 1e-6
@@ -148,8 +148,8 @@ def diagnose(
     states = sequential(f, initial_state, head, length=looked).states
     recurrence = canonicalize(f, initial_state, head, looked)
     flat = recurrence.flatten_states(states, "states")
-    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
-    found = _follow(recurrence.function, min(num_starts, looked), primals, flat)
+    starts = min(num_starts, looked)
+    found = _follow(recurrence.function, starts, recurrence.primals, flat)
     return Diagnosis(**_summarize(*found), length=total, size=flat.shape[1])
 
 
@@ -160,7 +160,7 @@ def _follow(
     """Log norms of products `(S, T)`, where each starts `(S,)`, off-diagonal share."""
     consts, initial, inputs = primals
     step = partial(forward_mode(function), consts)
-    before = starts(initial, states)
+    before = shift(initial, states)
     length, size = states.shape
     begins = jnp.arange(num_starts) * length // num_starts
     directions = _orthonormal(size, states.dtype)
@@ -212,9 +212,9 @@ def _summarize(growth: Array, begins: Array, share: Array) -> dict[str, Array]:
     length = growth.shape[1]
     lyapunov = growth[0, -1] / length
     filled = jnp.where(jnp.isnan(growth), -jnp.inf, growth)
-    place = jnp.argmax(filled)
-    largest = jnp.maximum(filled.reshape(-1)[place], 0)
-    interval = jnp.stack([begins[place // length], place % length])
+    index = jnp.argmax(filled)
+    largest = jnp.maximum(filled.reshape(-1)[index], 0)
+    interval = jnp.stack([begins[index // length], index % length])
     forgotten = filled < jnp.log(_FORGOTTEN)
     # Steps from the start of each product to where it has died out for good.
     alive = (~forgotten) & ~jnp.isnan(growth)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from elk_ssm._closures import hoist
-from elk_ssm._options import check_float_state, concrete_method, prepare
+from elk_ssm._options import Asked, concrete_method, for_mesh, prepare
 from elk_ssm._recurrence import (
     Recurrence,
     canonicalize,
@@ -14,21 +14,15 @@ from elk_ssm._recurrence import (
 )
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.mesh import check_off_explicit, off_explicit, spread_of
+from elk_ssm.parallel.mesh import spread_of
 from elk_ssm.solution import Solution, Status, int_status
-from elk_ssm.solve.adjoint import Adjoint
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.iterates import all_iterates
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import roll_out_sequentially
+from elk_ssm.solve.options import Adjoint, Keep, Options
+from elk_ssm.solve.rollout import roll_out_sequentially
 from elk_ssm.solve.sequential import solve_sequentially
-from elk_ssm.solve.trajectory import (
-    Keep,
-    Options,
-    Report,
-    Settings,
-    solve_trajectory,
-)
+from elk_ssm.solve.trajectory import Report, solve_trajectory
 
 
 def evaluate(
@@ -81,7 +75,7 @@ def evaluate(
         max_iters: Largest number of iterations. Default is T (T // C for blocks of C),
             which always suffices. Without effect where `auto` does not iterate, on a
             CPU; its passes are bounded by `max_passes`.
-        history: Record residual, step, noise, exact prefix and the states set back of
+        history: Record residual, step, noise, exact prefix and rejected states of
             this many first iterations; where `auto` does not iterate it stays NaN.
         backend: Which scans to use; `"auto"` is sequential on a CPU and associative
             elsewhere.
@@ -125,39 +119,33 @@ def evaluate(
         ('converged', (100, 3))
     """
     spread = spread_of(mesh, axis_name)
-    if spread is not None:
-        check_float_state(initial_state)
-        moved = off_explicit((initial_state, inputs, guess), "evaluate")
-        initial_state, inputs, guess = moved
+    given = for_mesh(spread, "evaluate", initial_state, inputs, guess)
+    initial_state, inputs, guess = given
     recurrence = canonicalize(f, initial_state, inputs, length)
-    if spread is not None:
-        check_off_explicit(recurrence.consts, "f")
-    settings, options = prepare(
-        recurrence,
-        method,
-        guess,
-        tol,
-        max_iters,
-        history,
-        backend,
-        adjoint,
+    asked = Asked(
+        method=method,
+        guess=guess,
+        tol=tol,
+        atol=atol,
+        max_iters=max_iters,
+        history=history,
+        backend=backend,
+        adjoint=adjoint,
         keep=keep,
         spread=spread,
-        atol=atol,
     )
-    return run(recurrence, settings, options)
+    return run(recurrence, prepare(recurrence, asked))
 
 
-def run(recurrence: Recurrence, settings: Settings, options: Options) -> Solution:
+def run(recurrence: Recurrence, options: Options) -> Solution:
     """Solve a canonical recurrence and give the states the user's structure back."""
-    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
-    states, report = solve_trajectory(recurrence.function, settings, primals, options)
-    every = settings.block_size
-    if settings.keep == "last":
+    states, report = solve_trajectory(recurrence.function, recurrence.primals, options)
+    every = options.every
+    if options.keep == "last":
         states, report = _finish(recurrence, every, states, report)
         every = recurrence.length
     rebuilt = recurrence.rebuild(states, every)
-    if settings.keep == "last":
+    if options.keep == "last":
         rebuilt = jax.tree.map(lambda x: x[0], rebuilt)
     return Solution(rebuilt, *report)
 
@@ -177,8 +165,8 @@ def _finish(
     broke = ~jnp.all(finite) & ~before
     failed = jnp.where(broke, done + jnp.argmin(finite), report.failed_step)
     status = jnp.where(broke, int_status(Status.nonfinite), report.status)
-    place = jnp.argmin(finite) - 1
-    finite_one = jnp.where(place >= 0, found[jnp.maximum(place, 0)], states[-1])[None]
+    index = jnp.argmin(finite) - 1
+    finite_one = jnp.where(index >= 0, found[jnp.maximum(index, 0)], states[-1])[None]
     last = jnp.where(broke, finite_one, jnp.where(before, states[-1:], found[-1:]))
     return last, report._replace(status=status, failed_step=failed.astype(jnp.int32))
 
@@ -246,11 +234,7 @@ def iterates(
     """
     recurrence = canonicalize(f, initial_state, inputs, length)
     chosen = concrete_method(method, recurrence, "iterates")
-    settings, options = prepare(
-        recurrence, chosen, guess, None, num_iters, 0, backend, "auto"
-    )
-    primals = (recurrence.consts, recurrence.initial, recurrence.inputs)
-    flat = all_iterates(
-        recurrence.function, settings, num_iters, chosen, primals, options
-    )
+    asked = Asked(chosen, guess, max_iters=num_iters, backend=backend)
+    options = prepare(recurrence, asked)
+    flat = all_iterates(recurrence.function, num_iters, recurrence.primals, options)
     return recurrence.rebuild(flat)

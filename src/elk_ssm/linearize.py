@@ -11,6 +11,7 @@ from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import cut, linearize_nodes
+from elk_ssm.solve.problem import Problem
 from elk_ssm.surrogate.noise import as_policy
 from elk_ssm.surrogate.policy import NoisePolicy, check_positive
 from elk_ssm.surrogate.surrogate import Surrogate
@@ -84,10 +85,9 @@ def _noise_level(method: Method, noise: ArrayLike | None, iterate: Array) -> Arr
 
 
 def _linearize_all(recurrence: Recurrence, method: Method, iterate: Array) -> Any:
-    blocks = cut(recurrence.initial, recurrence.inputs, recurrence.length, 1)
-    return linearize_nodes(
-        method.linearization, recurrence.step, blocks, iterate, jnp.asarray(0)
-    )
+    problem = Problem(recurrence.function, *recurrence.primals, recurrence.length)
+    blocks = cut(problem, 1)
+    return linearize_nodes(method.linearization, blocks, iterate, jnp.asarray(0))
 
 
 def _process_variance(choice: ArrayLike | str, residual: Array) -> Array:

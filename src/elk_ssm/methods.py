@@ -12,13 +12,13 @@ from elk_ssm._types import ArrayLike
 from elk_ssm.solve.auto import Auto, Strategy
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Estimate, Method
-from elk_ssm.surrogate.linearization import (
+from elk_ssm.surrogate.jacobians import (
     DenseJacobian,
     DiagonalJacobian,
     IdentityJacobian,
-    Linearization,
     ZeroJacobian,
 )
+from elk_ssm.surrogate.linearization import Linearization
 from elk_ssm.surrogate.noise import as_policy
 from elk_ssm.surrogate.policy import NoisePolicy
 

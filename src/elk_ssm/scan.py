@@ -7,22 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._closures import hoist
-from elk_ssm._options import check_float_state, prepare
+from elk_ssm._options import Asked, for_mesh, prepare
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluate import run
-from elk_ssm.parallel.mesh import (
-    Spread,
-    check_off_explicit,
-    off_explicit,
-    on_mesh,
-    spread_of,
-)
+from elk_ssm.parallel.mesh import Spread, on_mesh, spread_of
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.replay import replay_outputs
+
+_OPTIONS = {"guess", "tol", "atol", "max_iters", "history", "backend", "adjoint"}
+_OPTIONS |= {"mesh", "axis_name"}
 
 
 def scan(
@@ -72,29 +69,14 @@ def scan(
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
 
-    spread = spread_of(options.pop("mesh", None), options.pop("axis_name", "time"))
-    if spread is not None:
-        check_float_state(init)
-        init, xs = off_explicit((init, xs), "scan")
-    recurrence = canonicalize(carry_only, init, xs, length)
-    if spread is not None:
-        check_off_explicit(recurrence.consts, "f")
-    defaults = {
-        "guess": None,
-        "tol": None,
-        "atol": None,
-        "max_iters": None,
-        "history": 0,
-        "backend": "auto",
-        "adjoint": "auto",
-    }
-    unknown = set(options) - set(defaults)
+    unknown = set(options) - _OPTIONS
     if unknown:
         raise TypeError(f"scan got unknown options {sorted(unknown)}.")
-    settings, numbers = prepare(
-        recurrence, method, **{**defaults, **options}, fall_back=True, spread=spread
-    )
-    states = run(recurrence, settings, numbers).states
+    spread = spread_of(options.pop("mesh", None), options.pop("axis_name", "time"))
+    init, xs = for_mesh(spread, "scan", init, xs)
+    recurrence = canonicalize(carry_only, init, xs, length)
+    asked = Asked(method, fall_back=True, spread=spread, **options)
+    states = run(recurrence, prepare(recurrence, asked)).states
     if recurrence.function.has_vjp_rules:
         states, ys = _replay_both(f, recurrence, states)
     else:

@@ -77,9 +77,9 @@ class History(NamedTuple):
             for an undamped iteration.
         exact: How many of the first unknowns (states, or ends of blocks) are provably
             exact after the update, shape `(n,)`.
-        set_back: How many unknowns did not take the update, because the gate refused
-            it, it was not finite, or the free first updates were given up. Shape
-            `(n,)`.
+        set_back: How many unknowns did not take the update, because the gate
+            rejected it, it was not finite, or the undamped first updates were given
+            up. Shape `(n,)`.
 
     Example:
         >>> import jax.numpy as jnp

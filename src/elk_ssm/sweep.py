@@ -13,7 +13,7 @@ from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.evaluate import evaluate
 from elk_ssm.solution import Status
 from elk_ssm.solve.method import Method
-from elk_ssm.surrogate.linearization import DiagonalJacobian
+from elk_ssm.surrogate.jacobians import DiagonalJacobian
 from elk_ssm.surrogate.noise import Constant
 from elk_ssm.surrogate.policy import check_positive
 

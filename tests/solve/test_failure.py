@@ -94,3 +94,26 @@ def test_a_tail_behind_the_last_block_that_breaks():
         assert int(sol.status) == elk.Status.nonfinite
         assert int(sol.failed_step) == 33
         assert np.all(np.isfinite(sol.states))
+
+
+@pytest.mark.parametrize("broken", [0, 1, 187, 188, 400, 511, 512, 699])
+def test_what_lies_before_a_break_is_right_wherever_it_is(broken, reference):
+    # The last of the chunks that are followed overlaps with the one before.
+    inputs = jnp.asarray(np.random.default_rng(1).normal(size=(700, 1)), jnp.float32)
+    inputs = inputs.at[broken].set(jnp.nan)
+    sol = _solve_broken(jnp.ones(1), inputs)
+    expected = reference(lambda x, u: 0.9 * x + u, jnp.ones(1), inputs)
+    assert sol.status == elk.Status.nonfinite
+    assert sol.failed_step == broken
+    np.testing.assert_allclose(sol.states[:broken], expected[:broken], rtol=1e-4)
+    last = expected[broken - 1] if broken else jnp.ones(1)
+    np.testing.assert_allclose(
+        sol.states[broken:], jnp.broadcast_to(last, (700 - broken, 1)), rtol=1e-4
+    )
+
+
+@jax.jit
+def _solve_broken(initial, inputs):
+    return elk.evaluate(
+        lambda x, u: 0.9 * x + u, initial, inputs, method=elk.quasi_deer()
+    )

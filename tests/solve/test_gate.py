@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
-from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
+from elk_ssm.solve.gate import (
+    Gate,
+    extend_prefix,
+    instead_of_rejected,
+    rejected,
+    settle_prefix,
+)
+from elk_ssm.solve.nodes import cut
+from elk_ssm.solve.problem import Problem
 
 NODES = jnp.asarray([[1.0], [2.0], [3.0], [4.0]])
 
@@ -50,24 +58,25 @@ def test_settle_prefix_keeps_exact_nodes_and_takes_one_rollout_value():
     np.testing.assert_array_equal(found[:, 0], [1.0, 102.0, 13.0, 14.0])
 
 
+def blocks_of(initial, count, size):
+    problem = Problem(lambda _, x, u: x, [], initial, None, count * size)
+    return cut(problem, size)
+
+
 def gate(candidate, *, factor=3.0, small=None, exact=1, to_rollout=True, values=None):
     values = NODES + 100 if values is None else values
     small = jnp.zeros(4, bool) if small is None else small
     chosen = None if factor is None else Gate(factor)
-    found = set_back(
-        chosen,
-        candidate,
-        values,
-        small,
-        jnp.asarray([0.5]),
-        jnp.asarray(exact),
-        to_rollout=to_rollout,
-    )
+    blocks = blocks_of(jnp.asarray([0.5]), 4, 2 if to_rollout else 1)
+    refused = rejected(chosen, blocks, candidate, small, jnp.asarray(exact))
+    edge = candidate[exact - 1] if exact else blocks.initial
+    fallback = instead_of_rejected(blocks, values, edge)
+    found = jnp.where(refused[:, None], fallback, candidate)
     changed = jnp.any(found != candidate, axis=1)
     return found[:, 0].tolist(), changed.tolist()
 
 
-def test_a_state_outside_the_range_is_set_back_to_its_rollout():
+def test_a_state_outside_the_range_is_rejected_for_its_rollout():
     candidate = NODES.at[2].set(-3.5).at[3].set(2.9)
     found, refused = gate(candidate)
     assert found == [1.0, 2.0, 103.0, pytest.approx(2.9)]
@@ -86,13 +95,13 @@ def test_a_small_residual_passes_the_gate():
     assert gate(candidate, small=small)[1] == [False] * 4
 
 
-def test_the_exact_prefix_is_never_set_back():
+def test_the_exact_prefix_is_never_rejected():
     candidate = NODES.at[0].set(jnp.inf)
     assert gate(candidate, exact=1)[0][0] == jnp.inf
     assert gate(candidate, exact=0)[0][0] == 101.0
 
 
-def test_without_a_gate_only_nonfinite_states_are_set_back():
+def test_without_a_gate_only_nonfinite_states_are_rejected():
     candidate = NODES.at[1].set(jnp.nan).at[2].set(1e30).at[3].set(jnp.inf)
     found, refused = gate(candidate, factor=None)
     assert refused == [False, True, False, True]
@@ -107,15 +116,10 @@ def test_a_nonfinite_rollout_is_no_way_back():
 
 def test_the_range_is_per_dimension():
     candidate = jnp.asarray([[1.0, 100.0], [2.0, 50.0], [50.0, 2.0]])
-    found = set_back(
-        Gate(3.0),
-        candidate,
-        candidate + 1,
-        jnp.zeros(3, bool),
-        jnp.zeros(2),
-        jnp.asarray(1),
-        to_rollout=True,
-    )
+    blocks = blocks_of(jnp.zeros(2), 3, 2)
+    refused = rejected(Gate(3.0), blocks, candidate, jnp.zeros(3, bool), jnp.asarray(1))
+    fallback = instead_of_rejected(blocks, candidate + 1, candidate[0])
+    found = jnp.where(refused[:, None], fallback, candidate)
     np.testing.assert_array_equal(found[:2], candidate[:2])
     np.testing.assert_array_equal(found[2], candidate[2] + 1)
 

@@ -22,21 +22,22 @@ matmul precision; ours does not depend on it.
 """
 
 import functools
-import importlib
-import importlib.metadata
-import re
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.interop.dynamax_parameters import (
+    as_float,
+    dynamax_types,
+    emission_covariance,
+    materialise,
+)
+from elk_ssm.interop.dynamax_parameters import check_version as check_version
 from elk_ssm.kalman import filtering, sampling, smoothing
 from elk_ssm.kalman.lgssm import LGSSM, emission_dim
-from elk_ssm.linalg.structure import Dense, Diagonal, as_operator, to_dense
+from elk_ssm.linalg.structure import Dense, as_operator, to_dense
 from elk_ssm.parallel.backend import Backend
-
-_OLDEST = (1, 0, 3)
 
 
 class DynamaxShapeError(ValueError, AssertionError):
@@ -78,10 +79,10 @@ def lgssm_filter(
         >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
         [[0.5]]
     """
-    types = _dynamax()
+    types = dynamax_types()
     model, emissions = _read(params, emissions)
-    run = functools.partial(filtering.lgssm_filter, backend=backend)
-    posterior = _checked(run, model, emissions, inputs)
+    arguments = model, emissions, inputs
+    posterior = _checked(filtering.lgssm_filter, *arguments, backend=backend)
     return types.PosteriorGSSMFiltered(
         marginal_loglik=posterior.log_likelihood,
         filtered_means=posterior.filtered_means,
@@ -123,11 +124,10 @@ def lgssm_smoother(
         >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
         [[0.5]]
     """
-    types = _dynamax()
+    types = dynamax_types()
     model, emissions = _read(params, emissions)
-    run = functools.partial(smoothing.lgssm_smoother, backend=backend)
-    run = functools.partial(run, cross_covariances=True)
-    posterior = _checked(run, model, emissions, inputs)
+    arguments, run = (model, emissions, inputs), smoothing.lgssm_smoother
+    posterior = _checked(run, *arguments, backend=backend, cross_covariances=True)
     means = posterior.smoothed_means
     products = means[:-1, :, None] * means[1:, None, :]
     return types.PosteriorGSSMSmoothed(
@@ -175,11 +175,11 @@ def lgssm_posterior_sample(
         >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
         (3, 1)
     """
-    _dynamax()
+    dynamax_types()
     del jitter
     model, emissions = _read(params, emissions)
-    run = functools.partial(sampling.lgssm_sample, key, backend=backend)
-    return _checked(run, model, emissions, inputs)
+    arguments = key, model, emissions, inputs
+    return _checked(sampling.lgssm_sample, *arguments, backend=backend)
 
 
 def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
@@ -204,17 +204,17 @@ def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
         >>> from_dynamax(params).dynamics_weights.matrix.shape
         (2, 2)
     """
-    _dynamax()
-    read = functools.partial(_materialise, num_timesteps=num_timesteps)
+    dynamax_types()
+    read = functools.partial(materialise, num_timesteps=num_timesteps)
     dynamics, emission = params.dynamics, params.emissions
     weights = read("emissions.weights", emission.weights)
     return LGSSM(
-        initial_mean=_float(params.initial.mean),
-        initial_covariance=Dense(_float(params.initial.cov)),
+        initial_mean=as_float(params.initial.mean),
+        initial_covariance=Dense(as_float(params.initial.cov)),
         dynamics_weights=Dense(read("dynamics.weights", dynamics.weights)),
         dynamics_covariance=Dense(read("dynamics.cov", dynamics.cov)),
         emission_weights=Dense(weights),
-        emission_covariance=_emission_covariance(emission.cov, weights.shape[-2]),
+        emission_covariance=emission_covariance(emission.cov, weights.shape[-2]),
         dynamics_bias=read("dynamics.bias", dynamics.bias),
         dynamics_input_weights=read("dynamics.input_weights", dynamics.input_weights),
         emission_bias=read("emissions.bias", emission.bias),
@@ -253,7 +253,7 @@ def to_dynamax(model: Any) -> Any:
             "to_dynamax expects an LGSSM or an object with to_lgssm(); "
             f"got {type(model).__name__}."
         )
-    types, size = _dynamax(), model.state_dim
+    types, size = dynamax_types(), model.state_dim
     dense = functools.partial(_dense, model)
     width = emission_dim(model)
     zeros = functools.partial(_or_zeros, jnp.asarray(model.initial_mean).dtype)
@@ -278,71 +278,16 @@ def to_dynamax(model: Any) -> Any:
     )
 
 
-@functools.cache
-def _dynamax() -> Any:
-    """Import dynamax's types, once its version is known to be recent enough."""
-    try:
-        version = importlib.metadata.version("dynamax")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ImportError("elk_ssm.interop.dynamax needs dynamax >= 1.0.3.") from error
-    check_version(version)
-    return importlib.import_module("dynamax.linear_gaussian_ssm")
-
-
-def check_version(version: str) -> None:
-    """Raise `ImportError` if this version of dynamax has the old index convention.
-
-    Args:
-        version: Such as `"1.0.3"`.
-
-    Example:
-        >>> check_version("1.0.3")
-    """
-    found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:3])
-    if found < _OLDEST:
-        raise ImportError(
-            f"elk_ssm.interop.dynamax needs dynamax >= 1.0.3; found {version}. Until "
-            "1.0.2, entry t of time-varying dynamics mapped z_t to z_{t+1}; since "
-            "1.0.3 it maps z_{t-1} to z_t, so the same arrays mean different models. "
-            "Upgrade dynamax and shift such arrays by one step."
-        )
-
-
 def _read(params: Any, emissions: Array) -> tuple[LGSSM, Array]:
-    emissions = _float(emissions)
+    emissions = as_float(emissions)
     return from_dynamax(params, len(emissions)), emissions
 
 
-def _checked(run: Any, *arguments: Any) -> Any:
+def _checked(run: Any, *arguments: Any, **options: Any) -> Any:
     try:
-        return run(*arguments)
+        return run(*arguments, **options)
     except ValueError as error:
         raise DynamaxShapeError(str(error)) from error
-
-
-def _float(array: Any) -> Array:
-    array = jnp.asarray(array)
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array if floating else array.astype(jnp.result_type(float))
-
-
-def _materialise(name: str, parameter: Any, num_timesteps: int | None) -> Any:
-    """Turn a function of the step into an array; leave arrays and `None` alone."""
-    if parameter is None:
-        return None
-    if not callable(parameter):
-        return _float(parameter)
-    if num_timesteps is None:
-        raise TypeError(f"{name} is a function of the step: give num_timesteps.")
-    return _float(jax.vmap(parameter)(jnp.arange(num_timesteps)))
-
-
-def _emission_covariance(covariance: Any, width: int) -> Dense | Diagonal:
-    covariance = _float(covariance)
-    static = covariance.shape == (width, width)
-    if covariance.ndim == 1 or (covariance.ndim == 2 and not static):
-        return Diagonal(covariance)
-    return Dense(covariance)
 
 
 def _dense(model: LGSSM, name: str, size: int) -> Array:

@@ -16,7 +16,6 @@ emissions are missing, which dynamax's extended smoother does not know.
 dynamax is imported when the first function is called.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.interop.dynamax import check_version
 from elk_ssm.interop.dynamax import from_dynamax as linear_from_dynamax
+from elk_ssm.interop.dynamax_parameters import dynamax_types
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
@@ -98,7 +97,7 @@ def smooth_with_status(
         >>> posterior.smoothed_means.shape, int(found.status)
         ((3, 1), 0)
     """
-    types = importlib.import_module("dynamax.linear_gaussian_ssm")
+    types = dynamax_types()
     emissions = jnp.asarray(emissions)
     if emissions.ndim == 1:
         emissions = emissions[:, None]
@@ -140,7 +139,7 @@ def from_dynamax(
         >>> from_dynamax(params).state_dim
         2
     """
-    check_version(importlib.import_module("importlib.metadata").version("dynamax"))
+    dynamax_types()
     if hasattr(params, "dynamics_function"):
         return NonlinearSSM(
             initial_mean=jnp.asarray(params.initial_mean),

@@ -2,14 +2,14 @@ r"""Programs over a mesh: what of them is sharded over time, and how T is padded
 
     on_mesh(spread, body, timed, common)     body(timed, common) on every device
 
-`timed` are arrays with a leading time axis, of which each device sees its piece of
+`timed` are arrays with a leading time axis, of which each device sees its shard of
 ceil(T / P) rows; `common` every device sees whole. Where P does not divide T, rows are
 appended that repeat the first one, and the results are cut back to T rows (no sharding
 of T rows over P devices is even, so such a result is not sharded either).
 
 Only the time axis of the mesh is taken over: its other axes stay with the compiler,
 which is how a batch (`jax.vmap`) that is sharded over another axis stays where it is.
-Axis types are about programs that see whole arrays; here every device sees its piece,
+Axis types are about programs that see whole arrays; here every device sees its shard,
 and an Explicit mesh is used as the Auto one of the same devices.
 """
 
@@ -40,16 +40,16 @@ class Spread:
         """The time axis as a device sees it."""
         return TimeAxis(self.axis_name, self.mesh.shape[self.axis_name])
 
-    def piece(self, length: int) -> int:
+    def shard(self, length: int) -> int:
         """Steps that each device holds, the last ones also steps past the end."""
         return -(-length // self.axis.size)
 
     def unknowns(self, length: int, block_size: int) -> int:
         """Number of blocks of all devices; of steps, if C = 1."""
-        piece = self.piece(length)
+        shard = self.shard(length)
         if block_size == 1:
             return length
-        return self.axis.size * -(-piece // min(block_size, piece))
+        return self.axis.size * -(-shard // min(block_size, shard))
 
 
 def on_mesh(
@@ -63,7 +63,7 @@ def on_mesh(
 
     Args:
         spread: The mesh.
-        body: The program on one device, from its pieces of `timed` and all of `common`
+        body: The program on one device, from its shards of `timed` and all of `common`
             to results with a leading time axis and results that are the same on every
             device.
         timed: Arrays whose leading axis is spread over the devices.

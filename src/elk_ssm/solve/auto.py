@@ -21,12 +21,8 @@ from elk_ssm._types import Array
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
-from elk_ssm.surrogate.linearization import (
-    DenseJacobian,
-    Linearization,
-    ZeroJacobian,
-    is_zero,
-)
+from elk_ssm.surrogate.jacobians import DenseJacobian, ZeroJacobian
+from elk_ssm.surrogate.linearization import Linearization, is_zero
 from elk_ssm.surrogate.noise import Annealed
 from elk_ssm.surrogate.policy import NoisePolicy
 

@@ -17,7 +17,7 @@ class Carry(NamedTuple):
     nodes: Array
     accepted: Array | None
     gated: Array | None
-    free: Array
+    undamped: Array
     merit: Array
     predicted: Array
     policy: Any
@@ -49,7 +49,7 @@ def start(method: Method, guess: Array, history: int, policy: Any = None) -> Car
         nodes=guess,
         accepted=guess if noise is not None and noise.can_reject else None,
         gated=None if method.gate is None else guess,
-        free=jnp.asarray(True),
+        undamped=jnp.asarray(True),
         merit=unknown,
         predicted=unknown,
         policy=policy,
@@ -69,3 +69,9 @@ def empty_history(length: int, dtype: Any) -> History | None:
     """Return a history of NaN, or None when nothing is to be recorded."""
     empty = jnp.full(length, jnp.nan, dtype)
     return History(*[empty] * len(History._fields)) if length else None
+
+
+def record(history: History, now: History, iteration: Array) -> History:
+    """Write what a pass saw; passes beyond the end are not recorded."""
+    pairs = zip(history, now, strict=True)
+    return History(*(old.at[iteration].set(x, mode="drop") for old, x in pairs))

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
@@ -65,7 +65,6 @@ class Growth(NamedTuple):
 
 @jax.named_scope("trial")
 def try_out(
-    step: FlatStep,
     blocks: Blocks,
     bound: tuple[Array, Array],
     backend: Backend,
@@ -87,7 +86,7 @@ def try_out(
         # Nothing in here is the same in every round, or the compiler would hoist it
         # out of the loop and run it in every pass.
         tried = jnp.where(state[1], before.nodes, nodes)
-        certain = is_certain(step, blocks, tried, bound, backend)
+        certain = is_certain(blocks, tried, bound, backend)
         return jnp.zeros_like(state[0]), certain
 
     # A loop and no `cond`, of which `vmap` would run both branches in every pass.
@@ -105,17 +104,12 @@ def try_out(
 
 
 def is_certain(
-    step: FlatStep,
-    blocks: Blocks,
-    nodes: Array,
-    bound: tuple[Array, Array],
-    backend: Backend,
+    blocks: Blocks, nodes: Array, bound: tuple[Array, Array], backend: Backend
 ) -> Array:
     """Whether the error of the nodes is below the tolerance, `()`.
 
     Args:
-        step: The recurrence on flat states.
-        blocks: Its layout, n blocks.
+        blocks: The recurrence in n blocks.
         nodes: States at their ends, `(n, D)`.
         bound: The largest error of each node, and its rounding floor, `(n, D)`.
         backend: How windows are combined.
@@ -123,7 +117,7 @@ def is_certain(
     allowed_error, floor = bound
     tiny = jnp.finfo(nodes.dtype).tiny
     unit = jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
-    shot = _shoot(step, blocks, nodes, unit, floor)
+    shot = _shoot(blocks, nodes, unit, floor)
     error, allowed = _accumulate(blocks, shot, backend)
     # Written so that a NaN fails it.
     worst = shot.peak_gain * error + shot.peak_misfit
@@ -131,9 +125,7 @@ def is_certain(
     return blocks.axis.all(fine)
 
 
-def _shoot(
-    step: FlatStep, blocks: Blocks, nodes: Array, bound: Array, floor: Array
-) -> Shot:
+def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
     """Roll every window out, from its node and from beside it."""
     count, dimension = nodes.shape
     width = max(-(-_WINDOW_STEPS // blocks.size), 1)
@@ -143,7 +135,7 @@ def _shoot(
     signs = jnp.arange(dimension) * 7 // 3 + jnp.arange(len(first))[:, None]
     signs = (1 - 2 * (signs % 2)).astype(nodes.dtype)
     pair = jnp.stack([start, start + signs * nudge])
-    lanes = jax.vmap(jax.vmap(step), (0, None))
+    lanes = jax.vmap(jax.vmap(blocks.step), (0, None))
 
     def through(pair: Array, index: Array) -> Array:
         """Both states through the block that ends at each of these nodes."""

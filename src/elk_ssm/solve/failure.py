@@ -8,66 +8,48 @@ been followed step by step, which also finds the step at which it breaks.
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+from elk_ssm._types import Array
 from elk_ssm.solution import Status, int_status
-from elk_ssm.solve.nodes import roll_out_in_turn, roll_out_sequentially
+from elk_ssm.solve.problem import Problem
+from elk_ssm.solve.rollout import roll_out_in_turn, roll_out_sequentially
 
 _CHUNK = 512
 
 
 def settle_failure(
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    states: Array,
-    status: Array,
-    block_size: int,
-    length: int,
-    axis: TimeAxis = LOCAL,
+    problem: Problem, states: Array, status: Array, block_size: int
 ) -> tuple[Array, Array, Array]:
     """Follow a trajectory that is suspected to break; exact where it does not.
 
     Args:
-        step: The recurrence on flat states.
-        initial: x_0, `(D,)`.
-        inputs: Leaves with a leading axis of at least n C steps.
+        problem: The recurrence, of at least n C steps on this device.
         states: States `(n, D)` at the ends of blocks of C steps.
         status: What the method concluded.
         block_size: C.
-        length: Number of steps of all devices.
-        axis: Where time lives; n is then what this device holds.
 
     Returns:
         The states, which are the exact ones when the trajectory is finite and else
         finite up to the break and its last finite state after it; the status; and the
         step that failed (0 for the first), or -1.
     """
-    suspect = (status == Status.nonfinite) | ~axis.all(jnp.isfinite(states))
-    held = step, initial, inputs, states, suspect, block_size
-    if axis.is_spread:
-        states, failed = _in_turn(*held, length=length, axis=axis)
-    else:
-        states, failed = _in_chunks(*held)
+    bad = ~problem.axis.all(jnp.isfinite(states))
+    suspect = (status == Status.nonfinite) | bad
+    follow = _in_turn if problem.axis.is_spread else _in_chunks
+    states, failed = follow(problem, states, suspect, block_size)
     verdict = jnp.where(failed < 0, Status.converged, Status.nonfinite)
     status = jnp.where(suspect, verdict.astype(status.dtype), status)
     return states, status, failed
 
 
 def _in_chunks(
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    states: Array,
-    suspect: Array,
-    block_size: int,
+    problem: Problem, states: Array, suspect: Array, block_size: int
 ) -> tuple[Array, Array]:
     """Replace suspected states, chunk by chunk; and the step that broke, or -1.
 
     Nothing of size T is formed, and nothing in here is the same in every round, which
     the compiler would hoist out of the loop and always evaluate.
     """
-    count = states.shape[0]
+    count, initial = states.shape[0], problem.initial
     rows = min(max(_CHUNK // block_size, 1), count)
 
     def chunk(carry: tuple) -> tuple:
@@ -78,20 +60,21 @@ def _in_chunks(
             lambda x: jax.lax.dynamic_slice_in_dim(
                 x, row * block_size, rows * block_size
             ),
-            inputs,
+            problem.inputs,
         )
-        found = roll_out_sequentially(step, before, entries, rows * block_size)
+        steps = rows * block_size
+        found = roll_out_sequentially(problem.step, before, entries, steps)
         broken = ~jnp.all(jnp.isfinite(found), axis=1)
-        place = jnp.argmax(broken)
-        breaks = jnp.where(jnp.any(broken), row * block_size + place, -1)
+        breaks = row * block_size + jnp.argmax(broken)
+        breaks = jnp.where(jnp.any(broken), breaks, -1).astype(failed.dtype)
+        failed = jnp.where(failed < 0, breaks, failed)
         # What lies behind a break stays at the last state before it.
-        whole = jnp.where(breaks < 0, rows, place // block_size)
-        whole = jnp.where(failed < 0, whole, 0)
+        good = jnp.clip(failed // block_size - row, 0, rows)
+        whole = jnp.where(failed < 0, rows, good)
         ends = found[block_size - 1 :: block_size]
         last = jnp.where(whole > 0, ends[jnp.maximum(whole - 1, 0)], before)
         ends = jnp.where((jnp.arange(rows) < whole)[:, None], ends, last)
         states = jax.lax.dynamic_update_slice_in_dim(states, ends, row, axis=0)
-        failed = jnp.where(failed < 0, breaks.astype(failed.dtype), failed)
         return first + rows, states, failed
 
     # A loop and no `cond`, of which `vmap` would run both branches for every batch.
@@ -101,28 +84,22 @@ def _in_chunks(
 
 
 def _in_turn(
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    states: Array,
-    suspect: Array,
-    block_size: int,
-    length: int,
-    axis: TimeAxis,
+    problem: Problem, states: Array, suspect: Array, block_size: int
 ) -> tuple[Array, Array]:
     """The same with every device following its steps when its turn comes."""
+    axis = problem.axis
+    steps = states.shape[0] * block_size
 
     def follow(carry: tuple) -> tuple:
-        states = carry[1]
-        steps = states.shape[0] * block_size
-        every = jnp.repeat(states, block_size, axis=0)
-        found = roll_out_in_turn(step, initial, inputs, every, axis)
+        every = jnp.repeat(carry[1], block_size, axis=0)
+        found = roll_out_in_turn(problem, every)
         # Behind the end there are no steps that could fail.
-        exists = axis.index(steps) < length
+        exists = axis.index(steps) < problem.length
         (first,) = axis.first_true(exists & ~jnp.all(jnp.isfinite(found), axis=1))
         ends = found[block_size - 1 :: block_size]
         row = first // block_size
-        last = jnp.where(row > 0, axis.row(ends, jnp.maximum(row - 1, 0)), initial)
+        last = axis.row(ends, jnp.maximum(row - 1, 0))
+        last = jnp.where(row > 0, last, problem.initial)
         kept = jnp.where((axis.index(len(ends)) < row)[:, None], ends, last)
         failed = jnp.where(first < axis.size * steps, first, -1).astype(jnp.int32)
         return jnp.zeros_like(suspect), kept, failed
@@ -131,23 +108,16 @@ def _in_turn(
     return jax.lax.while_loop(lambda carry: carry[0], follow, begin)[1:]
 
 
-def fall_back(
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    length: int,
-    states: Array,
-    status: Array,
-    axis: TimeAxis = LOCAL,
-) -> tuple[Array, Array]:
+def fall_back(problem: Problem, states: Array, status: Array) -> tuple[Array, Array]:
     """Evaluate sequentially what the iteration did not bring to convergence."""
     undecided = status != Status.converged
 
     def evaluate(_: tuple) -> tuple:
-        if axis.is_spread:
-            found = roll_out_in_turn(step, initial, inputs, states, axis)
+        if problem.axis.is_spread:
+            found = roll_out_in_turn(problem, states)
         else:
-            found = roll_out_sequentially(step, initial, inputs, length)
+            todo = problem.initial, problem.inputs, problem.length
+            found = roll_out_sequentially(problem.step, *todo)
         return jnp.zeros_like(undecided), found
 
     # A loop and no `cond`, of which `vmap` would run both branches for every batch.

@@ -23,26 +23,19 @@ blocks, one element after the other.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from elk_ssm._jax import custom_vmap
-from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm._types import Array, PyTree
 from elk_ssm.solve.auto import BATCHED, NO_PROBE, Auto, Plan, PlanKind, make_plan
-from elk_ssm.solve.nodes import (
-    Blocks,
-    block_map,
-    cut,
-    in_blocks,
-    roll_out_sequentially,
-    roll_out_whole,
-    roll_to_ends,
-    starts,
-)
+from elk_ssm.solve.nodes import Blocks, block_map, cut, in_blocks, shift
+from elk_ssm.solve.options import Options
+from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.repair import repair
+from elk_ssm.solve.rollout import roll_out_sequentially, roll_out_whole, roll_to_ends
 from elk_ssm.solve.stopping import Tolerance, scale_of
 
 _TIGHT = 0.1
@@ -65,9 +58,8 @@ class Evaluated(NamedTuple):
 
 
 class Task(NamedTuple):
-    """The static side: T, C, longest burn-in in blocks, whether to try, all kept?"""
+    """The static side: C, longest burn-in in blocks, whether to try, all kept?"""
 
-    length: int
     block_size: int
     burn_in_blocks: int
     pays: bool
@@ -81,64 +73,44 @@ class Probe(NamedTuple):
     typical: Array
 
 
-def evaluate_forgetful(
-    auto: Auto,
-    function: Callable[[list, Array, PyTree], Array],
-    consts: list,
-    initial: Array,
-    inputs: PyTree,
-    tolerance: Tolerance,
-    length: int,
-    *,
-    keep_all: bool = True,
-) -> Evaluated:
-    """Evaluate by the forgetful strategy; batches are stepped through as they are.
-
-    Args:
-        auto: The choices made by hand.
-        function: The recurrence on flat states.
-        consts: What it closes over.
-        initial: x_0, `(D,)`.
-        inputs: Leaves with a leading axis T.
-        tolerance: Relative and absolute tolerance.
-        length: Number of steps T.
-        keep_all: Whether to keep every state, or only those at block ends.
-    """
-    dimension = initial.shape[-1]
+def evaluate_forgetful(problem: Problem, options: Options) -> Evaluated:
+    """Evaluate by the forgetful strategy; batches are stepped through as they are."""
+    auto, length, dimension = options.method, problem.length, len(problem.initial)
+    assert isinstance(auto, Auto)
     task = Task(
-        length,
         min(auto.forgetful_block_size(length, dimension), length),
         auto.most_passes(dimension) - 1,
         auto.forgetful_pays(length, dimension),
-        keep_all,
+        options.keeps_all,
     )
 
     @custom_vmap
-    def run(
-        consts: list, initial: Array, inputs: PyTree, tolerance: Tolerance
-    ) -> tuple:
-        return _evaluate(task, partial(function, consts), initial, inputs, tolerance)
-
-    def in_batch(
-        consts: list, initial: Array, inputs: PyTree, tolerance: Tolerance
-    ) -> Evaluated:
-        step = partial(function, consts)
-        return _step_by_step(task, step, initial, inputs, tolerance, BATCHED)
+    def run(primals: tuple, tolerance: Tolerance) -> Evaluated:
+        return _evaluate(task, _with(problem, primals), tolerance)
 
     @run.def_vmap
-    def _(axis_size: int, batched: tuple, *operands: PyTree) -> tuple:
+    def _(axis_size: int, batched: Any, primals: tuple, tolerance: Tolerance) -> tuple:
         if not any(jax.tree.leaves(batched)):
-            consts, *rest = operands
-            found = _evaluate(task, partial(function, consts), *rest)
+            found = _evaluate(task, _with(problem, primals), tolerance)
             return found, jax.tree.map(lambda _: False, found)
         if axis_size <= auto.largest_batch_in_blocks(dimension):
-            found = _map_batched(run, batched, operands)
+            found = _map_batched(run, batched, (primals, tolerance))
         else:
-            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-            found = jax.vmap(in_batch, tuple(axes), axis_size=axis_size)(*operands)
+            axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
+            through = jax.vmap(in_batch, axes, axis_size=axis_size)
+            found = through(primals, tolerance)
         return found, jax.tree.map(lambda _: True, found)
 
-    return run(consts, initial, inputs, tolerance)
+    def in_batch(primals: tuple, _: Tolerance) -> Evaluated:
+        return _step_by_step(task, _with(problem, primals), BATCHED)
+
+    primals = problem.consts, problem.initial, problem.inputs
+    return run(primals, options.tolerance)
+
+
+def _with(problem: Problem, primals: tuple) -> Problem:
+    consts, initial, inputs = primals
+    return problem._replace(consts=consts, initial=initial, inputs=inputs)
 
 
 def _map_batched(run: Callable, batched: tuple, operands: tuple) -> PyTree:
@@ -154,36 +126,27 @@ def _map_batched(run: Callable, batched: tuple, operands: tuple) -> PyTree:
     return jax.lax.map(one, [x for m, x in zip(moving, leaves, strict=True) if m])
 
 
-def _step_by_step(
-    task: Task,
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    tolerance: Tolerance,
-    reason: int,
-) -> Evaluated:
-    length, size = task.length, task.block_size
+def _step_by_step(task: Task, problem: Problem, reason: int) -> Evaluated:
+    step, initial, inputs = problem.step, problem.initial, problem.inputs
+    size, length = task.block_size, problem.length
     if task.keep_all:
         states = roll_out_sequentially(step, initial, inputs, length)
     else:
         count = length // size
-        folded = in_blocks(inputs, count, size)
-        block = block_map(step, size)
+        block, folded = block_map(step, size), in_blocks(inputs, count, size)
         states = roll_out_sequentially(block, initial, folded, count)
     plan = make_plan(PlanKind.sequential, size, reason, 1, length)
     return Evaluated(states, jnp.zeros((), initial.dtype), plan)
 
 
-def _evaluate(
-    task: Task, step: FlatStep, initial: Array, inputs: PyTree, tolerance: Tolerance
-) -> Evaluated:
+def _evaluate(task: Task, problem: Problem, tolerance: Tolerance) -> Evaluated:
     if not task.pays:
-        return _step_by_step(task, step, initial, inputs, tolerance, NO_PROBE)
-    length, size, keep_all = task.length, task.block_size, task.keep_all
+        return _step_by_step(task, problem, NO_PROBE)
+    initial, length = problem.initial, problem.length
+    size, keep_all = task.block_size, task.keep_all
     reach = size * task.burn_in_blocks
-    tight = _share(tolerance, length // size, initial.dtype)
-    head = jax.tree.map(lambda x: x[:reach], inputs)
-    probe = _probe(step, initial, head, reach, tight)
+    tight = _per_block(tolerance, length // size, initial.dtype)
+    probe = _probe(problem, reach, tight)
     burn_in = burn_in_steps(probe.length, size)
     pays = (probe.length >= 0) & (burn_in <= reach)
 
@@ -192,11 +155,11 @@ def _evaluate(
 
     def side_by_side() -> tuple[Array, Array]:
         # Cut here: as an operand of the branch the inputs would be copied once more.
-        blocks = cut(initial, inputs, length, size, lay_out=keep_all)
-        nodes = _burn_in(step, blocks, probe.typical, burn_in)
+        blocks = cut(problem, size, lay_out=keep_all)
+        nodes = _burn_in(blocks, probe.typical, burn_in)
         if keep_all:
-            return roll_out_whole(step, blocks, nodes), nodes
-        return roll_to_ends(step, blocks, starts(initial, nodes)), nodes
+            return roll_out_whole(blocks, nodes), nodes
+        return roll_to_ends(blocks, shift(initial, nodes)), nodes
 
     def nothing() -> tuple[Array, Array]:
         unknown = jnp.full((count, dimension), jnp.nan, initial.dtype)
@@ -206,13 +169,11 @@ def _evaluate(
     # Block ends stand for all states: the scale needs no further pass over them.
     ends = states[size - 1 :: size] if keep_all else states
     bound = tight.bound(scale_of(ends, size))
-    states, repaired, worst = repair(
-        size, step, initial, inputs, states, nodes, bound, ~pays
-    )
+    states, repaired, worst = repair(problem, size, states, nodes, bound, ~pays)
     tail = length - count * size if keep_all else 0
     if tail:
-        left = jax.tree.map(lambda x: x[-tail:], inputs)
-        rest = roll_out_sequentially(step, states[-1], left, tail)
+        left = jax.tree.map(lambda x: x[-tail:], problem.inputs)
+        rest = roll_out_sequentially(problem.step, states[-1], left, tail)
         states = jnp.concatenate([states, rest])
     passes = jnp.where(pays, 1 + -(-burn_in // size), 1)
     kind = jnp.where(pays, PlanKind.forgetful_blocks, PlanKind.sequential)
@@ -225,7 +186,7 @@ def burn_in_steps(forgetting: Array | int, block_size: int) -> Array:
     return jnp.ceil(_SAFETY * forgetting + block_size / _SLACK).astype(jnp.int32)
 
 
-def _share(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
+def _per_block(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
     """What one of `count` blocks may be off, as errors of blocks may add up.
 
     A tenth of the tolerance for all, but no block is asked for more than rounding.
@@ -236,10 +197,10 @@ def _share(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
     return Tolerance(jnp.minimum(relative, tight.relative), tight.absolute / count)
 
 
-def _probe(
-    step: FlatStep, initial: Array, head: PyTree, reach: int, tight: Tolerance
-) -> Probe:
+def _probe(problem: Problem, reach: int, tight: Tolerance) -> Probe:
     """Follow two trajectories under the same inputs until they merge."""
+    step, initial = problem.step, problem.initial
+    head = jax.tree.map(lambda x: x[:reach], problem.inputs)
     true = roll_out_sequentially(step, initial, head, reach)
     typical = true[-1]
     other = roll_out_sequentially(step, typical, head, reach)
@@ -261,15 +222,15 @@ def _probe(
     return Probe(jnp.where(usable, length, -1), jnp.where(usable, typical, initial))
 
 
-def _burn_in(step: FlatStep, blocks: Blocks, typical: Array, burn_in: Array) -> Array:
+def _burn_in(blocks: Blocks, typical: Array, burn_in: Array) -> Array:
     """Where each block ends, found by entering it `burn_in` steps before that end.
 
     Burn-ins longer than a block begin in a block before: a part of it, then whole ones.
     """
 
     def whole(_: int, nodes: Array) -> Array:
-        return roll_to_ends(step, blocks, starts(blocks.initial, nodes))
+        return roll_to_ends(blocks, shift(blocks.initial, nodes))
 
     everywhere = jnp.broadcast_to(typical, (blocks.number, typical.shape[0]))
-    nodes = roll_to_ends(step, blocks, everywhere, blocks.size - burn_in % blocks.size)
+    nodes = roll_to_ends(blocks, everywhere, blocks.size - burn_in % blocks.size)
     return jax.lax.fori_loop(0, burn_in // blocks.size, whole, nodes)

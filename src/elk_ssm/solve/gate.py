@@ -7,9 +7,9 @@ merely has a small residual is not frozen: a small residual is not a small error
 
 The gate is a validation gate in the Kalman sense. A state that an update sends far
 outside everything seen in the exact prefix, and whose residual is not small, is not
-believed: it is set back to its own rollout value (blocks) or to the last exact state
+believed: it is rejected for its own rollout value (blocks) or for the last exact state
 (C = 1, where one step of f from a wrong state is worth little). States that become
-non-finite are always set back, gate or no gate.
+non-finite are always rejected, gate or no gate.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.stopping import differs_in_sign_of_zero
 
 
@@ -73,50 +74,40 @@ def settle_prefix(
     return jnp.where(index == exact - 1, values, settled)
 
 
-def set_back(
-    gate: Gate | None,
-    candidate: Array,
-    values: Array,
-    small: Array,
-    initial: Array,
-    exact: Array,
-    *,
-    to_rollout: bool,
-    last_exact: Array | None = None,
-    axis: TimeAxis = LOCAL,
+def rejected(
+    gate: Gate | None, blocks: Blocks, nodes: Array, small: Array, exact: Array
 ) -> Array:
-    """Apply the gate to updated nodes.
+    """Which updated nodes the gate does not believe, `(n,)`.
 
     Args:
-        gate: The gate, or None to set back non-finite states only.
-        candidate: Updated nodes with the exact prefix settled, `(n, D)`.
-        values: Rollout values, `(n, D)`.
+        gate: The gate, or None to reject non-finite states only.
+        blocks: The blocks that end at these nodes.
+        nodes: Updated nodes with the exact prefix settled, `(n, D)`.
         small: Whether the residual of each node is small, `(n,)`.
-        initial: x_0, `(D,)`.
-        exact: Number of exact nodes after this pass; never set back.
-        to_rollout: Whether rollout values, where finite, are what to set back to.
-        last_exact: The last state of the exact prefix, if the caller has it at hand.
-        axis: Where time lives.
-
-    Returns:
-        The gated nodes, `(n, D)`.
+        exact: Number of exact nodes after this pass; never rejected.
     """
-    frozen = axis.index(candidate.shape[0]) < exact
-    refused = ~jnp.all(jnp.isfinite(candidate), axis=1)
+    axis = blocks.axis
+    frozen = axis.index(nodes.shape[0]) < exact
+    outside = ~jnp.all(jnp.isfinite(nodes), axis=1)
     if gate is not None:
-        seen = jnp.where(frozen[:, None], jnp.abs(candidate), 0)
+        seen = jnp.where(frozen[:, None], jnp.abs(nodes), 0)
         (furthest,) = axis.largest(jnp.max(seen, axis=0))
-        radius = gate.factor * jnp.maximum(furthest, jnp.abs(initial))
+        radius = gate.factor * jnp.maximum(furthest, jnp.abs(blocks.initial))
         # NaN compares false on the inside, so that it is outside.
-        inside = jnp.all(jnp.abs(candidate) <= radius, axis=1)
-        refused = refused | (~inside & ~small)
-    refused = refused & ~frozen
-    if last_exact is None:
-        edge = axis.row(candidate, jnp.maximum(exact - 1, 0))
-        last_exact = jnp.where(exact > 0, edge, initial)
-    if to_rollout:
-        usable = jnp.all(jnp.isfinite(values), axis=1, keepdims=True)
-        fallback = jnp.where(usable, values, last_exact)
-    else:
-        fallback = jnp.broadcast_to(last_exact, values.shape)
-    return jnp.where(refused[:, None], fallback, candidate)
+        inside = jnp.all(jnp.abs(nodes) <= radius, axis=1)
+        outside = outside | (~inside & ~small)
+    return outside & ~frozen
+
+
+def instead_of_rejected(blocks: Blocks, values: Array, edge: Array) -> Array:
+    """What rejected nodes become, `(n, D)`: rollout values, or the last exact state.
+
+    Args:
+        blocks: The blocks that end at the nodes.
+        values: Rollout values, `(n, D)`.
+        edge: The last state of the exact prefix, `(D,)`.
+    """
+    if blocks.size == 1:
+        return jnp.broadcast_to(edge, values.shape)
+    usable = jnp.all(jnp.isfinite(values), axis=1, keepdims=True)
+    return jnp.where(usable, values, edge)

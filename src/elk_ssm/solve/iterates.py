@@ -1,5 +1,6 @@
 """Every iterate of a method, for teaching and pictures."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,32 +11,25 @@ from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
 from elk_ssm.solve.carry import Carry, start
 from elk_ssm.solve.loop import one_pass
-from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import roll_out
-from elk_ssm.solve.trajectory import Options, Settings, lay_out
+from elk_ssm.solve.options import Options
+from elk_ssm.solve.problem import Primals, Problem
+from elk_ssm.solve.rollout import roll_out
+from elk_ssm.solve.trajectory import lay_out
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def all_iterates(
-    function: HoistedFunction,
-    settings: Settings,
-    num_iters: int,
-    method: Method,
-    primals: tuple,
-    options: Options,
+    function: HoistedFunction, num_iters: int, primals: Primals, options: Options
 ) -> Array:
     """Return the guess and every iterate after it, `(num_iters + 1, T, D)`."""
-    consts, initial, inputs = primals
-    flat = partial(forward_mode(function), consts)
-    step, blocks, nodes = lay_out(
-        method, settings, flat, initial, inputs, options.guess
-    )
-    never = options.tolerance.times(0)
+    problem = Problem(forward_mode(function), *primals, options.length)
+    blocks, nodes = lay_out(problem, options)
+    never = replace(options, tolerance=options.tolerance.times(0))
 
     def body(carry: Carry, _: None) -> tuple[Carry, Array]:
-        carry = one_pass(method, step, blocks, never, settings.backend, carry)[0]
-        return carry, roll_out(step, blocks, carry.nodes)
+        carry = one_pass(blocks, never, carry)[0]
+        return carry, roll_out(blocks, carry.nodes)
 
-    first = roll_out(step, blocks, nodes)
-    rest = jax.lax.scan(body, start(method, nodes, 0), None, length=num_iters)[1]
-    return jnp.concatenate([first[None], rest])
+    begin = start(options.concrete, nodes, 0)
+    rest = jax.lax.scan(body, begin, None, length=num_iters)[1]
+    return jnp.concatenate([roll_out(blocks, nodes)[None], rest])

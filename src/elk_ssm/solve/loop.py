@@ -13,24 +13,29 @@ this is a small error, or when the exact prefix covers all nodes, so that n pass
 always suffice.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._types import Array, FlatStep
+from elk_ssm._types import Array
 from elk_ssm.kalman.affine import apply
-from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.backend import by_backend
 from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.carry import RUNNING, Carry, Prefix, start
+from elk_ssm.solve.carry import RUNNING, Carry, Prefix, record, start
 from elk_ssm.solve.certify import try_out
-from elk_ssm.solve.gate import Gate, extend_prefix, set_back, settle_prefix
-from elk_ssm.solve.method import Method
+from elk_ssm.solve.gate import (
+    Gate,
+    extend_prefix,
+    instead_of_rejected,
+    rejected,
+    settle_prefix,
+)
 from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.options import Options
 from elk_ssm.solve.passes import Pass, damped_update, evaluate_pass, mean_noise
 from elk_ssm.solve.stopping import (
     PATIENCE,
-    Tolerance,
     Verdict,
     differs_in_sign_of_zero,
     going_on,
@@ -39,49 +44,50 @@ from elk_ssm.solve.stopping import (
     rounding_floor,
     scale_of,
 )
-from elk_ssm.surrogate.policy import Seen
+from elk_ssm.surrogate.policy import NoisePolicy, Seen
 
 _PROGRESS = 0.25
 
 
-def iterate(
-    method: Method,
-    step: FlatStep,
-    blocks: Blocks,
-    guess: Array,
-    tolerance: Tolerance,
-    max_iters: Array,
-    *,
-    history: int,
-    backend: Backend,
-    policy: Any = None,
-) -> Carry:
+class Candidates(NamedTuple):
+    """Where the nodes may go, each `(n, D)`, the exact prefix settled.
+
+    Attributes:
+        damped: By the update of the method.
+        undamped: By the undamped step.
+        fallback: Where rejected nodes go instead.
+        small: Whether the residual of each node is small, `(n,)`.
+    """
+
+    damped: Array
+    undamped: Array
+    fallback: Array
+    small: Array
+
+
+def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carry:
     """Run passes until one of the stopping rules holds.
 
     With `blocks.axis` spread over devices every device runs this on its own blocks, and
     all of them take the same decisions.
 
     Args:
-        method: What to run.
-        step: The recurrence on flat states.
-        blocks: Its layout, n blocks.
-        guess: First nodes, `(n, D)`, finite.
-        tolerance: Relative and absolute tolerance.
-        max_iters: Largest number of passes, `()`.
-        history: How many passes to record.
-        backend: Which scans to use.
-        policy: First state of the noise policy, if it is not to be made here.
+        blocks: The recurrence in n blocks.
+        nodes: First nodes, `(n, D)`, finite.
+        options: What to run, and when to stop.
+        policy: First state of the noise policy, or None if it is to be made here.
     """
 
     def running(carry: Carry) -> Array:
-        return (carry.status == RUNNING) & (carry.iteration < max_iters)
+        return (carry.status == RUNNING) & (carry.iteration < options.max_iters)
 
     def body(carry: Carry) -> Carry:
-        after, scale = one_pass(method, step, blocks, tolerance, backend, carry)
-        bound = tolerance.bound(scale), rounding_floor(scale)
-        return try_out(step, blocks, bound, backend, carry, after)
+        after, scale = one_pass(blocks, options, carry)
+        bound = options.tolerance.bound(scale), rounding_floor(scale)
+        return try_out(blocks, bound, options.backend, carry, after)
 
-    carry = jax.lax.while_loop(running, body, start(method, guess, history, policy))
+    begin = start(options.concrete, nodes, options.history, policy)
+    carry = jax.lax.while_loop(running, body, begin)
     cut_off = jnp.where(
         carry.status == RUNNING, int_status(Status.max_iters_reached), carry.status
     )
@@ -89,76 +95,62 @@ def iterate(
 
 
 @jax.named_scope("one_pass")
-def one_pass(
-    method: Method,
-    step: FlatStep,
-    blocks: Blocks,
-    tolerance: Tolerance,
-    backend: Backend,
-    carry: Carry,
-) -> tuple[Carry, Array]:
+def one_pass(blocks: Blocks, options: Options, carry: Carry) -> tuple[Carry, Array]:
     """Evaluate, judge, update; and the sizes that a conclusion is relative to."""
-    seen = evaluate_pass(method, step, blocks, backend, carry.nodes, carry.iteration)
-    axis = blocks.axis
-    carry, accept = _consult_policy(method, blocks, carry, seen)
-    noise = None if method.noise is None else method.noise.noise(carry.policy)
-    verdict, scale = _judge(method, blocks, tolerance, backend, carry, seen)
-    update = (
-        seen.step
-        if noise is None
-        else damped_update(method, seen, noise, backend, axis)
-    )
-    update = jnp.where(verdict.converged, seen.step, update)
+    method, axis = options.concrete, blocks.axis
+    seen = evaluate_pass(blocks, options, carry.nodes, carry.iteration)
+    carry, accept = _consult_policy(blocks, method.noise, carry, seen)
+    verdict, scale = _judge(blocks, options, carry, seen)
+    bound = options.tolerance.bound(scale)
+    noise, update = None, seen.undamped
+    if method.noise is not None:
+        noise = method.noise.noise(carry.policy)
+        update = damped_update(blocks, options, seen, noise)
+        update = jnp.where(verdict.converged, seen.undamped, update)
     exact = extend_prefix(carry.exact, carry.nodes, seen.values, axis)
-    edge = axis.row(seen.values, exact - 1)
-
-    def settled(step: Array) -> Array:
-        candidate = carry.nodes + step
-        # Zeros take the sign that f gave them.
-        candidate = jnp.where(candidate == seen.values, seen.values, candidate)
-        return settle_prefix(candidate, carry.nodes, seen.values, exact, axis)
-
-    nodes, free = settled(update), settled(seen.step)
-    small = jnp.all(jnp.abs(seen.residual) <= tolerance.bound(scale), axis=1)
-    damped = nodes
-    prefix = Prefix(exact, edge)
-    nodes, carry = _gate(
-        method, blocks, carry, seen, verdict, nodes, free, small, prefix
-    )
-    set_back = None
+    prefix = Prefix(exact, axis.row(seen.values, exact - 1))
+    found = _candidates(blocks, carry, seen, update, prefix, bound)
+    nodes, carry = _gate(blocks, method.gate, carry, found, verdict, exact)
     if carry.history is not None:
-        ungated = damped if method.gate is None else jnp.where(carry.free, free, damped)
+        ungated = jnp.where(carry.undamped, found.undamped, found.damped)
         set_back = axis.total(jnp.sum(jnp.any(nodes != ungated, axis=1)))
+        level: Any = jnp.inf if noise is None else mean_noise(blocks, noise)
+        now = History(verdict.residual_norm, verdict.step_norm, level, exact, set_back)
+        carry = carry._replace(history=record(carry.history, now, carry.iteration))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
-    carry = carry._replace(stalls=stalls)
     status = _status(verdict, stalls, prefix, blocks.unknowns)
     # Behind a break the iterate is better than its update.
     nodes = jnp.where(status == Status.nonfinite, carry.nodes, nodes)
     if carry.accepted is not None:
-        frozen = axis.index(nodes.shape[0])[:, None] < exact
-        stay = accept | frozen | (status != RUNNING)
+        stay = accept | _frozen(blocks, exact) | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
-    carry = _record(
-        blocks, carry, seen, verdict, noise, nodes, exact, set_back, status, update
-    )
-    return carry, scale
+        carry = carry._replace(predicted=_predicted_merit(blocks, seen, update))
+    return carry._replace(
+        nodes=nodes,
+        iteration=carry.iteration + 1,
+        exact=exact,
+        status=status,
+        stalls=stalls,
+        residual_norm=verdict.residual_norm,
+        step_norm=verdict.step_norm,
+    ), scale
+
+
+def _frozen(blocks: Blocks, exact: Array) -> Array:
+    """Which nodes belong to the exact prefix, `(n, 1)`."""
+    return blocks.axis.index(blocks.number)[:, None] < exact
 
 
 def _judge(
-    method: Method,
-    blocks: Blocks,
-    tolerance: Tolerance,
-    backend: Backend,
-    carry: Carry,
-    seen: Pass,
+    blocks: Blocks, options: Options, carry: Carry, seen: Pass
 ) -> tuple[Verdict, Array]:
     """Judge by local sizes, and return them; if they may matter, and else zeros.
 
     They cost several passes over the nodes, while a branch costs an accelerator a look
     at the host and devices their agreement. The gate needs the sizes anyway.
     """
-    axis = blocks.axis
-    found = seen.residual, seen.step
+    axis, tolerance = blocks.axis, options.tolerance
+    found = seen.residual, seen.undamped
 
     def judged() -> tuple[Verdict, Array]:
         alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
@@ -173,31 +165,24 @@ def _judge(
         needed = may_end(seen.residual, seen.values, tolerance)
         return jax.lax.cond(needed, judged, unjudged)
 
-    if method.gate is not None or axis.is_spread:
+    if options.concrete.gate is not None or axis.is_spread:
         return judged()
-    return by_backend(backend, judged_if_needed, judged)
+    return by_backend(options.backend, judged_if_needed, judged)
 
 
 def _consult_policy(
-    method: Method, blocks: Blocks, carry: Carry, seen: Pass
+    blocks: Blocks, policy: NoisePolicy | None, carry: Carry, seen: Pass
 ) -> tuple[Carry, Array]:
     """Let the noise policy see the iterate; it may adapt, and may refuse it."""
-    if method.noise is None:
+    if policy is None:
         return carry, jnp.asarray(True)
     squares = blocks.axis.total(jnp.sum(seen.residual**2))
     merit = squares / 2
     merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
-    state, accept = method.noise.update(
-        carry.policy,
-        Seen(
-            seen.residual,
-            merit,
-            carry.merit,
-            carry.predicted,
-            carry.iteration,
-            squares / (blocks.unknowns * seen.residual.shape[1]),
-        ),
-    )
+    mean = squares / (blocks.unknowns * seen.residual.shape[1])
+    merits = merit, carry.merit, carry.predicted
+    at = Seen(seen.residual, *merits, carry.iteration, mean)
+    state, accept = policy.update(carry.policy, at)
     carry = carry._replace(policy=state)
     if carry.accepted is None:
         return carry, accept
@@ -207,53 +192,69 @@ def _consult_policy(
     ), accept
 
 
-def _gate(
-    method: Method,
+def _predicted_merit(blocks: Blocks, seen: Pass, update: Array) -> Array:
+    """Half the sum of squared residuals that the linearised dynamics predict."""
+    before = blocks.axis.before(jnp.zeros_like(update[0]), update)
+    after = seen.residual + update - apply(seen.operator, before)
+    return blocks.axis.total(jnp.sum(after**2)) / 2
+
+
+def _candidates(
     blocks: Blocks,
     carry: Carry,
     seen: Pass,
-    verdict: Verdict,
-    nodes: Array,
-    free: Array,
-    small: Array,
+    update: Array,
     prefix: Prefix,
+    bound: Array,
+) -> Candidates:
+    """Where the nodes may go; without a gate nobody asks for the undamped step."""
+    nodes, values = carry.nodes, seen.values
+
+    def settled(step: Array) -> Array:
+        candidate = nodes + step
+        # Zeros take the sign that f gave them.
+        candidate = jnp.where(candidate == values, values, candidate)
+        return settle_prefix(candidate, nodes, values, prefix.exact, blocks.axis)
+
+    damped = settled(update)
+    undamped = damped if carry.gated is None else settled(seen.undamped)
+    fallback = instead_of_rejected(blocks, values, prefix.edge)
+    small = jnp.all(jnp.abs(seen.residual) <= bound, axis=1)
+    return Candidates(damped, undamped, fallback, small)
+
+
+def _gate(
+    blocks: Blocks,
+    gate: Gate | None,
+    carry: Carry,
+    found: Candidates,
+    verdict: Verdict,
+    exact: Array,
 ) -> tuple[Array, Carry]:
     """Apply the gate; the first updates are tried undamped and ungated.
 
     A linear recurrence is solved by the first undamped pass, however far out it goes,
-    and one that forgets by a few; gate and damping would hold them back. So the free
-    nodes go on while each pass quarters the largest residual. The gated ones wait, and
-    take over at the first pass that does not.
+    and one that forgets by a few; gate and damping would hold them back. So the
+    undamped nodes go on while each pass quarters the largest residual. The gated ones
+    wait, and take over at the first pass that does not.
 
     Returns:
         The nodes to go on with, and the carry with the gated ones that wait.
     """
-    to_rollout, axis = blocks.size > 1, blocks.axis
 
-    def apply_gate(gate: Gate | None, nodes: Array) -> Array:
-        return set_back(
-            gate,
-            nodes,
-            seen.values,
-            small,
-            blocks.initial,
-            prefix.exact,
-            to_rollout=to_rollout,
-            last_exact=prefix.edge,
-            axis=axis,
-        )
+    def through(gate: Gate | None, nodes: Array) -> Array:
+        outside = rejected(gate, blocks, nodes, found.small, exact)
+        return jnp.where(outside[:, None], found.fallback, nodes)
 
-    if method.gate is None:
-        return apply_gate(None, nodes), carry
-    assert carry.gated is not None
-    gated = apply_gate(method.gate, nodes)
-    frozen = axis.index(nodes.shape[0])[:, None] < prefix.exact
-    waiting = jnp.where(frozen, nodes, carry.gated)
+    if carry.gated is None:
+        return through(None, found.damped), carry
+    gated = through(gate, found.damped)
+    waiting = jnp.where(_frozen(blocks, exact), found.damped, carry.gated)
     falling = verdict.residual_norm <= _PROGRESS * carry.residual_norm
-    free_still = carry.free & (falling | axis.all(small))
-    onward = jnp.where(carry.free, waiting, gated)
-    chosen = jnp.where(free_still, apply_gate(None, free), onward)
-    return chosen, carry._replace(gated=gated, free=free_still)
+    undamped = carry.undamped & (falling | blocks.axis.all(found.small))
+    onward = jnp.where(carry.undamped, waiting, gated)
+    chosen = jnp.where(undamped, through(None, found.undamped), onward)
+    return chosen, carry._replace(gated=gated, undamped=undamped)
 
 
 def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Array:
@@ -265,44 +266,3 @@ def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Arra
     done = verdict.converged | complete
     status = jnp.where(done, int_status(Status.converged), status)
     return jnp.where(broken, int_status(Status.nonfinite), status)
-
-
-def _record(
-    blocks: Blocks,
-    carry: Carry,
-    seen: Pass,
-    verdict: Verdict,
-    noise: Array | None,
-    nodes: Array,
-    exact: Array,
-    set_back: Array | None,
-    status: Array,
-    update: Array,
-) -> Carry:
-    residual_norm, step_norm = verdict.residual_norm, verdict.step_norm
-    history = carry.history
-    if history is not None and set_back is not None:
-        level = jnp.inf if noise is None else mean_noise(blocks, noise)
-        i = carry.iteration
-        history = History(
-            history.residual_norm.at[i].set(residual_norm, mode="drop"),
-            history.step_norm.at[i].set(step_norm, mode="drop"),
-            history.noise.at[i].set(level, mode="drop"),
-            history.exact.at[i].set(exact, mode="drop"),
-            history.set_back.at[i].set(set_back, mode="drop"),
-        )
-    predicted = carry.predicted
-    if carry.accepted is not None:
-        before = blocks.axis.before(jnp.zeros_like(update[0]), update)
-        after = seen.residual + update - apply(seen.operator, before)
-        predicted = blocks.axis.total(jnp.sum(after**2)) / 2
-    return carry._replace(
-        nodes=nodes,
-        predicted=predicted,
-        iteration=carry.iteration + 1,
-        exact=exact,
-        status=status,
-        residual_norm=residual_norm,
-        step_norm=step_norm,
-        history=history,
-    )

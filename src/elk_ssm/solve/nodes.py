@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+from elk_ssm.solve.problem import Problem
 from elk_ssm.surrogate.linearization import Linearization, Where
 
 
@@ -24,29 +25,39 @@ class Blocks(NamedTuple):
     """A recurrence cut into blocks.
 
     Attributes:
+        step: The flat step on these inputs.
+        length: Number of steps of this device, those that fill up its blocks included.
         initial: x_0, shape `(D,)`.
         inputs: Inputs of the whole blocks, leaves of shape `(C, n, ...)`, or
             `(n, C, ...)` when not laid out.
         tail: Inputs of the remaining steps, leaves of shape `(T mod C, ...)`.
         size: Steps C in a block.
-        number: Number of blocks n.
-        rest: Number of remaining steps.
         laid_out: Which of the two layouts `inputs` has.
         axis: Where time lives; n is then the number of blocks of this device.
         begin: Time index of the first step.
         existing: How many blocks of all devices have steps at all, None for every one.
     """
 
+    step: FlatStep
+    length: int
     initial: Array
     inputs: PyTree
     tail: PyTree
     size: int
-    number: int
-    rest: int
     laid_out: bool
     axis: TimeAxis = LOCAL
     begin: Array | int = 0
     existing: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Number of blocks n."""
+        return self.length // self.size
+
+    @property
+    def rest(self) -> int:
+        """Number of steps after the last whole block."""
+        return self.length % self.size
 
     @property
     def unknowns(self) -> int:
@@ -73,82 +84,56 @@ class Blocks(NamedTuple):
         return inputs, j + first
 
 
-def cut(
-    initial: Array,
-    inputs: PyTree,
-    length: int,
-    block_size: int,
-    *,
-    lay_out: bool = True,
-) -> Blocks:
-    """Cut a recurrence of `length` steps into blocks."""
-    count = length // block_size
-    whole = count * block_size
-    blocks = in_blocks(inputs, count, block_size)
+def cut(problem: Problem, block_size: int, *, lay_out: bool = True) -> Blocks:
+    """Cut what this device holds of a recurrence into blocks of C steps."""
+    if problem.axis.is_spread:
+        return _cut_shard(problem, block_size, lay_out)
+    length, count = problem.length, problem.length // block_size
+    blocks = in_blocks(problem.inputs, count, block_size)
     if lay_out:
         blocks = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), blocks)
-    tail = jax.tree.map(lambda x: x[whole:], inputs)
-    return Blocks(initial, blocks, tail, block_size, count, length - whole, lay_out)
+    tail = jax.tree.map(lambda x: x[count * block_size :], problem.inputs)
+    whole = blocks, tail, block_size, lay_out
+    return Blocks(problem.step, length, problem.initial, *whole)
 
 
-def cut_piece(
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    length: int,
-    block_size: int,
-    axis: TimeAxis,
-    *,
-    lay_out: bool = True,
-) -> tuple[FlatStep, Blocks]:
-    """Cut what this device holds of a recurrence of `length` steps.
+def _cut_shard(problem: Problem, block_size: int, lay_out: bool) -> Blocks:
+    """Cut the shard of a device into whole blocks.
 
-    Every device holds `ceil(length / P)` steps, the last ones also such as do not exist
-    (their inputs are there and are not used), and cuts them into blocks of C. Steps
-    that fill up its last block, and those after the end, keep the state as it is; a
-    block of nothing else is not `real`.
-
-    Args:
-        step: The recurrence on flat states.
-        initial: x_0, on every device.
-        inputs: What this device holds of the inputs.
-        length: T, of all devices together.
-        block_size: Steps C in a block.
-        axis: Where time lives.
-        lay_out: As for `cut`.
-
-    Returns:
-        The step to use with these blocks, and the blocks; they have no tail.
+    Every device holds `ceil(T / P)` steps, the last ones also such as do not exist
+    (their inputs are there and are not used). Steps that fill up its last block, and
+    those after the end, keep the state as it is; a block of nothing else is not `real`.
     """
-    piece = -(-length // axis.size)
-    fill = -piece % block_size
-    begin = (axis.place * piece + jnp.zeros((), jnp.int32)).astype(jnp.int32)
-    if fill == 0 and piece * axis.size == length:
-        blocks = cut(initial, inputs, piece, block_size, lay_out=lay_out)
-        return step, blocks._replace(axis=axis, begin=begin)
+    length, axis = problem.length, problem.axis
+    shard = -(-length // axis.size)
+    fill = -shard % block_size
+    begin = (axis.place * shard + jnp.zeros((), jnp.int32)).astype(jnp.int32)
+    here = problem._replace(length=shard + fill, axis=LOCAL)
+    if fill == 0 and shard * axis.size == length:
+        return cut(here, block_size, lay_out=lay_out)._replace(axis=axis, begin=begin)
 
     def fill_up(x: Array) -> Array:
         return jnp.concatenate([x, jnp.repeat(x[:1], fill, axis=0)])
 
-    def step_or_stay(state: Array, entry: tuple[Array, PyTree]) -> Array:
+    def step_or_stay(consts: list, state: Array, entry: tuple) -> Array:
         exists, inputs = entry
-        return jnp.where(exists, step(state, inputs), state)
+        return jnp.where(exists, problem.function(consts, state, inputs), state)
 
-    exists = jnp.arange(piece + fill) < jnp.clip(length - begin, 0, piece)
-    entries = exists, jax.tree.map(fill_up, inputs)
-    blocks = cut(initial, entries, piece + fill, block_size, lay_out=lay_out)
+    exists = jnp.arange(shard + fill) < jnp.clip(length - begin, 0, shard)
+    entries = exists, jax.tree.map(fill_up, problem.inputs)
+    here = here._replace(function=step_or_stay, inputs=entries)
+    blocks = cut(here, block_size, lay_out=lay_out)
     existing = None
-    if piece * axis.size > length:
-        full, rest = divmod(length, piece)
+    if shard * axis.size > length:
+        full, rest = divmod(length, shard)
         existing = full * blocks.number + -(-rest // block_size)
-    blocks = blocks._replace(axis=axis, begin=begin, existing=existing)
-    return step_or_stay, blocks
+    return blocks._replace(axis=axis, begin=begin, existing=existing)
 
 
 def near_divisor(length: int, target: float) -> int:
     """The largest divisor of `length` from 2/3 `target` to `target`; or `target`.
 
-    Pieces that fit leave no rest, and a rest costs a copy of everything.
+    Sizes that fit leave no rest, and a rest costs a copy of everything.
     """
     near = range(int(target * 2 / 3), int(target) + 1)
     fitting = [c for c in near if c and length % c == 0]
@@ -175,17 +160,13 @@ def block_map(step: FlatStep, block_size: int) -> FlatStep:
     return block
 
 
-def starts(initial: Array, nodes: Array) -> Array:
+def shift(initial: Array, nodes: Array) -> Array:
     """State before each block: x_0, X_1, ..., X_{n-1}."""
     return jnp.concatenate([initial[None], nodes[:-1]])
 
 
 def linearize_nodes(
-    linearization: Linearization,
-    step: FlatStep,
-    blocks: Blocks,
-    nodes: Array,
-    iteration: Array,
+    linearization: Linearization, blocks: Blocks, nodes: Array, iteration: Array
 ) -> tuple[Array, Operator]:
     """Evaluate every block map and its stand-in Jacobian at the current nodes.
 
@@ -199,7 +180,7 @@ def linearize_nodes(
         state: Array, operator: Operator, inputs: PyTree, time: Array
     ) -> tuple[Array, Operator]:
         at = Where(time, iteration)
-        return linearization.push(step, state, inputs, operator, at)
+        return linearization.push(blocks.step, state, inputs, operator, at)
 
     def from_start(state: Array, inputs: PyTree, time: Array) -> tuple[Array, Operator]:
         return one_step(state, before, inputs, time)
@@ -227,68 +208,3 @@ def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
         return jax.vmap(function)(*operands)
     chunk = near_divisor(count, chunk)
     return jax.lax.map(lambda args: function(*args), operands, batch_size=chunk)
-
-
-def roll_out(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
-    """Return all T states, each block rolled out from the node before it."""
-    states = nodes
-    if blocks.size > 1:
-        states = roll_out_whole(step, blocks, nodes)
-    if blocks.rest == 0:
-        return states
-    before = states[-1] if states.shape[0] else blocks.initial
-    tail = roll_out_sequentially(step, before, blocks.tail, blocks.rest)
-    return jnp.concatenate([states, tail])
-
-
-def roll_out_whole(step: FlatStep, blocks: Blocks, nodes: Array) -> Array:
-    """Return the states of the whole blocks, each rolled out from the node before."""
-    lanes = jax.vmap(step)
-
-    def body(states: Array, j: Array) -> tuple[Array, Array]:
-        states = lanes(states, blocks.entry(j)[0])
-        return states, states
-
-    begin = blocks.axis.before(blocks.initial, nodes)
-    by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
-    return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
-
-
-def roll_to_ends(
-    step: FlatStep, blocks: Blocks, states: Array, first: Array | int = 0
-) -> Array:
-    """Advance all blocks side by side from step `first` to their ends, `(n, D)`."""
-    lanes = jax.vmap(step)
-
-    def body(j: Array, states: Array) -> Array:
-        return lanes(states, blocks.entry(j)[0])
-
-    return jax.lax.fori_loop(first, blocks.size, body, states)
-
-
-def roll_out_sequentially(
-    step: FlatStep, initial: Array, inputs: PyTree, length: int
-) -> Array:
-    """Return the states of `length` steps from `initial`, one after the other."""
-
-    def body(state: Array, inputs: PyTree) -> tuple[Array, Array]:
-        state = step(state, inputs)
-        return state, state
-
-    return jax.lax.scan(body, initial, inputs, length=length)[1]
-
-
-def roll_out_in_turn(
-    step: FlatStep, initial: Array, inputs: PyTree, states: Array, axis: TimeAxis
-) -> Array:
-    """Return the states `(n, D)` of this device, one device after the other.
-
-    Every round all devices run through their steps, and one more starts from the right
-    state; `states` stand in for what is not known yet.
-    """
-
-    def one_round(_: int, states: Array) -> Array:
-        begin = axis.before(initial, states)[0]
-        return roll_out_sequentially(step, begin, inputs, states.shape[0])
-
-    return jax.lax.fori_loop(0, axis.size, one_round, states)

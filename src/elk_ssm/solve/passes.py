@@ -1,18 +1,16 @@
 """What a pass finds before it changes anything, and the update that it suggests."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._types import Array, FlatStep
+from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
 from elk_ssm.linalg.structure import Operator
-from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.time_axis import TimeAxis
-from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, linearize_nodes
+from elk_ssm.solve.options import Options
 
 
 class Pass(NamedTuple):
@@ -21,44 +19,38 @@ class Pass(NamedTuple):
     values: Array
     operator: Operator
     residual: Array
-    step: Array
+    undamped: Array
 
 
 def evaluate_pass(
-    method: Method,
-    step: FlatStep,
-    blocks: Blocks,
-    backend: Backend,
-    nodes: Array,
-    iteration: Array,
+    blocks: Blocks, options: Options, nodes: Array, iteration: Array
 ) -> Pass:
     """Evaluate f and its Jacobians at the nodes, and find the undamped step."""
-    values, operator = linearize_nodes(
-        method.linearization, step, blocks, nodes, iteration
-    )
+    linearization = options.concrete.linearization
+    values, operator = linearize_nodes(linearization, blocks, nodes, iteration)
     if (real := blocks.real) is not None:
         # What does not exist is where it should be and passes nothing on.
         values = jnp.where(real[:, None], values, nodes)
         operator = operator.where(real, 0)
     residual = nodes - values
-    step_to = affine_scan(operator, -residual, backend=backend, axis=blocks.axis)
-    return Pass(values, operator, residual, step_to)
+    how: Any = {"backend": options.backend, "axis": blocks.axis}
+    return Pass(values, operator, residual, affine_scan(operator, -residual, **how))
 
 
-def damped_update(
-    method: Method, seen: Pass, noise: Array, backend: Backend, axis: TimeAxis
-) -> Array:
+def damped_update(blocks: Blocks, options: Options, seen: Pass, noise: Array) -> Array:
     """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
+    axis = blocks.axis
+    how: Any = {"backend": options.backend, "axis": axis}
 
     def damped(seen: Pass) -> Array:
         problem = seen.operator, -seen.residual, noise
-        if method.estimate == "smoother":
-            return damped_smoother(*problem, backend=backend, axis=axis).means
-        return damped_filter_means(*problem, backend=backend, axis=axis)
+        if options.concrete.estimate == "smoother":
+            return damped_smoother(*problem, **how).means
+        return damped_filter_means(*problem, **how)
 
     undamped = jnp.isinf(noise)
     undamped = axis.all(undamped) if _varies(noise) else jnp.all(undamped)
-    return jax.lax.cond(undamped, lambda s: s.step, damped, seen)
+    return jax.lax.cond(undamped, lambda s: s.undamped, damped, seen)
 
 
 def _varies(noise: Array) -> bool:

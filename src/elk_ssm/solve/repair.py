@@ -3,16 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.solve.nodes import roll_out_sequentially
+from elk_ssm._types import Array
+from elk_ssm.solve.problem import Problem
+from elk_ssm.solve.rollout import roll_out_sequentially
 from elk_ssm.solve.stopping import differs_in_sign_of_zero, largest
 
 
 def repair(
+    problem: Problem,
     block_size: int,
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
     states: Array,
     nodes: Array,
     bound: Array,
@@ -25,10 +24,8 @@ def repair(
     has ended where the next one was started, everything up to the next misfit is right.
 
     Args:
+        problem: The recurrence.
         block_size: C.
-        step: The recurrence on flat states.
-        initial: x_0, `(D,)`.
-        inputs: Leaves with a leading time axis.
         states: All states of the whole blocks, `(n C, D)`, or their ends, `(n, D)`.
         nodes: Where each block's successor was started, `(n, D)`; NaN if unknown.
         bound: Largest misfit of each block, `(n, D)`.
@@ -58,9 +55,10 @@ def repair(
         k, before, states, repaired = carry
         begin = k * block_size
         entries = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, begin, block_size), inputs
+            lambda x: jax.lax.dynamic_slice_in_dim(x, begin, block_size),
+            problem.inputs,
         )
-        block = roll_out_sequentially(step, before, entries, block_size)
+        block = roll_out_sequentially(problem.step, before, entries, block_size)
         states = jax.lax.dynamic_update_slice_in_dim(
             states, block[block_size - rows :], k * rows, axis=0
         )
@@ -71,7 +69,8 @@ def repair(
         return following, before, states, repaired + 1
 
     first = jnp.where(from_scratch, 0, misfit[0] + 1)
-    before = jnp.where(from_scratch, initial, last[jnp.minimum(misfit[0], count - 1)])
+    end = last[jnp.minimum(misfit[0], count - 1)]
+    before = jnp.where(from_scratch, problem.initial, end)
     carry = (first, before, states, jnp.asarray(0, jnp.int32))
     _, _, states, repaired = jax.lax.while_loop(unfinished, body, carry)
     # Misfits that were re-evaluated away no longer count.

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._types import Array, PyTree
-from elk_ssm.solve.nodes import block_map, in_blocks, starts
+from elk_ssm.solve.nodes import block_map, in_blocks, shift
+from elk_ssm.solve.problem import Primals, StepWithConsts
 
 StepWithOutput = Callable[[list, Array, PyTree], tuple[Array, PyTree]]
 
@@ -49,7 +50,7 @@ def _graft_in_scan(value: Array, carrier: Array) -> Array:
 
 
 def replay(
-    function: StepWithOutput, primals: tuple[list, Array, PyTree], states: Array
+    function: StepWithOutput, primals: Primals, states: Array
 ) -> tuple[Array, PyTree]:
     """Follow a known trajectory by a scan, for its derivatives.
 
@@ -77,11 +78,11 @@ def replay(
 
 @partial(jax.jit, static_argnums=0)
 def replay_outputs(
-    function: HoistedFunction, primals: tuple[list, Array, PyTree], states: Array
+    function: HoistedFunction, primals: Primals, states: Array
 ) -> tuple[Array, PyTree]:
     """`replay` with the values of the outputs found side by side, as the states are."""
     consts, initial, inputs = jax.lax.stop_gradient(primals)
-    before = jax.lax.stop_gradient(starts(initial, states))
+    before = jax.lax.stop_gradient(shift(initial, states))
     values = jax.vmap(lambda x, u: function(consts, x, u)[1])(before, inputs)
     states, outputs = replay(function, primals, states)
 
@@ -93,10 +94,7 @@ def replay_outputs(
 
 
 def replay_states(
-    function: Callable[[list, Array, PyTree], Array],
-    primals: tuple[list, Array, PyTree],
-    states: Array,
-    block_size: int,
+    function: StepWithConsts, primals: Primals, states: Array, block_size: int
 ) -> Array:
     """`replay` without outputs, of states at the ends of blocks of C steps."""
     if block_size > 1:

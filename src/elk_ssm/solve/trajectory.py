@@ -1,9 +1,8 @@
 """A trajectory and its derivatives: the loop wrapped as one differentiable function."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,60 +10,24 @@ import jax.numpy as jnp
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._jax import zero_tangent
-from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.mesh import Spread
-from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+from elk_ssm._types import Array
+from elk_ssm.parallel.mesh import on_mesh
 from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.adjoint import Adjoint, choose_recursion, trajectory_tangent
+from elk_ssm.solve.adjoint import trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan
 from elk_ssm.solve.carry import empty_history
 from elk_ssm.solve.failure import fall_back, settle_failure
 from elk_ssm.solve.forgetful import evaluate_forgetful
 from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import Blocks, cut, cut_piece, roll_out
+from elk_ssm.solve.nodes import Blocks, cut
+from elk_ssm.solve.options import Options
+from elk_ssm.solve.problem import Primals, Problem, StepWithConsts
+from elk_ssm.solve.recursions import choose_recursion
 from elk_ssm.solve.replay import replay_states
-from elk_ssm.solve.spread import solve_on_mesh, tangent_on_mesh
-from elk_ssm.solve.stopping import Tolerance
+from elk_ssm.solve.rollout import roll_out
 from elk_ssm.surrogate.linearization import forms_dense
-
-StepWithConsts: TypeAlias = Callable[[list, Array, PyTree], Array]
-Keep: TypeAlias = Literal["all", "boundaries", "last"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The static choices of a solve.
-
-    Attributes:
-        length: Number of steps T.
-        history: How many passes to record.
-        backend: Which scans to use.
-        adjoint: How derivatives solve their recursion.
-        fall_back: Whether to evaluate sequentially what did not converge.
-        keep: Which states are returned; for `"last"` the engine keeps the boundaries.
-        block_size: Steps C between the states that are kept, 1 for all.
-        spread: The mesh over which time is spread, None for one device.
-    """
-
-    length: int
-    history: int
-    backend: Backend
-    adjoint: Adjoint
-    fall_back: bool
-    keep: Keep = "all"
-    block_size: int = 1
-    spread: Spread | None = None
-
-
-class Options(NamedTuple):
-    """The numbers of a solve, with respect to which derivatives are zero."""
-
-    method: Method | Auto
-    guess: Array | None
-    tolerance: Tolerance
-    max_iters: Array
+from elk_ssm.surrogate.noise import unknowns_apart
 
 
 class Report(NamedTuple):
@@ -79,102 +42,106 @@ class Report(NamedTuple):
     plan: Plan | None
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _solve(
-    function: HoistedFunction,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
+@partial(jax.jit, static_argnums=0)
+def solve_trajectory(
+    function: HoistedFunction, primals: Primals, options: Options
 ) -> tuple[Array, Report]:
-    """Find the flat trajectory, `(T, D)` or every C-th state, `(T // C, D)`."""
-    return _solve_where_asked(function, settings, primals, options)
+    """Find the flat trajectory, differentiably; compiled once for a program.
 
-
-def _solve_where_asked(
-    function: StepWithConsts,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
-) -> tuple[Array, Report]:
-    """Find the trajectory, on one device or on a mesh."""
-    if settings.spread is None:
-        return _solve_here(LOCAL, function, settings, primals, options)
-    return _solve_spread(settings.spread, function, settings, primals, options)
+    Returns:
+        States `(T, D)`, or every C-th one, `(T // C, D)`; and the report.
+    """
+    solve = _solve_and_replay if function.has_vjp_rules else _solve
+    return solve(function, primals, options)
 
 
 def _solve_and_replay(
-    function: HoistedFunction,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
+    function: HoistedFunction, primals: Primals, options: Options
 ) -> tuple[Array, Report]:
     """Find the trajectory of a function with vector-Jacobian rules."""
     fixed = jax.lax.stop_gradient((primals, options))
-    states, report = _solve_where_asked(forward_mode(function), settings, *fixed)
-    return replay_states(function, primals, states, settings.block_size), report
+    states, report = _solve_anywhere(forward_mode(function), *fixed)
+    return replay_states(function, primals, states, options.every), report
 
 
-def _solve_spread(
-    spread: Spread,
-    function: StepWithConsts,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve(
+    function: HoistedFunction, primals: Primals, options: Options
 ) -> tuple[Array, Report]:
-    """Find the trajectory with every device of a mesh finding its piece."""
-    length, dimension = settings.length, primals[1].shape[0]
-    method, is_auto = options.method, isinstance(options.method, Auto)
-    if isinstance(method, Auto):
-        method = _newton(method, settings, dimension)
-    method = replace(method, block_size=min(method.block_size, spread.piece(length)))
+    return _solve_anywhere(function, primals, options)
 
-    def piece(
-        primals: tuple, method: Method, guess: Array | None, rest: tuple, policy: Any
-    ) -> tuple[Array, Report]:
-        options = Options(method, guess, *rest)
-        return _solve_here(spread.axis, function, settings, primals, options, policy)
 
-    rest = options.tolerance, options.max_iters
-    rows = length // settings.block_size
-    states, report = solve_on_mesh(
-        spread, length, rows, primals, method, options.guess, rest, piece
+@partial(_solve.defjvp, symbolic_zeros=True)
+def _solve_jvp(function: HoistedFunction, primals: tuple, tangents: tuple) -> tuple:
+    problem, options = primals
+    states, report = _solve(function, problem, options)
+    method = options.method
+    dense = isinstance(method, Method) and method.block_size == 1
+    dense = dense and forms_dense(method.linearization)
+    recursion = choose_recursion(
+        options.adjoint, has_jacobians=dense, spread=options.spread is not None
     )
-    if is_auto:
+    tangent = trajectory_tangent(
+        function, recursion, problem, tangents[0], states, options
+    )
+    return (states, report), (tangent, jax.tree.map(zero_tangent, report))
+
+
+def _solve_anywhere(
+    function: StepWithConsts, primals: Primals, options: Options
+) -> tuple[Array, Report]:
+    """Find the trajectory, on one device or with every device finding its shard."""
+    spread = options.spread
+    if spread is None:
+        return _solve_here(Problem(function, *primals, options.length), options)
+    consts, initial, inputs = primals
+    asked, length, policy, of_unknowns = options.method, options.length, None, None
+    method = _newton(options, initial) if isinstance(asked, Auto) else asked
+    method = replace(method, block_size=min(method.block_size, spread.shard(length)))
+    if method.noise is not None:
+        shape = spread.unknowns(length, method.block_size), len(initial)
+        noise, policy, of_unknowns = unknowns_apart(method.noise, shape, initial.dtype)
+        method = replace(method, noise=noise)
+
+    def shard(timed: tuple, common: tuple) -> tuple[Array, Report]:
+        inputs, guess, of_unknowns = timed
+        consts, initial, options, policy = common
+        problem = Problem(function, consts, initial, inputs, length, spread.axis)
+        state = policy if of_unknowns is None else of_unknowns
+        return _solve_here(problem, replace(options, guess=guess), state)
+
+    timed = inputs, options.guess, of_unknowns
+    common = consts, initial, replace(options, method=method, guess=None), policy
+    states, report = on_mesh(spread, shard, timed, common, length // options.every)
+    if isinstance(asked, Auto):
         plan = newton_plan(method.block_size, report.num_iters)
         report = report._replace(plan=plan)
     return states, report
 
 
-def _newton(auto: Auto, settings: Settings, dimension: int) -> Method:
+def _newton(options: Options, initial: Array) -> Method:
     """The Newton strategy, its blocks ending where states are kept."""
-    size = None if settings.keep == "all" else settings.block_size
-    return auto.newton(settings.length, dimension, size)
+    assert isinstance(options.method, Auto)
+    size = None if options.keeps_all else options.every
+    return options.method.newton(options.length, len(initial), size)
 
 
 def _solve_here(
-    axis: TimeAxis,
-    function: StepWithConsts,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
-    policy: Any = None,
+    problem: Problem, options: Options, policy: Any = None
 ) -> tuple[Array, Report]:
-    """Find what this device holds of the trajectory."""
-    consts, initial, inputs = primals
+    """Find what this device holds of the trajectory.
 
-    def step(state: Array, inputs: PyTree) -> Array:
-        return function(consts, state, inputs)
-
-    states, report = _find(function, step, settings, primals, options, axis, policy)
-    length = settings.length
-    if settings.fall_back:
-        states, status = fall_back(
-            step, initial, inputs, length, states, report.status, axis
-        )
+    Args:
+        problem: The recurrence.
+        options: How to solve it.
+        policy: First state of the noise policy, or None if it is to be made here.
+    """
+    states, report = _find(problem, options, policy)
+    if options.fall_back:
+        states, status = fall_back(problem, states, report.status)
         return states, report._replace(status=status)
-    every = settings.block_size
     states, status, failed_step = settle_failure(
-        step, initial, inputs, states, report.status, every, length, axis
+        problem, states, report.status, options.every
     )
     # What was followed to its end has no residual, whatever the iteration saw.
     followed = (status == Status.converged) & (report.status != Status.converged)
@@ -186,45 +153,23 @@ def _solve_here(
     )
 
 
-def _find(
-    function: StepWithConsts,
-    step: FlatStep,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
-    axis: TimeAxis,
-    policy: Any,
-) -> tuple[Array, Report]:
+def _find(problem: Problem, options: Options, policy: Any) -> tuple[Array, Report]:
     """Run the method that was asked for."""
     method = options.method
-    consts, initial, inputs = primals
     if isinstance(method, Method):
-        return _find_by_method(
-            method, step, settings, initial, inputs, options, axis, policy
-        )
+        return _iterate(problem, options, policy)
 
     def forgetful() -> tuple[Array, Report]:
-        states, misfit, plan = evaluate_forgetful(
-            method,
-            function,
-            consts,
-            initial,
-            inputs,
-            options.tolerance,
-            settings.length,
-            keep_all=settings.keep == "all",
-        )
+        states, misfit, plan = evaluate_forgetful(problem, options)
         nowhere = jnp.asarray(-1, jnp.int32)
         done = int_status(Status.converged)
-        history = empty_history(settings.history, initial.dtype)
+        history = empty_history(options.history, states.dtype)
         report = Report(done, plan.passes, misfit, misfit, nowhere, history, plan)
         return states, report
 
     def newton() -> tuple[Array, Report]:
-        concrete = _newton(method, settings, initial.shape[0])
-        states, report = _find_by_method(
-            concrete, step, settings, initial, inputs, options
-        )
+        concrete = _newton(options, problem.initial)
+        states, report = _iterate(problem, replace(options, method=concrete), None)
         plan = newton_plan(concrete.block_size, report.num_iters)
         return states, report._replace(plan=plan)
 
@@ -233,104 +178,37 @@ def _find(
     return forgetful() if method.strategy == "forgetful" else newton()
 
 
-def _find_by_method(
-    method: Method,
-    step: FlatStep,
-    settings: Settings,
-    initial: Array,
-    inputs: PyTree,
-    options: Options,
-    axis: TimeAxis = LOCAL,
-    policy: Any = None,
-) -> tuple[Array, Report]:
-    step, blocks, nodes = lay_out(
-        method, settings, step, initial, inputs, options.guess, axis
-    )
-    carry = iterate(
-        method,
-        step,
-        blocks,
-        nodes,
-        options.tolerance,
-        options.max_iters,
-        history=settings.history,
-        backend=settings.backend,
-        policy=policy,
-    )
+def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Report]:
+    blocks, nodes = lay_out(problem, options)
+    carry = iterate(blocks, nodes, options, policy)
     states = carry.nodes
-    if settings.keep == "all":
-        states = roll_out(step, blocks, states)
-    if axis.is_spread and settings.keep == "all":
-        # The last block of a device may be filled up.
-        states = states[: -(-settings.length // axis.size)]
-    nowhere = jnp.asarray(-1, jnp.int32)
+    if options.keeps_all:
+        states = roll_out(blocks, states)
+        if problem.axis.is_spread:
+            # The last block of a device may be filled up.
+            states = states[: -(-options.length // problem.axis.size)]
     return states, Report(
         carry.status,
         carry.iteration,
         carry.residual_norm,
         carry.step_norm,
-        nowhere,
+        jnp.asarray(-1, jnp.int32),
         carry.history,
         None,
     )
 
 
-@partial(_solve.defjvp, symbolic_zeros=True)
-def _solve_jvp(
-    function: HoistedFunction, settings: Settings, primals: tuple, tangents: tuple
-) -> tuple:
-    problem, options = primals
-    states, report = _solve(function, settings, problem, options)
-    method = options.method
-    dense = isinstance(method, Method) and method.block_size == 1
-    dense = dense and forms_dense(method.linearization)
-    spread = settings.spread
-    recursion = choose_recursion(
-        settings.adjoint, has_jacobians=dense, spread=spread is not None
+def lay_out(problem: Problem, options: Options) -> tuple[Blocks, Array]:
+    """Return the blocks of a method and its first nodes."""
+    size, guess = min(options.concrete.block_size, options.length), options.guess
+    blocks = cut(problem, size, lay_out=options.keeps_all)
+    everywhere = jnp.broadcast_to(
+        problem.initial, (blocks.number, *problem.initial.shape)
     )
-    arguments = recursion, problem, tangents[0], states, settings.block_size
-    if spread is None:
-        tangent = trajectory_tangent(function, *arguments)
-    else:
-        tangent = tangent_on_mesh(spread, settings.length, function, *arguments)
-    return (states, report), (tangent, jax.tree.map(zero_tangent, report))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def solve_trajectory(
-    function: HoistedFunction,
-    settings: Settings,
-    primals: tuple[list, Array, PyTree],
-    options: Options,
-) -> tuple[Array, Report]:
-    """Find the flat trajectory, differentiably; compiled once for a program."""
-    solve = _solve_and_replay if function.has_vjp_rules else _solve
-    return solve(function, settings, primals, options)
-
-
-def lay_out(
-    method: Method,
-    settings: Settings,
-    step: FlatStep,
-    initial: Array,
-    inputs: PyTree,
-    guess: Array | None,
-    axis: TimeAxis = LOCAL,
-) -> tuple[FlatStep, Blocks, Array]:
-    """Return the step to use, the blocks of a method and its first nodes."""
-    length, spacious = settings.length, settings.keep == "all"
-    size = min(method.block_size, length)
-    if axis.is_spread:
-        step, blocks = cut_piece(
-            step, initial, inputs, length, size, axis, lay_out=spacious
-        )
-    else:
-        blocks = cut(initial, inputs, length, size, lay_out=spacious)
-    everywhere = jnp.broadcast_to(initial, (blocks.number, initial.shape[0]))
     if guess is None:
-        return step, blocks, everywhere
+        return blocks, everywhere
     missing = max(blocks.number * size - guess.shape[0], 0)
     if missing:
         guess = jnp.concatenate([guess, jnp.repeat(guess[-1:], missing, axis=0)])
     nodes = guess[size - 1 :: size][: blocks.number]
-    return step, blocks, jnp.where(jnp.isfinite(nodes), nodes, everywhere)
+    return blocks, jnp.where(jnp.isfinite(nodes), nodes, everywhere)

@@ -4,7 +4,7 @@ Constant                s^2, a number or an array
 PerStep                 one s^2 for every time step
 Annealed                s^2 grows by a factor each iteration
 ResidualProportional    s^2 follows the size of the residual
-GainRatio               s^2 by what a step achieved of what it promised; can refuse
+GainRatio               s^2 by the achieved and predicted reduction; can refuse
 """
 
 from dataclasses import dataclass, replace

@@ -26,7 +26,7 @@ class Seen(NamedTuple):
         residual: x_t - f(x_{t-1}, u_t), shape `(n, D)`.
         merit: 1/2 sum of squared residuals of this iterate, `inf` if not finite.
         last_merit: The same for the last accepted iterate, `inf` before the first.
-        predicted_merit: What the linearised dynamics promised for this iterate.
+        predicted_merit: What the linearised dynamics predict for this iterate.
         iteration: Number of iterations done before, an integer.
         mean_square: Mean squared residual. Where time is spread over devices,
             `residual` is only what one of them holds, and this is the mean over all.

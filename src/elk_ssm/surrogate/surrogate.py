@@ -136,9 +136,9 @@ class Surrogate:
         # q is zero for an iterate that is exact: the density is then infinite.
         known = q > 0
         fit = jnp.where(known, evidence.mahalanobis / jnp.where(known, q, 1), 0)
-        spread = evidence.observed * jnp.log(2 * jnp.pi * q)
-        spread = jnp.where(evidence.observed > 0, spread, 0)
-        return -(fit + spread + evidence.log_det) / 2
+        volume = evidence.observed * jnp.log(2 * jnp.pi * q)
+        volume = jnp.where(evidence.observed > 0, volume, 0)
+        return -(fit + volume + evidence.log_det) / 2
 
     def _posterior(self, increments: Marginals, log_likelihood: Array) -> Posterior:
         covariances = increments.covariances.scaled(self.process_variance)

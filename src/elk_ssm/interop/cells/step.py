@@ -8,11 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from elk_ssm._types import PyTree
-from elk_ssm.surrogate.linearization import (
-    DiagonalJacobian,
-    Linearization,
-    UserJacobian,
-)
+from elk_ssm.surrogate.jacobians import DiagonalJacobian, UserJacobian
+from elk_ssm.surrogate.linearization import Linearization
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,70 @@
+"""Rollouts: the states that f gives, of blocks side by side or step after step."""
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.problem import Problem
+
+
+def roll_out(blocks: Blocks, nodes: Array) -> Array:
+    """Return all T states, each block rolled out from the node before it."""
+    states = nodes
+    if blocks.size > 1:
+        states = roll_out_whole(blocks, nodes)
+    if blocks.rest == 0:
+        return states
+    before = states[-1] if states.shape[0] else blocks.initial
+    tail = roll_out_sequentially(blocks.step, before, blocks.tail, blocks.rest)
+    return jnp.concatenate([states, tail])
+
+
+def roll_out_whole(blocks: Blocks, nodes: Array) -> Array:
+    """Return the states of the whole blocks, each rolled out from the node before."""
+    lanes = jax.vmap(blocks.step)
+
+    def body(states: Array, j: Array) -> tuple[Array, Array]:
+        states = lanes(states, blocks.entry(j)[0])
+        return states, states
+
+    begin = blocks.axis.before(blocks.initial, nodes)
+    by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
+    return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
+
+
+def roll_to_ends(blocks: Blocks, states: Array, first: Array | int = 0) -> Array:
+    """Advance all blocks side by side from step `first` to their ends, `(n, D)`."""
+    lanes = jax.vmap(blocks.step)
+
+    def body(j: Array, states: Array) -> Array:
+        return lanes(states, blocks.entry(j)[0])
+
+    return jax.lax.fori_loop(first, blocks.size, body, states)
+
+
+def roll_out_sequentially(
+    step: FlatStep, initial: Array, inputs: PyTree, length: int
+) -> Array:
+    """Return the states of `length` steps from `initial`, one after the other."""
+
+    def body(state: Array, inputs: PyTree) -> tuple[Array, Array]:
+        state = step(state, inputs)
+        return state, state
+
+    return jax.lax.scan(body, initial, inputs, length=length)[1]
+
+
+def roll_out_in_turn(problem: Problem, states: Array) -> Array:
+    """Return the states `(n, D)` of this device, one device after the other.
+
+    Every round all devices run through their steps, and one more starts from the right
+    state; `states` stand in for what is not known yet.
+    """
+    axis, step, inputs = problem.axis, problem.step, problem.inputs
+
+    def one_round(_: int, states: Array) -> Array:
+        begin = axis.before(problem.initial, states)[0]
+        return roll_out_sequentially(step, begin, inputs, states.shape[0])
+
+    return jax.lax.fori_loop(0, axis.size, one_round, states)
