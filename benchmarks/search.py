@@ -41,7 +41,7 @@ from benchmarks.search_report import FLAGS, Outcome, script, summary
 from benchmarks.search_truth import Found, find_truth, flat, judge
 
 DRAWS, SMALL_DRAWS, SMALL = 16, 4, 80
-_AT_ONCE = 400
+_AT_ONCE = 60
 
 
 @cache
