@@ -78,7 +78,7 @@ def future_of(problem: Problem) -> Recursion:
     return _Future(**steps_of(problem, no_rows(problem.initial_mean)))
 
 
-def two_filters(problem: Problem, means: Array, covs: Array) -> Recursion:
-    """Return the smoother from the filtered moments."""
+def two_filters(problem: Problem, filtered: tuple[Array, ...]) -> Recursion:
+    """Return the smoother, from the filtered means and covariances."""
     steps = steps_of(problem, no_rows(problem.initial_mean))
-    return _TwoFilters(**steps, means=means, covs=covs)
+    return _TwoFilters(**steps, means=filtered[0], covs=filtered[1])

@@ -41,7 +41,7 @@ class LGSSM(NamedTuple):
 
     Matrices are `Dense`, `Diagonal`, `BlockDiagonal`, `ScaledIdentity` or a bare array,
     which means dense. All but the initial ones may have a leading time axis, and
-    covariances may be singular. All arrays are of one float dtype or are promoted to it.
+    covariances may be singular. Arrays are of one float dtype or are promoted to it.
 
     Attributes:
         initial_mean: `(D,)`.

@@ -38,12 +38,12 @@ from elk_ssm.linalg.small import matmul, matvec, symmetrize
 from elk_ssm.linalg.structure import Dense
 
 
-def rauch_tung_striebel(problem: Problem, means: Array, covs: Array) -> Backward:
-    """Return the smoother from the filtered moments of all steps.
+def rauch_tung_striebel(problem: Problem, filtered: tuple[Array, ...]) -> Backward:
+    """Return the smoother, from the filtered means and covariances.
 
     The means of its states are distances from the filtered means.
     """
-    Q = problem.covariance
+    means, covs, Q = *filtered[:2], problem.covariance
     # A static Q is decorrelated once for all steps.
     static = None if Q.varies else whitener_of(Q)
 

@@ -97,7 +97,8 @@ def condition_run(
     floors = jnp.zeros_like(emission.values)
     if scale is not None:
         size = jnp.sum(emission.weights**2, axis=-1)
-        tiny = jnp.finfo(b.dtype).eps
+        # Of a single dimension there are no others to swallow.
+        tiny = jnp.finfo(b.dtype).eps ** (1 if b.shape[0] > 1 else 2)
         floors = lax.stop_gradient(tiny * scale * size)
 
     def take_in(carry, row):

@@ -37,7 +37,6 @@ from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run, run_both
 from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
-from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # Means, covariances, and Cov(z_{t-1}, z_t | y) at entry t if asked for.
@@ -172,7 +171,7 @@ def _smooth_group(
 ) -> tuple[tuple, Array]:
     """Filter and smooth; Cov(z_{t-1}, z_t | y) is at entry t."""
     if axis.is_spread:
-        back = partial(_back_from, problem)
+        back = partial(two_filters, problem)
         filtered, found = run_both(filter_of(problem), back, backend=backend, axis=axis)
         smoothed = _two_filters(found, cross, axis)
     else:
@@ -222,7 +221,7 @@ def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
 def _quick(
     problem: Problem, filtered: Filtered, backend: Backend, cross: bool
 ) -> Smoothed:
-    back = rauch_tung_striebel(problem, *filtered[:2])
+    back = rauch_tung_striebel(problem, filtered)
     # The transitions are found once for all that a prefix scan does with them.
     back = back.prepared() if backend == "associative" else back
     (steps, spreads), lagged = run(back, reverse=True, backend=backend)
@@ -233,12 +232,8 @@ def _quick(
 def _look_back(
     problem: Problem, filtered: Filtered, backend: Backend, cross: bool
 ) -> Smoothed:
-    back = _back_from(problem, filtered)
+    back = two_filters(problem, filtered)
     return _two_filters(run(back, reverse=True, backend=backend), cross)
-
-
-def _back_from(problem: Problem, filtered: Filtered) -> Recursion:
-    return two_filters(problem, *filtered[:2])
 
 
 def _two_filters(
