@@ -29,7 +29,7 @@ from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import run_task
 from elk_ssm.kalman.runs import Run, no_rows
 from elk_ssm.kalman.scalar_updates import condition, condition_carefully
-from elk_ssm.kalman.steps import Steps, propagate, steps_of, transition_into
+from elk_ssm.kalman.steps import Entry, Steps, propagate, steps_of, transition_into
 from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run
@@ -197,7 +197,7 @@ class _Filter(Steps[Moments]):
 
     update: Callable
 
-    def step(self, state: Moments, entry: Array) -> tuple[Moments, Filtered]:
+    def step(self, state: Moments, entry: Entry) -> tuple[Moments, Filtered]:
         predicted = propagate(transition_into(self.problem, entry), *state)
         mean, cov, term = self.update(*predicted, self.rows(entry))
         return (mean, cov), (mean, cov, term)

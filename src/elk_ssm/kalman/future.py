@@ -23,7 +23,7 @@ from jax import Array
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.runs import Run, as_emission, compress, condition_run, no_rows
 from elk_ssm.kalman.scalar_updates import condition_carefully
-from elk_ssm.kalman.steps import Steps, steps_of
+from elk_ssm.kalman.steps import Entry, Steps, steps_of
 from elk_ssm.parallel.recursion import Recursion
 
 
@@ -42,7 +42,7 @@ class _Future(Steps[Array]):
     The output of a step is the link into it.
     """
 
-    def step(self, state: Array, entry: Array) -> tuple[Array, Any]:
+    def step(self, state: Array, entry: Entry) -> tuple[Array, Any]:
         run, own = self.conditioned(entry)
         run, later = condition_run(*run, as_emission(state))
         return compress(jnp.concatenate([own, later])), Link(*run)
@@ -65,8 +65,8 @@ class _TwoFilters(_Future):
     means: Array
     covs: Array
 
-    def step(self, state: Array, entry: Array) -> tuple[Array, Any]:
-        filtered = self.means[entry], self.covs[entry]
+    def step(self, state: Array, entry: Entry) -> tuple[Array, Any]:
+        filtered = self.means[entry.step], self.covs[entry.step]
         emission = as_emission(state)
         smoothed = condition_carefully(*filtered, emission, unrolled=False)[:2]
         before, link = super().step(state, entry)

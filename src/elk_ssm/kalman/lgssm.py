@@ -115,6 +115,14 @@ class Problem(NamedTuple):
         return self[1:6]  # type: ignore[return-value]
 
     @property
+    def varying(self) -> dict[str, Any]:
+        """What has a leading time axis, by name."""
+        over_time = (operator.varies for operator in self.operators)
+        moves = False, *over_time, True, True, True, False, self.exists is not None
+        names = zip(self._fields, moves, strict=True)
+        return {name: getattr(self, name) for name, so in names if so}
+
+    @property
     def num_steps(self) -> int:
         """The number of steps, T."""
         return self.values.shape[0]

@@ -32,8 +32,8 @@ def by_groups(task: Task, problem: Problem, axis: TimeAxis = LOCAL) -> tuple[Any
     mean, operators, data = problem[0], problem.operators, problem[6:9]
     parts = kind.cut(mean), *map(kind.apart, operators), *map(kind.cut, data)
     groups = Problem._make((*parts, *problem[9:]))
-    over_time = (int(operator.varies) for operator in operators)
-    axes = Problem._make((0, *over_time, 1, 1, 1, None, None))
+    over_time = (int(name in problem.varying) for name in problem._fields[:9])
+    axes = Problem._make((*over_time, None, None))
     one = jax.vmap(lambda group: task(group, axis), in_axes=(axes,), out_axes=(1, 0))
     found, sums = one(groups)
     return kind.join(found), jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
@@ -46,10 +46,8 @@ def run_task(
     if spread is None:
         return by_groups(task, problem)
     axis, length = spread.axis, problem.num_steps
-    varying = (operator.varies for operator in problem.operators)
-    moves = dict(zip(problem._fields, (False, *varying, True, True, True)))
-    timed = {name: getattr(problem, name) for name, so in moves.items() if so}
-    common = {name: getattr(problem, name) for name, so in moves.items() if not so}
+    timed, every = problem.varying, problem._fields[:9]
+    common = {name: getattr(problem, name) for name in every if name not in timed}
 
     def on_device(timed: dict, common: dict) -> tuple[Any, Any]:
         whole = Problem(**timed, **common)

@@ -33,7 +33,7 @@ from elk_ssm.kalman.scalar_updates import (
     project,
     whitener_of,
 )
-from elk_ssm.kalman.steps import transition_into
+from elk_ssm.kalman.steps import Entry, entries_of, transition_into
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
 from elk_ssm.linalg.structure import Dense
 
@@ -47,17 +47,19 @@ def rauch_tung_striebel(problem: Problem, filtered: tuple[Array, ...]) -> Backwa
     # A static Q is decorrelated once for all steps.
     static = None if Q.varies else whitener_of(Q)
 
-    def transition(step: Array) -> SmootherElement:
-        F, c, noise = transition_into(problem, step)
+    def transition(entry: Entry) -> SmootherElement:
+        F, c, noise = transition_into(problem, entry)
         # What comes of step 0, whose F is zero, is about no state.
-        before = jnp.maximum(step - 1, 0)
+        before = jnp.maximum(entry.step - 1, 0)
         whitener = static or whitener_of(Dense(noise))
         E, L = _condition_backward(covs[before], F, whitener)
         predicted = matvec(F, means[before]) + c
-        return SmootherElement(Dense(E), matvec(E, means[step] - predicted), Dense(L))
+        return SmootherElement(
+            Dense(E), matvec(E, means[entry.step] - predicted), Dense(L)
+        )
 
     end = Marginals(jnp.zeros_like(means[-1]), Dense(covs[-1]))
-    return Backward(jnp.arange(problem.num_steps), end, transition)
+    return Backward(entries_of(problem), end, transition)
 
 
 def _condition_backward(

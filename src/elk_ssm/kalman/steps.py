@@ -1,8 +1,8 @@
 r"""The steps of a linear-Gaussian model: what every recursion over it reads of them.
 
 With F_0 = 0, c_0 = m and Q_0 = P, step 0 is a step like the others. An entry of a
-recursion is the position of a step; its parameters are read where they are used, so
-that those that do not change over time are not held T times.
+recursion is the position of a step, and what of the model changes over time; with it
+the model is one of a single step.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from elk_ssm.kalman.scalar_updates import (
     whiten_emission,
 )
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
-from elk_ssm.linalg.structure import at_step, to_dense
+from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.recursion import Recursion
 
 State = TypeVar("State")
@@ -34,41 +34,47 @@ class Transition(NamedTuple):
     noise: Array
 
 
+class Entry(NamedTuple):
+    """The position of a step, and the fields of a `Problem` that vary, at that step."""
+
+    step: Array
+    varying: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Steps(Recursion[State, Run]):
     """A recursion whose elements are the runs of a model's steps, forwards in time.
 
     Attributes:
-        entries: Positions of the steps, `(T,)`.
+        entries: The steps.
         initial: The state before the first of them.
         problem: The model and its data, one group of dimensions.
         whole: Its decorrelated emission, if static.
     """
 
-    entries: Array
+    entries: Entry
     initial: State
     problem: Problem
     whole: WhitenedEmission | None
 
-    def rows(self, step: Array) -> Rows:
+    def rows(self, entry: Entry) -> Rows:
         """Return the emission of one step as independent scalars."""
-        problem = self.problem
-        weights = at_step(problem.emission_weights, step)
-        if problem.exists is not None:
-            weights = weights.where(problem.exists[step], 0.0)
-        covariance = at_step(problem.emission_covariance, step)
-        data = problem.values[step], problem.observed[step]
+        here = self.problem._replace(**entry.varying)
+        weights, covariance = here.emission_weights, here.emission_covariance
+        if here.exists is not None:
+            weights = weights.where(here.exists, 0.0)
+        data = here.values, here.observed
         return emission_rows(weights, covariance, *data, self.whole)
 
-    def conditioned(self, step: Array) -> tuple[tuple[Array, Array, Array], Array]:
+    def conditioned(self, entry: Entry) -> tuple[tuple[Array, Array, Array], Array]:
         """Return the transition into a step given its emission; see `condition_run`."""
-        transition = transition_into(self.problem, step)
+        transition = transition_into(self.problem, entry)
         # The largest variance of the initial state and of the step's noise.
         prior = to_dense(self.problem.initial_covariance)
         scale = jnp.max(jnp.abs(jnp.stack([prior, transition.noise])))
-        return condition_run(*transition, self.rows(step), scale)
+        return condition_run(*transition, self.rows(entry), scale)
 
-    def element(self, entry: Array) -> Run:
+    def element(self, entry: Entry) -> Run:
         """Return one step and what its emission says."""
         run, seen = self.conditioned(entry)
         size = run[1].shape[0]
@@ -89,24 +95,31 @@ def steps_of(problem: Problem, initial: Any) -> dict[str, Any]:
     H, R = problem.emission_weights, problem.emission_covariance
     static = R.mixes and not R.varies and not H.varies
     whole = whiten_emission(to_dense(H), to_dense(R)) if static else None
-    entries = jnp.arange(problem.num_steps)
-    return {"entries": entries, "initial": initial, "problem": problem, "whole": whole}
+    return {
+        "entries": entries_of(problem),
+        "initial": initial,
+        "problem": problem,
+        "whole": whole,
+    }
 
 
-def transition_into(problem: Problem, step: Array) -> Transition:
+def entries_of(problem: Problem) -> Entry:
+    """Return the steps of a problem."""
+    return Entry(jnp.arange(problem.num_steps), problem.varying)
+
+
+def transition_into(problem: Problem, entry: Entry) -> Transition:
     """Return the transition into a step; into step 0 it is the initial distribution."""
-    weights = to_dense(at_step(problem.weights, step))
-    noise = to_dense(at_step(problem.covariance, step))
-    first = (step == 0) & problem.begins
+    here, first = problem._replace(**entry.varying), (entry.step == 0) & problem.begins
     into = Transition(
-        jnp.where(first, 0.0, weights),
-        jnp.where(first, problem.initial_mean, problem.offsets[step]),
-        jnp.where(first, to_dense(problem.initial_covariance), noise),
+        jnp.where(first, 0.0, to_dense(here.weights)),
+        jnp.where(first, here.initial_mean, here.offsets),
+        jnp.where(first, to_dense(here.initial_covariance), to_dense(here.covariance)),
     )
-    if problem.exists is None:
+    if here.exists is None:
         return into
     # Past the end the state is zero for sure, which says nothing about those before.
-    return Transition(*(jnp.where(problem.exists[step], x, 0.0) for x in into))
+    return Transition(*(jnp.where(here.exists, x, 0.0) for x in into))
 
 
 def propagate(transition: Transition, mean: Array, cov: Array) -> tuple[Array, Array]:
