@@ -26,14 +26,11 @@ class Marginals(NamedTuple):
 
 @dataclass(frozen=True)
 class Backward(Recursion[Marginals, SmootherElement]):
-    """Backwards from the last state; `transition` reads the one of an entry.
-
-    The output of a step is the state that it begins with, x_t, and Cov(x_{t-1}, x_t).
-    """
+    """Backwards from the last state; `transition` reads the one of an entry."""
 
     entries: Any
     initial: Marginals
-    transition: Callable[[Any], SmootherElement]
+    transition: Callable[[Any], Any]
 
     def prepared(self) -> "Backward":
         """Find the transitions once for both runs through the steps."""
@@ -42,9 +39,8 @@ class Backward(Recursion[Marginals, SmootherElement]):
 
     def step(self, state: Marginals, entry: Any) -> tuple[Marginals, Any]:
         """Go one step back in time."""
-        element = self.transition(entry)
-        lagged = element.E.mm(state.covariances)
-        return self.act(element, state), (state, lagged)
+        state = self.act(self.element(entry), state)
+        return state, state
 
     def element(self, entry: Any) -> SmootherElement:
         """Return the transition."""

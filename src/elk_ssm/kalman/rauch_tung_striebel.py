@@ -20,6 +20,9 @@ E_t = P_t F' (F P_t F' + Q)^{-1} is accurate only where there is process noise i
 direction; `delicate` says where, and `future` holds the way round it.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -38,28 +41,47 @@ from elk_ssm.linalg.small import matmul, matvec, symmetrize
 from elk_ssm.linalg.structure import Dense
 
 
-def rauch_tung_striebel(problem: Problem, filtered: tuple[Array, ...]) -> Backward:
+def rauch_tung_striebel(
+    problem: Problem, filtered: tuple[Array, ...], cross: bool
+) -> Backward:
     """Return the smoother, from the filtered means and covariances.
 
-    The means of its states are distances from the filtered means.
+    The means of its states are distances from the filtered means. The output of a step
+    is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
     """
     means, covs, Q = *filtered[:2], problem.covariance
     # A static Q is decorrelated once for all steps.
     static = None if Q.varies else whitener_of(Q)
 
-    def transition(entry: Entry) -> SmootherElement:
+    def transition(entry: Entry) -> tuple[Dense, Array, Dense]:
         F, c, noise = transition_into(problem, entry)
         # What comes of step 0, whose F is zero, is about no state.
         before = jnp.maximum(entry.step - 1, 0)
         whitener = static or whitener_of(Dense(noise))
         E, L = _condition_backward(covs[before], F, whitener)
         predicted = matvec(F, means[before]) + c
-        return SmootherElement(
-            Dense(E), matvec(E, means[entry.step] - predicted), Dense(L)
-        )
+        return Dense(E), means[entry.step] - predicted, Dense(L)
 
     end = Marginals(jnp.zeros_like(means[-1]), Dense(covs[-1]))
-    return Backward(entries_of(problem), end, transition)
+    return _RauchTungStriebel(entries_of(problem), end, transition, cross)
+
+
+@dataclass(frozen=True)
+class _RauchTungStriebel(Backward):
+    """A transition is E, filtered less predicted mean, and L."""
+
+    cross: bool
+
+    def element(self, entry: Any) -> SmootherElement:
+        E, gap, L = self.transition(entry)
+        return SmootherElement(E, E.mv(gap), L)
+
+    def step(self, state: Marginals, entry: Any) -> tuple[Marginals, Any]:
+        E, gap, L = self.transition(entry)
+        lagged = E.mm(state.covariances)
+        covariances = lagged.mm(E.T).symmetrized().add(L)
+        before = Marginals(E.mv(state.means + gap), covariances)
+        return before, (state, lagged if self.cross else None)
 
 
 def _condition_backward(

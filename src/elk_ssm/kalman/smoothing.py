@@ -221,7 +221,7 @@ def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
 def _quick(
     problem: Problem, filtered: Filtered, backend: Backend, cross: bool
 ) -> Smoothed:
-    back = rauch_tung_striebel(problem, filtered)
+    back = rauch_tung_striebel(problem, filtered, cross)
     # The transitions are found once for all that a prefix scan does with them.
     back = back.prepared() if backend == "associative" else back
     (steps, spreads), lagged = run(back, reverse=True, backend=backend)
