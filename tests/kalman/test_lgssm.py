@@ -57,9 +57,9 @@ def test_wrong_data_is_refused(arguments, error):
 
 
 def test_structure_is_declared_and_kept():
-    assert pose(MODEL, EMISSIONS, None, None).is_diagonal
+    assert not pose(MODEL, EMISSIONS, None, None).initial_covariance.mixes
     dense = MODEL._replace(dynamics_weights=jnp.eye(2))
-    assert not pose(dense, EMISSIONS, None, None).is_diagonal
+    assert pose(dense, EMISSIONS, None, None).initial_covariance.mixes
 
 
 def test_scaled_identity_may_vary_in_time():

@@ -12,6 +12,7 @@ from elk_ssm.linalg.structure import (
     as_operator,
     common,
     to_dense,
+    unified,
 )
 
 D = 6
@@ -166,3 +167,27 @@ def test_declarations_are_read(kind):
     assert type(as_operator(operator, D, "F")) is kind
     with pytest.raises(ValueError, match="F: "):
         as_operator(kind(jnp.zeros(())), D, "F")
+
+
+@LEAD
+def test_groups_that_never_mix_are_taken_apart_and_put_back(kind, lead):
+    a, x = draw(kind, lead), vector(lead)
+    if not a.grouped:
+        assert kind is Dense
+        return
+    parts, vectors = a.cut(a) if a.mixes else Dense(a.cut(a.array)[..., None]), a.cut(x)
+    again, moved = a.join((parts, parts.mv(vectors)))
+    assert type(again) is kind
+    close(again, full(a))
+    close(moved, np.einsum("...ij,...j->...i", full(a), x))
+    diagonal = a.apart(Diagonal(x))
+    assert type(diagonal) is Diagonal
+    close(a.join(diagonal.array), x)
+
+
+def test_diagonal_ones_join_the_structure_of_the_others(kind):
+    a, d = draw(kind, (5,)), Diagonal(vector())
+    found = unified(d, a, d)
+    assert {type(one) for one in found} == {kind}
+    close(found[0], np.asarray(vector())[:, None] * np.eye(D))
+    close(found[1], full(a))

@@ -23,19 +23,18 @@ Garcia-Fernandez (2021), equations 10 to 20; their runs of steps know the transi
 into the state *before* each step, so that no shard asks another one for a row.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.kalman.backward import Backward, Marginals
 from elk_ssm.kalman.elements import (
     FilterElement,
     SmootherElement,
     combine_filter,
-    combine_smoother,
     enter_filter,
     known_filter,
     no_steps,
@@ -45,13 +44,6 @@ from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
-
-
-class Marginals(NamedTuple):
-    """Means `(T, D)` and covariances, T matrices of the operator's structure."""
-
-    means: Array
-    covariances: Operator
 
 
 class Evidence(NamedTuple):
@@ -116,7 +108,7 @@ def damped_smoother(
     before = run(forward, backend=backend, axis=axis, before=True)
     end = jax.tree.map(lambda x: x[-1], (before, forward.entries))
     entries = before, operator, offsets
-    backward = _Smoother(entries, forward.step(*end)[0], lambda entry: gain(*entry))
+    backward = Backward(entries, forward.step(*end)[0], lambda entry: gain(*entry))
     return run(backward, backend=backend, axis=axis, reverse=True, before=True)
 
 
@@ -225,47 +217,3 @@ class _Filter(Recursion[Marginals, FilterElement]):
 
     def outputs(self, before: Marginals, entries: tuple, after: Marginals) -> Any:
         return after.means if self.means_only else after
-
-
-@dataclass(frozen=True)
-class _Smoother(Recursion[Marginals, SmootherElement]):
-    """Backwards from the end; `transition` reads the one into the state before."""
-
-    entries: Any
-    initial: Marginals
-    transition: Callable[[Any], SmootherElement]
-
-    def prepared(self) -> "_Smoother":
-        """Find the transitions once for both runs through the steps."""
-        entries = jax.vmap(self.transition)(self.entries)
-        return replace(self, entries=entries, transition=lambda element: element)
-
-    def step(self, state: Marginals, entry: Any) -> tuple[Marginals, Marginals]:
-        state = self.act(self.transition(entry), state)
-        return state, state
-
-    def element(self, entry: Any) -> SmootherElement:
-        return self.transition(entry)
-
-    def combine(
-        self, earlier: SmootherElement, later: SmootherElement
-    ) -> SmootherElement:
-        return combine_smoother(earlier, later)
-
-    def known(self, state: Marginals) -> SmootherElement:
-        return SmootherElement(state.covariances.zeros(), *state)
-
-    def state(self, element: SmootherElement) -> Marginals:
-        return Marginals(element.g, element.L)
-
-    def nothing(self) -> SmootherElement:
-        none = self.initial.covariances.zeros()
-        return SmootherElement(none.shift(1), none.variances(), none)
-
-    def act(self, run: SmootherElement, state: Marginals) -> Marginals:
-        E, g, L = run
-        covariances = E.congruence(state.covariances).add(L)
-        return Marginals(E.mv(state.means) + g, covariances)
-
-    def outputs(self, before: Marginals, entries: Any, after: Marginals) -> Marginals:
-        return after

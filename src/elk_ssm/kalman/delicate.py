@@ -37,7 +37,10 @@ def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -
     H, R = to_dense(problem.emission_weights), problem.emission_covariance
     variances = variances_of(R)
     if R.mixes:
-        H, (_, variances) = _over_time(whiten_emission, H, to_dense(R))
+        varies = problem.emission_weights.varies, R.varies
+        axes = tuple(0 if so else None for so in varies)
+        each = jax.vmap(whiten_emission, axes) if any(varies) else whiten_emission
+        H, (_, variances) = each(H, to_dense(R))
     sizes = matvec(H * H, jnp.diagonal(covs, axis1=-2, axis2=-1))
     if ahead:
         sizes = jnp.maximum(sizes, jnp.concatenate([sizes[:1], sizes[:-1]]))
@@ -47,22 +50,13 @@ def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -
 
 def has_exact_dynamics(problem: Problem, covs: Array) -> Array:
     """Whether a transition has next to no noise beside the variance that enters it."""
-    F, Q = to_dense(problem.weights), problem.covariance
+    after = slice(1, None)
+    F, Q = to_dense(problem.weights.at(after)), problem.covariance.at(after)
     variances = variances_of(Q)
     if Q.mixes:
         each = jax.vmap(whitener_of) if Q.varies else whitener_of
         inverse, variances = each(Q)
         F = matmul(inverse, F)
-    before, after = covs[:-1], slice(1, None)
-    F = F if F.ndim == 2 else F[after]
-    variances = variances if variances.ndim == 1 else variances[after]
-    sizes = matvec(F * F, jnp.diagonal(before, axis1=-2, axis2=-1))
+    sizes = matvec(F * F, jnp.diagonal(covs[:-1], axis1=-2, axis2=-1))
     least = _LEAST * jnp.finfo(sizes.dtype).eps ** 0.5 * jnp.abs(sizes)
     return jnp.any(~(variances > least))
-
-
-def _over_time(decorrelate, H: Array, R: Array):
-    if H.ndim == 2 and R.ndim == 2:
-        return decorrelate(H, R)
-    axes = (0 if H.ndim > 2 else None, 0 if R.ndim > 2 else None)
-    return jax.vmap(decorrelate, in_axes=axes)(H, R)

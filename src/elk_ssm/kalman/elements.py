@@ -23,12 +23,12 @@ where 1 is the earlier one.
 
 **Order of the arguments.** Both kinds go straight into `jax.lax.associative_scan`, or
 into `prefix_scan`, which compiles in a tenth of the time.
-The filter operators take `(earlier, later)`. The smoother operators are used with
-`reverse=True`, which hands them `(later, earlier)`, and they expect that.
+The filter operator takes `(earlier, later)`. The smoother operator is used with
+`reverse=True`, which hands it `(later, earlier)`, and it expects that.
 
 An unobserved step, or noise that is infinite, is `eta = 0` and `J = 0`: write the
-zeros, since 1/inf is exact but y/inf need not be finite. Dense members are
-`b, eta, g: (..., D)` and `(..., D, D)` otherwise; diagonal ones are `(..., D)` all.
+zeros, since 1/inf is exact but y/inf need not be finite. `b`, `eta` and `g` are
+`(..., D)`, the others operators of one structure.
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +36,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.linalg.small import matmul, matvec, solve, symmetrize, transpose
 from elk_ssm.linalg.structure import Operator
 
 
@@ -119,107 +118,4 @@ def combine_smoother(
     E, g, L = earlier
     return SmootherElement(
         E.mm(later.E), E.mv(later.g) + g, E.congruence(later.L).add(L)
-    )
-
-
-def combine_filter_dense(earlier: FilterElement, later: FilterElement) -> FilterElement:
-    """Join two neighbouring runs of steps, dense members.
-
-    Args:
-        earlier: `b, eta: (..., D)` and `A, C, J: (..., D, D)`.
-        later: the same shapes.
-
-    Returns:
-        The element of both runs together, the same shapes.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> eye, zero = jnp.eye(2), jnp.zeros(2)
-        >>> e = FilterElement(2 * eye, jnp.ones(2), eye, zero, 0 * eye)
-        >>> both = combine_filter_dense(e, e)
-        >>> both.A[0, 0].item(), both.b[0].item(), both.C[0, 0].item()
-        (4.0, 3.0, 5.0)
-    """
-    A1, b1, C1, eta1, J1 = earlier
-    A2, b2, C2, eta2, J2 = later
-    M = jnp.eye(b1.shape[-1], dtype=b1.dtype) + matmul(C1, J2)
-    known = (b1 + matvec(C1, eta2))[..., None]
-    size = b1.shape[-1]
-    solved = solve(M, jnp.concatenate([A1, C1, known], axis=-1))
-    MA, MC, Mb = solved[..., :size], solved[..., size:-1], solved[..., -1]
-    MAt = transpose(MA)
-    return FilterElement(
-        A=matmul(A2, MA),
-        b=matvec(A2, Mb) + b2,
-        C=symmetrize(matmul(A2, matmul(MC, transpose(A2)))) + C2,
-        eta=matvec(MAt, eta2 - matvec(J2, b1)) + eta1,
-        J=symmetrize(matmul(MAt, matmul(J2, A1))) + J1,
-    )
-
-
-def combine_filter_diagonal(
-    earlier: FilterElement, later: FilterElement
-) -> FilterElement:
-    """Join two neighbouring runs of steps, all members `(..., D)`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> one = jnp.ones(3)
-        >>> e = FilterElement(2 * one, one, one, 0 * one, 0 * one)
-        >>> combine_filter_diagonal(e, e).C.tolist()
-        [5.0, 5.0, 5.0]
-    """
-    A1, b1, C1, eta1, J1 = earlier
-    A2, b2, C2, eta2, J2 = later
-    gain = A2 / (1.0 + C1 * J2)
-    back = A1 / (1.0 + C1 * J2)
-    return FilterElement(
-        A=gain * A1,
-        b=gain * (b1 + C1 * eta2) + b2,
-        C=gain * C1 * A2 + C2,
-        eta=back * (eta2 - J2 * b1) + eta1,
-        J=back * J2 * A1 + J1,
-    )
-
-
-def combine_smoother_dense(
-    later: SmootherElement, earlier: SmootherElement
-) -> SmootherElement:
-    """Join two neighbouring backward runs, dense members, the later one first.
-
-    Args:
-        later: `g: (..., D)` and `E, L: (..., D, D)`.
-        earlier: the same shapes.
-
-    Returns:
-        The element of both runs together, the same shapes.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> e = SmootherElement(2 * jnp.eye(2), jnp.ones(2), jnp.eye(2))
-        >>> combine_smoother_dense(e, e).g.tolist()
-        [3.0, 3.0]
-    """
-    E1, g1, L1 = earlier
-    return SmootherElement(
-        E=matmul(E1, later.E),
-        g=matvec(E1, later.g) + g1,
-        L=symmetrize(matmul(E1, matmul(later.L, transpose(E1)))) + L1,
-    )
-
-
-def combine_smoother_diagonal(
-    later: SmootherElement, earlier: SmootherElement
-) -> SmootherElement:
-    """Join two neighbouring backward runs, all members `(..., D)`, the later first.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> e = SmootherElement(2 * jnp.ones(2), jnp.ones(2), jnp.ones(2))
-        >>> combine_smoother_diagonal(e, e).L.tolist()
-        [5.0, 5.0]
-    """
-    E1, g1, L1 = earlier
-    return SmootherElement(
-        E=E1 * later.E, g=E1 * later.g + g1, L=E1 * later.L * E1 + L1
     )

@@ -15,8 +15,8 @@ from jax.scipy.special import ndtri
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
 from elk_ssm.linalg.structure import (
-    Dense,
     Operator,
+    unified,
     variances_of,
 )
 from elk_ssm.parallel.backend import Backend, check_backend
@@ -27,7 +27,7 @@ class Forecast(NamedTuple):
 
     Attributes:
         state_means: `(h, D)`.
-        state_covariances: `h` matrices, `Dense`, or `Diagonal` for a diagonal model.
+        state_covariances: `h` matrices in the structure of the model.
         emission_means: `(h, E)`.
         emission_covariances: `h` matrices, emission noise included.
         lower: `(h, E)`, the lower edge of the emission band.
@@ -125,9 +125,5 @@ def _emit(
     weights: Operator, noise: Operator, means: Array, covs: Operator
 ) -> tuple[Array, Operator]:
     """Return the mean and covariance of H z + N(0, R) for z ~ N(means, covs)."""
-    if not covs.mixes:
-        return weights.mv(means), weights.congruence(covs).add(noise)
-    H = Dense(weights.to_dense())
-    return H.mv(means), H.congruence(Dense(covs.to_dense())).add(
-        Dense(noise.to_dense())
-    )
+    H, P, R = unified(weights, covs, noise)
+    return H.mv(means), H.congruence(P).add(R)

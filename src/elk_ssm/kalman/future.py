@@ -1,7 +1,7 @@
 r"""The two-filter smoother: the filtered moments, conditioned on the future.
 
-What y_{t+1:T-1} say about z_t is a likelihood that no prior enters: D scalar
-observations for a dense model (see `runs`), eta and J for a diagonal one. Backwards,
+What y_{t+1:T-1} say about z_t is a likelihood that no prior enters, held as D scalar
+observations (see `runs`). Backwards,
 
     p(z_t | z_{t-1}, y_{t:T-1}) = N(A_t z_{t-1} + b_t, C_t)
 
@@ -14,188 +14,71 @@ Striebel inverts: F and Q may be singular, a gap may be long, and a state that f
 its past exponentially fast is not reconstructed from its successor.
 """
 
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from elk_ssm.kalman.diagonal_updates import (
-    condition_element_diagonal,
-    condition_evidence_diagonal,
-)
-from elk_ssm.kalman.elements import FilterElement
-from elk_ssm.kalman.filter_steps import (
-    combine_of,
-    filter_elements,
-    rows_of,
-    scale_of,
-    static_emission,
-    transition_into,
-)
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.runs import Run, as_emission, compress, condition_run, no_rows
-from elk_ssm.kalman.scalar_updates import WhitenedEmission, condition_carefully
-from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.prefix import prefix_scan
-from elk_ssm.parallel.time_axis import TimeAxis
-
-Evidence: TypeAlias = Any
+from elk_ssm.kalman.scalar_updates import condition_carefully
+from elk_ssm.kalman.steps import Entry, Steps, steps_of
+from elk_ssm.parallel.recursion import Recursion
 
 
 class Link(NamedTuple):
-    """p(z_t | z_{t-1}, y_{t:T-1}) = N(z_t; A z_{t-1} + b, C), diagonal or dense."""
+    """p(z_t | z_{t-1}, y_{t:T-1}) = N(z_t; A z_{t-1} + b, C)."""
 
     A: Array
     b: Array
     C: Array
 
 
-def link(
-    problem: Problem,
-    whole: WhitenedEmission | None,
-    step: Array,
-    future: Evidence,
-) -> tuple[Link, Evidence]:
-    """Return the link into a step, and the future as seen from the step before it.
+@dataclass(frozen=True)
+class _Future(Steps[Array]):
+    """Backwards in time; the state is what y_{t+1:T-1} say about z_t, as rows.
 
-    Args:
-        problem: the model and its data.
-        whole: its decorrelated emission, if static.
-        step: t.
-        future: what y_{t+1:T-1} say about z_t.
+    The output of a step is the link into it.
     """
-    transition, scale = transition_into(problem, step), scale_of(problem, step)
-    emission = rows_of(problem, whole, step)
-    if problem.is_diagonal:
-        here = condition_element_diagonal(*transition, emission, scale)
-        return _link_diagonal(here, *future)
-    run, own = condition_run(*transition, emission, scale)
-    run, later = condition_run(*run, as_emission(future))
-    return Link(*run), compress(jnp.concatenate([own, later]))
 
+    def step(self, state: Array, entry: Entry) -> tuple[Array, Any]:
+        run, own = self.conditioned(entry)
+        run, later = condition_run(*run, as_emission(state))
+        return compress(jnp.concatenate([own, later])), Link(*run)
 
-def _link_diagonal(
-    here: FilterElement, eta: Array, J: Array
-) -> tuple[Link, tuple[Array, Array]]:
-    b, C = condition_evidence_diagonal(here.b, here.C, eta, J)
-    gain = here.A / (1.0 + here.C * J)
-    before = here.eta + gain * (eta - J * here.b), here.J + gain * J * here.A
-    return Link(gain, b, C), before
+    def combine(self, earlier: Run, later: Run) -> Run:
+        return super().combine(later, earlier)
 
+    def known(self, state: Array) -> Run:
+        zero = jnp.zeros_like(state[:, :-1])
+        return Run(zero, zero[0], zero, state)
 
-def see(
-    problem: Problem,
-    mean: Array,
-    cov: Array,
-    future: Evidence,
-) -> tuple[Array, Array]:
-    """Condition filtered moments on the future."""
-    if problem.is_diagonal:
-        return condition_evidence_diagonal(mean, cov, *future)
-    emission = as_emission(future)
-    return condition_carefully(mean, cov, emission, unrolled=False)[:2]
-
-
-def no_future(problem: Problem) -> Evidence:
-    """Return what stands after the last step."""
-    zero = jnp.zeros_like(problem.initial_mean)
-    return (zero, zero) if problem.is_diagonal else no_rows(zero)
-
-
-def evidence_of(element: Run | FilterElement) -> Evidence:
-    """Return what a run of steps says about the state before it."""
-    if isinstance(element, Run):
+    def state(self, element: Run) -> Array:
         return element.rows
-    return element.eta, element.J
 
 
-def look_back(
-    problem: Problem, means: Array, covs: Array, future: Evidence
-) -> tuple[Evidence, tuple[Array, Array, Array]]:
-    """Go backwards through all steps, from what comes after the last one.
+@dataclass(frozen=True)
+class _TwoFilters(_Future):
+    """The output is the smoothed mean and covariance, and A of the link into a step."""
 
-    Returns:
-        What all steps say about the state before the first, and of every step the
-        smoothed mean and covariance and A of the link into it.
-    """
-    whole = static_emission(problem)
+    means: Array
+    covs: Array
 
-    def step(future: Evidence, filtered: tuple) -> tuple[Evidence, tuple]:
-        index, mean, cov = filtered
-        smoothed = see(problem, mean, cov, future)
-        into, before = link(problem, whole, index, future)
-        return before, (*smoothed, into.A)
-
-    entries = jnp.arange(problem.num_steps), means, covs
-    return lax.scan(step, future, entries, reverse=True)
+    def step(self, state: Array, entry: Entry) -> tuple[Array, Any]:
+        filtered = self.means[entry.step], self.covs[entry.step]
+        emission = as_emission(state)
+        smoothed = condition_carefully(*filtered, emission, unrolled=False)[:2]
+        before, link = super().step(state, entry)
+        return before, (*smoothed, link.A)
 
 
-def futures(problem: Problem, later: Any) -> tuple[Evidence, Evidence]:
-    """Return what `look_back` carries, by an associative scan.
-
-    Args:
-        problem: the model and its data.
-        later: the element of all that comes after the last step, `None` for nothing.
-
-    Returns:
-        What all steps say about the state before the first, and the future of each.
-    """
-    combine = combine_of(problem)
-    from_here = prefix_scan(
-        lambda later, earlier: combine(earlier, later),
-        filter_elements(problem),
-        reverse=True,
-    )
-    last = no_future(problem)
-    if later is not None:
-        last = evidence_of(later)
-        many = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), later, from_here)
-        from_here = combine(from_here, many)
-    seen = evidence_of(from_here)
-    after = jax.tree.map(lambda x, y: jnp.concatenate([x[1:], y[None]]), seen, last)
-    return jax.tree.map(lambda x: x[0], seen), after
+def future_of(problem: Problem) -> Recursion:
+    """Return the links into every step; that into step 0 has A = 0."""
+    return _Future(**steps_of(problem, no_rows(problem.initial_mean)))
 
 
-def look_back_everywhere(
-    problem: Problem, means: Array, covs: Array, later: Any = None
-) -> tuple[Evidence, tuple[Array, Array, Array]]:
-    """Return what `look_back` does, every step at once from the associative scan."""
-    before, after = futures(problem, later)
-    whole = static_emission(problem)
-
-    def one(index: Array, mean: Array, cov: Array, future: Evidence) -> tuple:
-        into, _ = link(problem, whole, index, future)
-        return (*see(problem, mean, cov, future), into.A)
-
-    steps = jnp.arange(problem.num_steps)
-    return before, jax.vmap(one)(steps, means, covs, after)
-
-
-def later_run(problem: Problem, axis: TimeAxis, whole: Any, backend: Backend) -> Any:
-    """Combine the runs of all later devices; zeros on the last one."""
-    combine = combine_of(problem)
-    nothing = jax.tree.map(jnp.zeros_like, whole)
-    return axis.reversed().entering(
-        lambda later, earlier: combine(earlier, later), whole, nothing, backend
-    )
-
-
-def links_sequential(problem: Problem) -> Link:
-    """Return the links into every step by one scan; that into step 0 has A = 0."""
-    whole = static_emission(problem)
-
-    def step(future: Evidence, index: Array) -> tuple[Evidence, Link]:
-        into, before = link(problem, whole, index, future)
-        return before, into
-
-    steps = jnp.arange(problem.num_steps)
-    return lax.scan(step, no_future(problem), steps, reverse=True)[1]
-
-
-def links_associative(problem: Problem) -> Link:
-    """Return the same by an associative scan."""
-    one = partial(link, problem, static_emission(problem))
-    after = futures(problem, None)[1]
-    return jax.vmap(lambda *given: one(*given)[0])(jnp.arange(problem.num_steps), after)
+def two_filters(problem: Problem, filtered: tuple[Array, ...]) -> Recursion:
+    """Return the smoother, from the filtered means and covariances."""
+    steps = steps_of(problem, no_rows(problem.initial_mean))
+    return _TwoFilters(**steps, means=filtered[0], covs=filtered[1])

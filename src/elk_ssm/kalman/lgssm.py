@@ -10,10 +10,11 @@ from the initial distribution; it must be there all the same, so that every
 time-varying array has T entries. This is dynamax's convention from 1.0.3 on; TFP's
 `transition_matrix(t)` is our entry t + 1.
 
-Whether a matrix is dense, diagonal or a multiple of the identity is declared by its
-type (see `structure`); whether it varies in time follows from its number of axes. When
-all five matrices are diagonal the D dimensions never mix, and every algorithm here
-works on `(D,)` vectors instead of `(D, D)` matrices.
+Whether a matrix is dense, diagonal, block-diagonal or a multiple of the identity is
+declared by its type (see `structure`); whether it varies in time follows from its
+number of axes. When all five matrices are diagonal, or those that are not have the same
+blocks, groups of dimensions never mix, and every algorithm runs on each of them by
+itself (see `places`).
 
 A missing emission is NaN, or False in `mask`, or has an infinite variance: any subset
 of the dimensions of any step.
@@ -21,15 +22,16 @@ of the dimensions of any step.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
-    Dense,
     Matrix,
     Operator,
     as_operator,
+    unified,
     variances_of,
 )
 
@@ -37,9 +39,9 @@ from elk_ssm.linalg.structure import (
 class LGSSM(NamedTuple):
     """A linear-Gaussian state-space model with state `D`, emissions `E`, inputs `U`.
 
-    Matrices are `Dense`, `Diagonal`, `ScaledIdentity` or a bare array, which means
-    dense. All but the initial ones may have a leading time axis. Covariances may be
-    singular. All arrays are of one float dtype or are promoted to it.
+    Matrices are `Dense`, `Diagonal`, `BlockDiagonal`, `ScaledIdentity` or a bare array,
+    which means dense. All but the initial ones may have a leading time axis, and
+    covariances may be singular. Arrays are of one float dtype or are promoted to it.
 
     Attributes:
         initial_mean: `(D,)`.
@@ -88,9 +90,10 @@ class LGSSM(NamedTuple):
 class Problem(NamedTuple):
     """A model with its data, biases and inputs folded in, ready for the algorithms.
 
-    `offsets: (T, D)` are b + B u, `values: (T, E)` are y - d - D u with zeros where
-    nothing was observed, and `observed: (T, E)` is boolean. A piece of a longer series
-    says so in `begins` (whether its first step is the first of all) and `exists`
+    The structure of all is that of `initial_covariance`; the others have it or are
+    diagonal. `offsets: (T, D)` are b + B u, `values: (T, E)` are y - d - D u with zeros
+    where nothing was observed, and `observed: (T, E)` is boolean. A piece of a longer
+    series says so in `begins` (whether its first step is the first of all) and `exists`
     (`(T,)`, which of its steps are steps of the series; `None` if all are).
     """
 
@@ -107,9 +110,17 @@ class Problem(NamedTuple):
     exists: Array | None = None
 
     @property
-    def is_diagonal(self) -> bool:
-        """Whether the dimensions never mix."""
-        return not any(operator.mixes for operator in self[1:6])
+    def operators(self) -> tuple[Operator, ...]:
+        """The five matrices."""
+        return self[1:6]  # type: ignore[return-value]
+
+    @property
+    def varying(self) -> dict[str, Any]:
+        """What has a leading time axis, by name."""
+        over_time = (operator.varies for operator in self.operators)
+        moves = False, *over_time, True, True, True, False, self.exists is not None
+        names = zip(self._fields, moves, strict=True)
+        return {name: getattr(self, name) for name, so in names if so}
 
     @property
     def num_steps(self) -> int:
@@ -199,11 +210,8 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, .
             # So that derivatives are symmetric as well, whatever reads which half.
             operator = operator.symmetrized()
         operators.append(operator)
-    if not any(operator.mixes for operator in operators):
-        return tuple(operators)
-    first, *rest = operators
-    full = (Dense(one.to_dense()) if one.mixes else one for one in rest)
-    return (Dense(first.to_dense()), *full)
+    first, *rest = zip(unified(*operators), operators, strict=True)
+    return first[0], *(one if given.mixes else given for one, given in rest)
 
 
 def expect_matrix(
@@ -211,7 +219,8 @@ def expect_matrix(
 ) -> None:
     """Check a matrix that is static or has a leading axis of `times`."""
     if operator.mixes:
-        _expect(name, operator.to_dense().shape, (rows, columns), times)
+        shape = jax.eval_shape(operator.to_dense).shape
+        _expect(name, shape, (rows, columns), times)
         return
     if rows != columns:
         raise ValueError(

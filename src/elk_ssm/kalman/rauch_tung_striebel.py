@@ -1,4 +1,4 @@
-r"""The Rauch-Tung-Striebel smoother of dense models, sequential or parallel in time.
+r"""The Rauch-Tung-Striebel smoother.
 
 Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
 where m^p is the predicted mean. z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
@@ -20,14 +20,14 @@ E_t = P_t F' (F P_t F' + Q)^{-1} is accurate only where there is process noise i
 direction; `delicate` says where, and `future` holds the way round it.
 """
 
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from elk_ssm.kalman.elements import SmootherElement, combine_smoother_dense
-from elk_ssm.kalman.filter_steps import transition_into
+from elk_ssm.kalman.backward import Backward, Marginals
+from elk_ssm.kalman.elements import SmootherElement
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.scalar_updates import (
     Whitener,
@@ -36,60 +36,52 @@ from elk_ssm.kalman.scalar_updates import (
     project,
     whitener_of,
 )
+from elk_ssm.kalman.steps import Entry, entries_of, transition_into
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
 from elk_ssm.linalg.structure import Dense
-from elk_ssm.parallel.prefix import prefix_scan
-
-Smoothed = tuple[Array, Array, Array | None]
 
 
 def rauch_tung_striebel(
-    problem: Problem, means: Array, covs: Array, cross: bool
-) -> Smoothed:
-    """Smooth by one scan backwards through the filtered moments.
+    problem: Problem, filtered: tuple[Array, ...], cross: bool
+) -> Backward:
+    """Return the smoother, from the filtered means and covariances.
 
-    Returns:
-        Means, covariances, and if `cross`, Cov(z_t, z_{t+1} | y) of all but the last.
+    The means of its states are distances from the filtered means. The output of a step
+    is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
     """
-    backward = partial(_backward, problem, _static_whitener(problem))
+    means, covs, Q = *filtered[:2], problem.covariance
+    # A static Q is decorrelated once for all steps.
+    static = None if Q.varies else whitener_of(Q)
 
-    def step(carry, filtered):
-        mean_next, cov_next = carry
-        index, mean, cov = filtered
-        E, predicted, L = backward(index, mean, cov)
-        smoothed = mean + matvec(E, mean_next - predicted)
-        lagged = matmul(E, cov_next)
-        spread = symmetrize(matmul(lagged, E.T)) + L
-        return (smoothed, spread), (smoothed, spread, lagged if cross else None)
+    def transition(entry: Entry) -> tuple[Dense, Array, Dense]:
+        F, c, noise = transition_into(problem, entry)
+        # What comes of step 0, whose F is zero, is about no state.
+        before = jnp.maximum(entry.step - 1, 0)
+        whitener = static or whitener_of(Dense(noise))
+        E, L = _condition_backward(covs[before], F, whitener)
+        predicted = matvec(F, means[before]) + c
+        return Dense(E), means[entry.step] - predicted, Dense(L)
 
-    start = (means[-1], covs[-1])
-    entries = (jnp.arange(problem.num_steps), means, covs)
-    smoothed, spreads, lagged = lax.scan(step, start, entries, reverse=True)[1]
-    return smoothed, spreads, lagged[:-1] if cross else None
-
-
-def rauch_tung_striebel_everywhere(
-    problem: Problem, means: Array, covs: Array, cross: bool
-) -> Smoothed:
-    """Return the same by an associative scan."""
-    backward = partial(_backward, problem, _static_whitener(problem))
-    E, predicted, L = jax.vmap(backward)(jnp.arange(problem.num_steps), means, covs)
-    gap = matvec(E, _following(means) - predicted)
-    elements = SmootherElement(E, gap, L)
-    combined = prefix_scan(combine_smoother_dense, elements, reverse=True)
-    lagged = matmul(E, _following(combined.L))[:-1] if cross else None
-    return means + combined.g, combined.L, lagged
+    end = Marginals(jnp.zeros_like(means[-1]), Dense(covs[-1]))
+    return _RauchTungStriebel(entries_of(problem), end, transition, cross)
 
 
-def _backward(
-    problem: Problem, whitener: Whitener | None, step: Array, mean: Array, cov: Array
-) -> tuple[Array, Array, Array]:
-    """Return E, the predicted mean of the next step, and L; at the end, 0 and P."""
-    last = step == problem.num_steps - 1
-    F, c, Q = transition_into(problem, jnp.minimum(step + 1, problem.num_steps - 1))
-    E, L = _condition_backward(cov, F, whitener or whitener_of(Dense(Q)))
-    predicted = matvec(F, mean) + c
-    return jnp.where(last, 0.0, E), predicted, jnp.where(last, cov, L)
+@dataclass(frozen=True)
+class _RauchTungStriebel(Backward):
+    """A transition is E, filtered less predicted mean, and L."""
+
+    cross: bool
+
+    def element(self, entry: Any) -> SmootherElement:
+        E, gap, L = self.transition(entry)
+        return SmootherElement(E, E.mv(gap), L)
+
+    def step(self, state: Marginals, entry: Any) -> tuple[Marginals, Any]:
+        E, gap, L = self.transition(entry)
+        lagged = E.mm(state.covariances)
+        covariances = lagged.mm(E.T).symmetrized().add(L)
+        before = Marginals(E.mv(state.means + gap), covariances)
+        return before, (state, lagged if self.cross else None)
 
 
 def _condition_backward(
@@ -113,14 +105,3 @@ def _condition_backward(
     rows = (matmul(inverse, weights), whitener.variances, inverse)
     E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
     return E, symmetrize(L)
-
-
-def _static_whitener(problem: Problem) -> Whitener | None:
-    """Decorrelate a static Q once for all steps."""
-    Q = problem.covariance
-    return None if Q.varies else whitener_of(Q)
-
-
-def _following(moments: Array) -> Array:
-    """Shift by one step; the last entry is repeated, and met by E = 0."""
-    return jnp.concatenate([moments[1:], moments[-1:]])

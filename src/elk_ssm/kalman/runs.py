@@ -29,15 +29,17 @@ García-Fernández, 2021, combine the same elements), and conditioning the dynam
 them gives the forward Markov chain p(z_t | z_{t-1}, y_{t:T-1}).
 """
 
+from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
 from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
+
+_RUN = "(d,d),(d),(d,d),(d,n)"
 
 
 class Run(NamedTuple):
@@ -52,8 +54,7 @@ class Run(NamedTuple):
 def no_run(like: Array) -> Run:
     """Return the run without steps for states like `like`, `(D,)`."""
     zero = jnp.zeros((*like.shape, *like.shape), like.dtype)
-    rows = jnp.zeros((like.shape[0], like.shape[0] + 1), like.dtype)
-    return Run(jnp.diag(jnp.ones_like(like)), jnp.zeros_like(like), zero, rows)
+    return Run(jnp.diag(jnp.ones_like(like)), jnp.zeros_like(like), zero, no_rows(like))
 
 
 def no_rows(like: Array) -> Array:
@@ -96,7 +97,8 @@ def condition_run(
     floors = jnp.zeros_like(emission.values)
     if scale is not None:
         size = jnp.sum(emission.weights**2, axis=-1)
-        tiny = jnp.finfo(b.dtype).eps
+        # Of a single dimension there are no others to swallow.
+        tiny = jnp.finfo(b.dtype).eps ** (1 if b.shape[0] > 1 else 2)
         floors = lax.stop_gradient(tiny * scale * size)
 
     def take_in(carry, row):
@@ -138,17 +140,18 @@ def compress(rows: Array) -> Array:
     return rows[:size]
 
 
-def combine_runs(earlier: Run, later: Run) -> Run:
-    """Join two neighbouring runs of steps, or many along a leading axis."""
-    combine = _combine if earlier.b.ndim == 1 else jax.vmap(_combine)
-    return combine(earlier, later)
-
-
-def _combine(earlier: Run, later: Run) -> Run:
+@partial(jnp.vectorize, signature=f"{_RUN},{_RUN}->{_RUN}")
+def _combine(*members: Array) -> tuple[Array, ...]:
+    earlier, later = Run(*members[:4]), Run(*members[4:])
     (A, b, C), seen = condition_run(*earlier[:3], as_emission(later.rows))
-    return Run(
-        A=matmul(later.A, A),
-        b=matvec(later.A, b) + later.b,
-        C=symmetrize(matmul(later.A, matmul(C, transpose(later.A)))) + later.C,
-        rows=compress(jnp.concatenate([seen, earlier.rows])),
+    return (
+        matmul(later.A, A),
+        matvec(later.A, b) + later.b,
+        symmetrize(matmul(later.A, matmul(C, transpose(later.A)))) + later.C,
+        compress(jnp.concatenate([seen, earlier.rows])),
     )
+
+
+def combine_runs(earlier: Run, later: Run) -> Run:
+    """Join two neighbouring runs of steps, or many along leading axes."""
+    return Run(*_combine(*earlier, *later))

@@ -15,13 +15,14 @@ import jax
 from jax import Array
 
 from elk_ssm.kalman.affine import affine_scan
-from elk_ssm.kalman.future import links_associative, links_sequential
+from elk_ssm.kalman.future import future_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.roundings import safe_sqrt
+from elk_ssm.kalman.places import by_groups
 from elk_ssm.kalman.scalar_updates import square_root
-from elk_ssm.linalg.small import matvec
-from elk_ssm.linalg.structure import Dense, Diagonal, Operator
-from elk_ssm.parallel.backend import Backend, by_backend, check_backend
+from elk_ssm.linalg.structure import Dense
+from elk_ssm.parallel.backend import Backend, check_backend
+from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 def lgssm_sample(
@@ -72,18 +73,18 @@ def lgssm_sample(
 @partial(jax.jit, static_argnames=("count", "backend"))
 def sample_problem(key: Array, problem: Problem, count: int, backend: Backend) -> Array:
     """Sample the states of a model that has been posed against its data."""
-    links = by_backend(backend, links_sequential, links_associative, problem)
-    wrap = Diagonal if problem.is_diagonal else Dense
-    return _draw(key, wrap(links.A), links.b, links.C, count, backend)
-
-
-def _draw(
-    key: Array, A: Operator, means: Array, covs: Array, count: int, backend: Backend
-) -> Array:
+    task = partial(_links, backend=backend)
+    A, means, roots = by_groups(task, problem)[0]
     noise = jax.random.normal(key, (count, *means.shape), means.dtype)
-    if not A.mixes:
-        shocks = safe_sqrt(covs) * noise
-    else:
-        shocks = matvec(jax.vmap(square_root)(covs), noise)
-    run = partial(affine_scan, A, backend=backend)
-    return jax.vmap(run)(means + shocks)
+    draw = partial(affine_scan, A, backend=backend)
+    return jax.vmap(draw)(means + roots.mv(noise))
+
+
+def _links(
+    problem: Problem, axis: TimeAxis, backend: Backend
+) -> tuple[tuple[Dense, Array, Dense], None]:
+    """Return the links into every step, and square roots of their covariances."""
+    future = future_of(problem)
+    A, b, C = run(future, reverse=True, backend=backend, axis=axis)
+    roots = jax.vmap(square_root)(C)
+    return (Dense(A), b, Dense(roots)), None

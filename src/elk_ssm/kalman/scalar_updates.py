@@ -190,11 +190,7 @@ def condition_carefully(
     """Condition N(mean, cov) on all rows.
 
     A value without noise whose variance is zero up to rounding is known already: it
-    changes nothing, and its density is that of `log_normal`.
-
-    Returns:
-        The mean `(D,)`, the covariance `(D, D)` and the log density of the observed
-        values, `()`.
+    changes nothing, and its density is that of `log_normal`. Returns as `condition`.
     """
 
     def take_in(carry, row):
@@ -243,6 +239,9 @@ def condition_row(cov, h, g, a, r, ok):
     s = a + r
     usable = ok & (s > 0)
     inverse = reciprocal(s, usable)
+    if h.shape[0] == 1:
+        # Of a single dimension r / s is left.
+        return jnp.where(usable, r * inverse, 1.0) * cov, g * inverse, inverse
     rank_one = _rank_one(cov, h, g, reciprocal(a, usable & (a > 0)))
     precise = r < a
     away = jnp.where(precise, 1.0, a * inverse) * usable

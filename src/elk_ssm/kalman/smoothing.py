@@ -4,14 +4,14 @@ r"""Smoothers of a linear-Gaussian model: which recursion a model needs.
 |---|---|
 | process noise in every direction | Rauch, Tung and Striebel, `rauch_tung_striebel` |
 | a singular or relatively small Q; exact emissions | two filters, `future` |
-| diagonal, or time spread over a mesh | two filters |
+| time spread over a mesh | two filters, which share what a mesh gathers |
 
 The first is the quicker one. `delicate` tells from the filtered moments whether it is
 accurate, and the choice is made for a whole batch.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,31 +20,33 @@ from jax.sharding import Mesh
 
 from elk_ssm.kalman.anywhere import anywhere
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
-from elk_ssm.kalman.filter_spread import piece_of
-from elk_ssm.kalman.filter_steps import (
-    filter_associative,
+from elk_ssm.kalman.filtering import (
+    Filtered,
+    filter_by_prefixes,
+    filter_by_steps,
     filter_carefully,
-    filter_sequential,
+    filter_of,
 )
-from elk_ssm.kalman.future import look_back, look_back_everywhere, no_future
+from elk_ssm.kalman.future import two_filters
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
-from elk_ssm.kalman.rauch_tung_striebel import (
-    rauch_tung_striebel,
-    rauch_tung_striebel_everywhere,
-)
+from elk_ssm.kalman.places import by_groups, piece_of, run_task
+from elk_ssm.kalman.rauch_tung_striebel import rauch_tung_striebel
 from elk_ssm.kalman.scalar_updates import condition
-from elk_ssm.kalman.smooth_spread import smooth_on_mesh, smooth_pieces
 from elk_ssm.linalg.small import matmul, transpose
-from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
+from elk_ssm.parallel.driver import run, run_both
 from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
-from elk_ssm.parallel.time_axis import TimeAxis
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+
+# Means, covariances, and Cov(z_{t-1}, z_t | y) at entry t if asked for.
+Smoothed: TypeAlias = tuple[Array, Array, Array | None]
 
 
 class SmootherPosterior(NamedTuple):
     """p(z_t | y_{0:T-1}) for every t, with the filter it came from.
 
-    Covariances are `Dense`, `(T, D, D)`, or for a diagonal model `Diagonal`, `(T, D)`.
+    Covariances are of the structure of the model, as those of `FilterPosterior`.
 
     Attributes:
         log_likelihood: log p(y_{0:T-1}), `()`.
@@ -135,28 +137,10 @@ def smooth_problem(
     spread: Spread | None = None,
 ) -> SmootherPosterior:
     """Smooth a model that has been posed against its data."""
-    if spread is not None:
-        return _smooth_on_mesh(problem, backend, cross, spread)
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    wrap = Diagonal if problem.is_diagonal else Dense
-    both = smooth_sequential, smooth_associative
-    run = (partial(each, cross=cross) for each in both)
-    means, covs, terms, smoothed, spreads, lagged = by_backend(backend, *run, problem)
-    crosses = wrap(lagged) if cross else None
-    moments = means, wrap(covs), smoothed, wrap(spreads), crosses
-    return SmootherPosterior(jnp.sum(terms), *moments)
-
-
-def _smooth_on_mesh(
-    problem: Problem, backend: Backend, cross: bool, spread: Spread
-) -> SmootherPosterior:
-    wrap = Diagonal if problem.is_diagonal else Dense
-    evidence, moments = smooth_on_mesh(problem, backend, spread, cross)
-    means, covs, smoothed, spreads, *lagged = moments
-    crosses = wrap(lagged[0][1:]) if cross else None
-    posterior = evidence, means, wrap(covs), smoothed, wrap(spreads), crosses
-    return SmootherPosterior(*posterior)
+    task = partial(_smooth_group, backend=backend, cross=cross)
+    return _posterior(*run_task(task, problem, spread))
 
 
 def smooth_piece(
@@ -170,66 +154,93 @@ def smooth_piece(
         exists: Which of its steps are steps of the series, `None` for all.
         backend: For the passes inside the device.
     """
-    wrap = Diagonal if problem.is_diagonal else Dense
-    piece = piece_of(axis, problem, exists)
-    found, evidence = smooth_pieces(axis, piece, backend, False)
-    means, covs, smoothed, spreads = found
-    return SmootherPosterior(evidence, means, wrap(covs), smoothed, wrap(spreads))
+    task = partial(_smooth_group, backend=backend, cross=False)
+    return _posterior(*by_groups(task, piece_of(axis, problem, exists), axis))
 
 
-def smooth_sequential(problem: Problem, cross: bool) -> tuple:
-    """Filter and smooth by scans, in which way the model needs.
+def _posterior(found: tuple, evidence: Array) -> SmootherPosterior:
+    *moments, lagged = found
+    posterior = SmootherPosterior(evidence, *moments)
+    if lagged is None:
+        return posterior
+    return posterior._replace(cross_covariances=lagged.at(slice(1, None)))
 
-    Returns:
-        Filtered means and covariances and likelihood terms; smoothed means and
-        covariances, and if `cross`, Cov(z_t, z_{t+1} | y) of all but the last.
-    """
-    if problem.is_diagonal:
-        return _look_back(problem, filter_sequential(problem), cross)
-    found = filter_sequential(problem, update=condition)
-    quickly = (*found, *rauch_tung_striebel(problem, *found[:2], cross))
-    exact = has_exact_emissions(problem, found[1])
+
+def _smooth_group(
+    problem: Problem, axis: TimeAxis, backend: Backend, cross: bool
+) -> tuple[tuple, Array]:
+    """Filter and smooth; Cov(z_{t-1}, z_t | y) is at entry t."""
+    if axis.is_spread:
+        back = partial(two_filters, problem)
+        filtered, found = run_both(filter_of(problem), back, backend=backend, axis=axis)
+        smoothed = _two_filters(found, cross, axis)
+    else:
+        ways = (partial(way, cross=cross) for way in (_by_steps, _by_prefixes))
+        filtered, smoothed = by_backend(backend, *ways, problem)
+    (means, covs, terms), (smoothed_means, spreads, lagged) = filtered, smoothed
+    moments = means, Dense(covs), smoothed_means, Dense(spreads)
+    found = *moments, None if lagged is None else Dense(lagged)
+    return found, axis.total(jnp.sum(terms))
+
+
+def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
+    """Filter and smooth by scans, in which way the model needs."""
+
+    def carefully(problem: Problem, _: Any) -> tuple[Filtered, Smoothed]:
+        filtered = filter_carefully(problem)
+        return filtered, _look_back(problem, filtered, "sequential", cross)
+
+    filtered = filter_by_steps(problem, condition)
+    quickly = filtered, _quick(problem, filtered, "sequential", cross)
+    exact = has_exact_emissions(problem, filtered[1])
     return lax.cond(
         # Not with the quick way as a branch: XLA compiles small loops in one piece
         # on a CPU, but not inside of a conditional, where they take ten times longer.
-        anywhere(exact | has_exact_dynamics(problem, found[1])),
-        lambda problem, _: _look_back(problem, filter_carefully(problem), cross),
+        anywhere(exact | has_exact_dynamics(problem, filtered[1])),
+        carefully,
         lambda _, quickly: quickly,
         problem,
         quickly,
     )
 
 
-def _look_back(problem: Problem, found: tuple, cross: bool) -> tuple:
-    means, covs, _ = found
-    run = look_back(problem, means, covs, no_future(problem))
-    return (*found, *_two_filter(run, cross))
-
-
-def smooth_associative(problem: Problem, cross: bool) -> tuple:
-    """Return the same from associative scans."""
-    found = filter_associative(problem)
-
-    def everywhere(problem: Problem, means: Array, covs: Array) -> tuple:
-        return _two_filter(look_back_everywhere(problem, means, covs), cross)
-
-    def one_by_one(problem: Problem, means: Array, covs: Array) -> tuple:
-        return _two_filter(look_back(problem, means, covs, no_future(problem)), cross)
-
-    if problem.is_diagonal:
-        return (*found, *everywhere(problem, *found[:2]))
-    quickly = partial(rauch_tung_striebel_everywhere, cross=cross)
-    emissions = anywhere(has_exact_emissions(problem, found[1], ahead=True))
-    dynamics = anywhere(has_exact_dynamics(problem, found[1]))
+def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
+    """Return the same from prefix scans."""
+    filtered = filter_by_prefixes(problem)
+    emissions = anywhere(has_exact_emissions(problem, filtered[1], ahead=True))
+    dynamics = anywhere(has_exact_dynamics(problem, filtered[1]))
     which = jnp.where(emissions, 2, jnp.where(dynamics, 1, 0))
-    ways = quickly, everywhere, one_by_one
-    return (*found, *lax.switch(which, ways, problem, *found[:2]))
+    ways = (
+        partial(_quick, backend="associative", cross=cross),
+        partial(_look_back, backend="associative", cross=cross),
+        partial(_look_back, backend="sequential", cross=cross),
+    )
+    return filtered, lax.switch(which, ways, problem, filtered)
 
 
-def _two_filter(found: tuple, cross: bool) -> tuple[Array, Array, Array | None]:
-    means, covs, links = found[1]
+def _quick(
+    problem: Problem, filtered: Filtered, backend: Backend, cross: bool
+) -> Smoothed:
+    back = rauch_tung_striebel(problem, filtered, cross)
+    # The transitions are found once for all that a prefix scan does with them.
+    back = back.prepared() if backend == "associative" else back
+    (steps, spreads), lagged = run(back, reverse=True, backend=backend)
+    crosses = lagged.to_dense() if cross else None
+    return filtered[0] + steps, spreads.to_dense(), crosses
+
+
+def _look_back(
+    problem: Problem, filtered: Filtered, backend: Backend, cross: bool
+) -> Smoothed:
+    back = two_filters(problem, filtered)
+    return _two_filters(run(back, reverse=True, backend=backend), cross)
+
+
+def _two_filters(
+    found: tuple[Array, Array, Array], cross: bool, axis: TimeAxis = LOCAL
+) -> Smoothed:
+    means, covs, into = found
     if not cross:
         return means, covs, None
-    before, into = covs[:-1], links[1:]
-    diagonal = covs.ndim == 2
-    return means, covs, before * into if diagonal else matmul(before, transpose(into))
+    before = axis.before(jnp.zeros_like(covs[0]), covs)
+    return means, covs, matmul(before, transpose(into))

@@ -37,6 +37,7 @@ class BlockDiagonal(NamedTuple("BlockDiagonal", [("blocks", Array)]), Operator):
 
     __slots__ = ()
     axes: ClassVar[int] = 3
+    grouped: ClassVar[bool] = True
 
     def cut(self, x: Any) -> Any:
         """Turn vectors `(..., n b)` into `(..., n, b)`, and operators into `Dense`."""

@@ -2,9 +2,11 @@
 
 from typing import Any, ClassVar, NamedTuple, Self
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.linalg.dense import Dense
 from elk_ssm.linalg.operator import Observed, Operator
 
 
@@ -22,6 +24,7 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
     __slots__ = ()
     axes: ClassVar[int] = 1
     mixes: ClassVar[bool] = False
+    grouped: ClassVar[bool] = True
 
     def mv(self, x: Array) -> Array:
         """Return A x."""
@@ -88,3 +91,15 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
         keep = 1 - self.diagonal * inverse
         run = A.scale_rows(keep), keep * b, self.scale_rows(keep)
         return *run, -A.diagonal * b * inverse, self.like(A.diagonal**2 * inverse)
+
+    def cut(self, x: Array) -> Array:
+        """Make of every dimension a group of its own."""
+        return x[..., None]
+
+    def join(self, found: Any) -> Any:
+        """Put them side by side again."""
+
+        def one(x: Any) -> Any:
+            return self.like(x.matrix[..., 0, 0]) if isinstance(x, Dense) else x[..., 0]
+
+        return jax.tree.map(one, found, is_leaf=lambda x: isinstance(x, Dense))

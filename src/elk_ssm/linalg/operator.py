@@ -36,6 +36,9 @@ class Operator:
     __slots__ = ()
     axes: ClassVar[int]
     mixes: ClassVar[bool] = True  # False: no dimension acts on another, as in diag(a).
+    # True: groups of dimensions never mix, so that whatever is asked of a model of such
+    # matrices may be asked of each group; `cut` takes them apart, `join` puts back.
+    grouped: ClassVar[bool] = False
 
     # ------------------------------------------------------- given by the structure
 
@@ -89,7 +92,19 @@ class Operator:
         """
         raise NotImplementedError
 
+    def cut(self, x: Any) -> Any:
+        """Turn vectors `(..., D)` into `(..., n, b)`, operators into n `Dense` ones."""
+        raise NotImplementedError
+
+    def join(self, found: Any) -> Any:
+        """Turn vectors and `Dense` ones, at any depth of a pytree, back."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------- in common
+
+    def apart(self, other: "Operator") -> "Operator":
+        """Return n operators for n groups of this one; diagonal ones stay diagonal."""
+        return self.cut(other) if other.mixes else other.like(self.cut(other.array))
 
     @property
     def array(self) -> Array:

@@ -71,7 +71,7 @@ def symmetrize(matrix: Array) -> Array:
         >>> symmetrize(jnp.array([[1.0, 2.0], [0.0, 1.0]])).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
-    return 0.5 * (matrix + transpose(matrix))
+    return 0.5 * (matrix + transpose(matrix)) if matrix.shape[-1] > 1 else matrix
 
 
 def solve(matrix: Array, rhs: Array) -> Array:

@@ -36,6 +36,7 @@ __all__ = [
     "at_step",
     "common",
     "to_dense",
+    "unified",
     "variances_of",
 ]
 
@@ -113,3 +114,21 @@ def common(*operators: Operator) -> tuple[Operator, ...]:
     if len(kinds) == 1:
         return operators
     return tuple(Dense(operator.to_dense()) for operator in operators)
+
+
+def unified(*operators: Operator) -> tuple[Operator, ...]:
+    """Return the operators in the `common` structure of those that mix dimensions.
+
+    Example:
+        >>> kinds = unified(Diagonal(jnp.ones(2)), BlockDiagonal(jnp.ones((1, 2, 2))))
+        >>> [type(operator).__name__ for operator in kinds]
+        ['BlockDiagonal', 'BlockDiagonal']
+    """
+    mixing = common(*(one for one in operators if one.mixes))
+    if not mixing:
+        return operators
+    found = iter(mixing)
+    return tuple(
+        next(found) if one.mixes else mixing[0].diag(one.variances())
+        for one in operators
+    )

@@ -15,6 +15,7 @@ An associative scan over the entries of a shard (`prefix`) is what an accelerato
 A reversed run goes through the same entries from the last to the first.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -58,18 +59,59 @@ def run(
         backend,
         partial(sequential, recursion, axis, **how),
         partial(_prefix, recursion, axis, **how),
-    )
+    )[0]
 
 
-def _sequential(recursion: Recursion, axis: TimeAxis, **how: bool) -> Any:
+def run_both(
+    forward: Recursion,
+    backward: Callable[[Any], Recursion],
+    *,
+    backend: Backend,
+    axis: TimeAxis,
+) -> tuple[Any, Any]:
+    """Run forwards, and backwards through the same elements: a mesh gathers once.
+
+    Args:
+        forward: The first recursion.
+        backward: Makes the second one of the outputs of the first. Its elements are the
+            same, combined in the other order, and what enters the last of all is what
+            `nothing` ends in.
+        backend: As for `run`.
+        axis: Where time lives.
+
+    Returns:
+        The outputs of both.
+    """
+
+    def way(recursion: Recursion, reverse: bool, every: Any) -> tuple[Any, Any]:
+        how: Any = {"reverse": reverse, "before": False, "every": every}
+        where = axis.reversed() if reverse else axis
+        return by_backend(
+            backend,
+            partial(_sequential, recursion, where, **how),
+            partial(_prefix, recursion, where, **how),
+        )
+
+    there, every = way(forward, False, None)
+    every = jax.tree.map(lambda x: x[::-1], every)
+    return there, way(backward(there), True, every)[0]
+
+
+def _sequential(recursion: Recursion, axis: TimeAxis, **how: Any) -> tuple[Any, Any]:
     """Run through the steps of a device."""
     recursion = recursion.prepared() if axis.is_spread else recursion
     return _shard(recursion, axis, (None, recursion.entries), **how)
 
 
 def _shard(
-    recursion: Recursion, axis: TimeAxis, entries: tuple, *, reverse: bool, before: bool
-) -> Any:
+    recursion: Recursion,
+    axis: TimeAxis,
+    entries: tuple,
+    *,
+    reverse: bool,
+    before: bool,
+    every: Any = None,
+) -> tuple[Any, Any]:
     """Run through the steps of a shard, and before for what they do to any state.
 
     Args:
@@ -78,6 +120,10 @@ def _shard(
         entries: Which of the entries exist (None: all), and the entries.
         reverse: The direction.
         before: Whether to return the states before the steps.
+        every: What each shard does as one element, in the order of the run, if known.
+
+    Returns:
+        The outputs, and `every` of more shards than one.
     """
 
     def append(run: Any, entry: tuple) -> tuple[Any, None]:
@@ -89,17 +135,23 @@ def _shard(
         return after, after if before else output
 
     start = recursion.initial
-    if axis.is_spread:
+    if axis.is_spread and every is None:
         begin = _beginning(recursion, axis)
-        whole = jax.lax.scan(append, begin, entries, reverse=reverse)[0]
-        start = _entering(recursion, axis, whole, "sequential")
+        every = axis.gather(jax.lax.scan(append, begin, entries, reverse=reverse)[0])
+    if axis.is_spread:
+        start = _entering(recursion, axis, every, "sequential")
     found = jax.lax.scan(step, start, entries, reverse=reverse)[1]
-    return _shift(start, found, reverse) if before else found
+    return _shift(start, found, reverse) if before else found, every
 
 
 def _prefix(
-    recursion: Recursion, axis: TimeAxis, *, reverse: bool, before: bool
-) -> Any:
+    recursion: Recursion,
+    axis: TimeAxis,
+    *,
+    reverse: bool,
+    before: bool,
+    every: Any = None,
+) -> tuple[Any, Any]:
     """Combine all elements of a shard, and let them act on the state that enters."""
     combine, entries, first = recursion.combine, recursion.entries, -reverse
     elements = jax.vmap(recursion.element)(entries)
@@ -109,16 +161,20 @@ def _prefix(
     scan = jax.lax.associative_scan if recursion.written_out else prefix_scan
     up_to = scan(combine, elements, reverse=reverse)
     if axis.is_spread:
-        whole = jax.tree.map(lambda x: x[0 if reverse else -1], up_to)
-        start = _entering(recursion, axis, whole, "associative")
+        if every is None:
+            every = axis.gather(jax.tree.map(lambda x: x[0 if reverse else -1], up_to))
+        start = _entering(recursion, axis, every, "associative")
         after = jax.vmap(recursion.act, (0, None))(up_to, start)
     else:
         start, after = recursion.initial, recursion.state(up_to)
     earlier = _shift(start, after, reverse)
-    return earlier if before else recursion.outputs(earlier, entries, after)
+    outputs = earlier if before else recursion.outputs(earlier, entries, after)
+    return outputs, every
 
 
-def _lanes(recursion: Recursion, axis: TimeAxis, *, lanes: int, **how: bool) -> Any:
+def _lanes(
+    recursion: Recursion, axis: TimeAxis, *, lanes: int, **how: bool
+) -> tuple[Any, None]:
     """Run K pieces side by side, the last one filled up with steps that do nothing."""
     recursion = recursion.prepared()
     length = jax.tree.leaves(recursion.entries)[0].shape[0]
@@ -135,11 +191,11 @@ def _lanes(recursion: Recursion, axis: TimeAxis, *, lanes: int, **how: bool) -> 
     inside = axis.lanes(count)
 
     def one(entries: Any) -> Any:
-        return _shard(recursion, inside, entries, **how)
+        return _shard(recursion, inside, entries, **how)[0]
 
     entries = real, jax.tree.map(cut, recursion.entries)
     found = jax.vmap(one, axis_name=inside.name)(entries)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], found)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], found), None
 
 
 def _beginning(recursion: Recursion, axis: TimeAxis) -> Any:
@@ -151,10 +207,9 @@ def _beginning(recursion: Recursion, axis: TimeAxis) -> Any:
 
 
 def _entering(
-    recursion: Recursion, axis: TimeAxis, whole: Any, backend: Backend
+    recursion: Recursion, axis: TimeAxis, every: Any, backend: Backend
 ) -> Any:
-    """Return the state that enters a shard: one gather of what the shards do."""
-    every = axis.gather(whole)
+    """Return the state that enters a shard, of what every shard does."""
     first, later = (
         jax.tree.map(lambda x: x[0], every),
         jax.tree.map(lambda x: x[1:], every),

@@ -5,23 +5,19 @@ p n, ..., (p + 1) n - 1. An algorithm over time is written once, for a `TimeAxis
 asks it for what lies beyond its own entries:
 
     before        the entry one step earlier, a halo of one row          1 permute
-    entering      the combination of all that earlier devices hold       1 all-gather
+    gather        a summary of what every device holds                  1 all-gather
     first_true, largest, total, row       numbers that all agree on      1 all-reduce
 
 `LOCAL`, the axis of one device, answers without communication. What is gathered is one
 summary a device, packed into one vector; nothing in here has T entries.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-from elk_ssm.parallel.backend import Backend, by_backend
-from elk_ssm.parallel.prefix import prefix_scan
 
 Element = TypeVar("Element")
 _LANES = "elk_ssm lanes"
@@ -118,47 +114,6 @@ class TimeAxis:
             unpacked.append(part.reshape(self.size, *leaf.shape))
             begin += leaf.size
         return jax.tree.unflatten(treedef, unpacked)
-
-    def entering(
-        self,
-        combine: Callable[[Element, Element], Element],
-        summary: Element,
-        nothing: Element,
-        backend: Backend,
-    ) -> Element:
-        """Combine the summaries of all earlier devices.
-
-        Args:
-            combine: An associative operator of `(earlier, later)`, on one element or on
-                batches along the leading axis.
-            summary: What this device holds, as one element.
-            nothing: What enters the first device.
-            backend: How the P summaries are combined, on every device by itself.
-        """
-        every = self.gather(summary)
-
-        def sequential(every: Element) -> Element:
-            def body(carry: Element, element: Element) -> tuple[Element, Element]:
-                carry = combine(carry, element)
-                return carry, carry
-
-            first = jax.tree.map(lambda x: x[0], every)
-            rest = jax.tree.map(lambda x: x[1:], every)
-            later = jax.lax.scan(body, first, rest)[1]
-            return jax.tree.map(
-                lambda a, b: jnp.concatenate([a[None], b]), first, later
-            )
-
-        def associative(every: Element) -> Element:
-            return prefix_scan(combine, every)
-
-        up_to = by_backend(backend, sequential, associative, every)
-        before = jnp.maximum(self.place - 1, 0)
-        return jax.tree.map(
-            lambda x, empty: jnp.where(self.place == 0, empty, x[before]),
-            up_to,
-            nothing,
-        )
 
     # ------------------------------------------------- numbers that all agree on
 
