@@ -25,25 +25,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._loop import PATIENCE, SEARCHING, run_passes, status_of
 from elk_ssm._types import Array
-from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.densities import log_joint_along
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.saddle import leave_saddle
 from elk_ssm.nssm.second_order import Around, dot, look_around, solve_shifted
 from elk_ssm.nssm.stopping import (
     entries,
-    largest_share,
+    largest_increment,
     magnitude_of,
     size_of_states,
     slack_of,
 )
 from elk_ssm.solution import Status, int_status
 
-SEARCHING = -2
 _ENOUGH = 0.1
 _GOOD = 0.75
 _FIRST_SHIFT, _GROWTH, _MOST_TRIES = 1e-4, 8.0, 24
-_PATIENCE = 3
 _UNBOUNDED = 1e15
 
 
@@ -76,13 +75,10 @@ class Trial(NamedTuple):
 def climb(posed: Posed, first: Climb, tolerance: Array, max_iters: Array) -> Climb:
     """Run Newton passes until a stopping rule holds."""
 
-    def running(carry: Climb) -> Array:
-        return (carry.status == SEARCHING) & (carry.iteration < max_iters)
-
     def body(carry: Climb) -> Climb:
         return newton_pass(posed, tolerance, carry)
 
-    return jax.lax.while_loop(running, body, first)
+    return run_passes(body, first, max_iters, SEARCHING)
 
 
 def newton_pass(posed: Posed, tolerance: Array, carry: Climb) -> Climb:
@@ -101,14 +97,14 @@ def newton_pass(posed: Posed, tolerance: Array, carry: Climb) -> Climb:
     moved = moved | better
     states = jnp.where(moved, carry.states + increments, carry.states)
     scale = size_of_states(posed, carry.states, 1 / around.metric)
-    norm, small = largest_share(posed, increments, scale, tolerance)
+    norm, small = largest_increment(posed, increments, scale, tolerance)
     # A step that is shifted is short by itself.
     still = trial.done & (trial.shift <= 0) & ~bends & ~better
     still = still & _is_settled(
         posed, around, carry.states, trial.increments, tolerance
     )
     at_floor = (trial.promise <= slack) & ~better & ~(norm < carry.step_norm)
-    stalls = jnp.where(moved, jnp.where(at_floor, carry.stalls + 1, 0), _PATIENCE)
+    stalls = jnp.where(moved, jnp.where(at_floor, carry.stalls + 1, 0), PATIENCE)
     status = _judge(posed, around, still & small, stalls, bends)
     rise = carry.merit - merit
     merit = jnp.where(moved, merit, carry.merit)
@@ -144,7 +140,8 @@ def _try_shifts(
         step = jnp.where(usable, step, 0)
         slope = dot(posed, around.gradient, step)
         promise = (slope + shift * dot(posed, around.metric * step, step)) / 2
-        merit, left = _merit_and_slope(posed, carry.states + step, step)
+        density, left = log_joint_along(posed, carry.states + step, step)
+        merit = -density
         enough = merit <= carry.merit - _ENOUGH * promise + slack
         # Where large terms of log p cancel, its slope still tells what it does not.
         near = (promise <= loose) & (merit <= carry.merit + loose)
@@ -173,12 +170,6 @@ def _loose(posed: Posed, carry: Climb) -> Array:
     """Return what the merit may rise by where it is made of large terms that cancel."""
     share = float(jnp.finfo(carry.merit.dtype).eps) ** (1 / 3)
     return share * magnitude_of(posed, carry.merit)
-
-
-def _merit_and_slope(posed: Posed, states: Array, step: Array) -> tuple[Array, Array]:
-    """Return -log p and the derivative of log p along a step."""
-    density, slope = jax.jvp(lambda x: log_joint(posed, x), (states,), (step,))
-    return -density, slope
 
 
 def _is_settled(
@@ -220,14 +211,15 @@ def _is_boundless(
 def _judge(
     posed: Posed, around: Around, converged: Array, stalls: Array, bends: Array
 ) -> Array:
-    stuck = int_status(Status.precision_limit)
-    stuck = jnp.where(bends, int_status(Status.saddle), stuck)
     finite = jnp.isfinite(around.gradient) & jnp.isfinite(around.metric)
-    broken = int_status(Status.nonfinite)
-    stuck = jnp.where(posed.axis.all(finite), stuck, broken)
-    going = jnp.asarray(SEARCHING, jnp.int32)
-    status = jnp.where(stalls >= _PATIENCE, stuck, going)
-    return jnp.where(converged, int_status(Status.converged), status)
+    stuck = stalls >= PATIENCE
+    return status_of(
+        (stuck, Status.precision_limit),
+        (stuck & bends, Status.saddle),
+        (stuck & ~posed.axis.all(finite), Status.nonfinite),
+        (converged, Status.converged),
+        otherwise=SEARCHING,
+    )
 
 
 def lowest_merit(posed: Posed, merit: Array) -> Array:
