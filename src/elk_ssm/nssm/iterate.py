@@ -8,7 +8,7 @@ One pass at the trajectory x:
     x + a d     a = 1, 1/2, 1/4, ... until log p(z, y) has risen enough
 
 The noise policy sees the merit -log p(z, y) of the accepted point and what the
-expansion promised for the full step, and so adapts the trust region.
+expansion predicted for the full step, and so adapts the trust region.
 
 A small step proves little: the trust region may be narrow, the expansion lacks second
 derivatives, and at a saddle there is no slope. So these passes never say converged.
@@ -75,15 +75,15 @@ class Carry(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The smoothed increments of one pass, and what they promise.
+    """The smoothed increments of one pass, and what the expansion says of them.
 
-    `increments: (T, D)`, `slope` the derivative of log p along them, `promise` the rise
-    of log p that the expansion predicts, `covariances` the posterior ones.
+    `increments: (T, D)`, `slope` the derivative of log p along them, `reduction` the
+    predicted one of the merit, `covariances` the posterior ones.
     """
 
     increments: Array
     slope: Array
-    promise: Array
+    reduction: Array
     covariances: Array
 
 
@@ -172,14 +172,14 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
     scale = size_of_states(posed, carry.states, noise_scale(posed, expansion))
     norm, small = largest_increment(posed, step.increments, scale, limits.tolerance)
     damped = ~posed.axis.all(precision <= 0)
-    at_floor = (step.promise <= slack) & ~(norm < carry.step_norm)
-    hopeless = ~moved & ((limits.noise is None) | (step.promise <= slack))
+    at_floor = (step.reduction <= slack) & ~(norm < carry.step_norm)
+    hopeless = ~moved & ((limits.noise is None) | (step.reduction <= slack))
     stalls = jnp.where(at_floor | hopeless, carry.stalls + 1, 0)
     stuck = (stalls >= PATIENCE) | (~moved & (stalls >= 1) & (limits.noise is None))
     if choices.safeguard:
-        useful = moved & (step.promise > slack)
+        useful = moved & (step.reduction > slack)
         if carry.covariances is not None:
-            useful = useful & (carry.merit - merit >= _USEFUL * step.promise)
+            useful = useful & (carry.merit - merit >= _USEFUL * step.reduction)
             stuck = stuck | ~useful
         late = carry.iteration + 1 >= _MOST_PASSES
         status = jnp.where(small | stuck | late, SEARCHING, RUNNING).astype(jnp.int32)
@@ -189,7 +189,7 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
         states=states,
         merit=jnp.where(moved, merit, carry.merit),
         last_merit=carry.merit,
-        predicted=carry.merit - step.promise,
+        predicted=carry.merit - step.reduction,
         policy=policy,
         # Without the safeguard, look without damping after a small damped step, once.
         undamped=small & damped & ~carry.undamped,
@@ -235,8 +235,8 @@ def _step(
     _, slope = log_joint_along(posed, carry.states, increments)
     # Of (H + P) d = g, with P the trust region: g'd - d'Hd / 2 = g'd / 2 + d'Pd / 2.
     damping = posed.axis.total(jnp.sum(precision * increments**2))
-    promise = (slope + damping) / 2
-    return Step(increments, slope, promise, covariances)
+    reduction = (slope + damping) / 2
+    return Step(increments, slope, reduction, covariances)
 
 
 def _posterior(

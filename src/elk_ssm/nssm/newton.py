@@ -7,8 +7,8 @@ too, or where the second derivatives that it lacks are large. From there on a pa
 
 by one elimination over time (see `tridiagonal`), which also tells whether the matrix is
 positive definite; E replaces just the pivots that are not positive. mu is the first of
-the last one's tenth, 8 times that, ... for which log p(z, y) rises by a share of what
-was promised (Levenberg-Marquardt; Nocedal & Wright 2006, sections 3.4 and 4.3).
+the last one's tenth, 8 times that, ... for which log p(z, y) rises by a part of what
+was predicted (Levenberg-Marquardt; Nocedal & Wright 2006, sections 3.4 and 4.3).
 
 Where -H is not definite a direction of negative curvature is found by inverse
 iteration, v <- (-H + mu W)^-1 W v, with mu bisected towards the smallest that is
@@ -60,13 +60,13 @@ class Climb(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One shift mu: its step `(T, D)`, what it promises, whether it is good enough."""
+    """One shift mu: its step `(T, D)`, predicted reduction, whether it is enough."""
 
     shift: Array
     definite: Array
     increments: Array
     slope: Array
-    promise: Array
+    reduction: Array
     merit: Array
     done: Array
     tries: Array
@@ -103,7 +103,7 @@ def newton_pass(posed: Posed, tolerance: Array, carry: Climb) -> Climb:
     still = still & _is_settled(
         posed, around, carry.states, trial.increments, tolerance
     )
-    at_floor = (trial.promise <= slack) & ~better & ~(norm < carry.step_norm)
+    at_floor = (trial.reduction <= slack) & ~better & ~(norm < carry.step_norm)
     stalls = jnp.where(moved, jnp.where(at_floor, carry.stalls + 1, 0), PATIENCE)
     status = _judge(posed, around, still & small, stalls, bends)
     rise = carry.merit - merit
@@ -139,12 +139,12 @@ def _try_shifts(
             usable = usable & definite
         step = jnp.where(usable, step, 0)
         slope = dot(posed, around.gradient, step)
-        promise = (slope + shift * dot(posed, around.metric * step, step)) / 2
+        reduction = (slope + shift * dot(posed, around.metric * step, step)) / 2
         density, left = log_joint_along(posed, carry.states + step, step)
         merit = -density
-        enough = merit <= carry.merit - _ENOUGH * promise + slack
+        enough = merit <= carry.merit - _ENOUGH * reduction + slack
         # Where large terms of log p cancel, its slope still tells what it does not.
-        near = (promise <= loose) & (merit <= carry.merit + loose)
+        near = (reduction <= loose) & (merit <= carry.merit + loose)
         enough = enough | (near & (jnp.abs(left) <= slope / 2))
         # Where nothing but rounding is left, a longer search would follow the rounding.
         settled = definite & (shift <= 0) & (slope <= loose)
@@ -152,7 +152,7 @@ def _try_shifts(
         enough = (enough & jnp.isfinite(left)) | settled
         done = usable & (slope >= 0) & enough
         tries = last.tries + 1
-        return Trial(shift, definite, step, slope, promise, merit, done, tries)
+        return Trial(shift, definite, step, slope, reduction, merit, done, tries)
 
     zero = jnp.zeros_like(slack)
     start = Trial(
@@ -168,8 +168,8 @@ def _try_shifts(
 
 def _loose(posed: Posed, carry: Climb) -> Array:
     """Return what the merit may rise by where it is made of large terms that cancel."""
-    share = float(jnp.finfo(carry.merit.dtype).eps) ** (1 / 3)
-    return share * magnitude_of(posed, carry.merit)
+    rounding = float(jnp.finfo(carry.merit.dtype).eps) ** (1 / 3)
+    return rounding * magnitude_of(posed, carry.merit)
 
 
 def _is_settled(
@@ -186,8 +186,8 @@ def _is_settled(
 
 
 def _next_shift(trial: Trial, rise: Array, slack: Array) -> Array:
-    less = jnp.where(rise >= _GOOD * trial.promise, trial.shift / 10, trial.shift)
-    less = jnp.where((less < _FIRST_SHIFT) | (trial.promise <= slack), 0, less)
+    less = jnp.where(rise >= _GOOD * trial.reduction, trial.shift / 10, trial.shift)
+    less = jnp.where((less < _FIRST_SHIFT) | (trial.reduction <= slack), 0, less)
     return less.astype(slack.dtype)
 
 

@@ -10,7 +10,7 @@ fixed points do not move. What is done to M depends on what the expansion is for
     "exact"      negative pivots are dropped: the Gaussian at a mode
     "positive"   they count by their size, flat directions by next to nothing: a pass
                  that a line search or a trust region guards
-    "scored"     a share of g g' besides, whose mean is the Fisher information: a pass
+    "scored"     a tenth of g g' besides, whose mean is the Fisher information: a pass
                  that nothing guards. It makes the step about 10 / g, too short where a
                  density is steep, so no iteration uses it
 """
@@ -30,7 +30,7 @@ from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
 
 Weights: TypeAlias = Literal["exact", "positive", "scored"]
-_OUTER_SHARE = 0.1
+_OUTER = 0.1
 
 
 def taylor_rows(posed: Posed, points: Array, kind: Weights) -> Rows:
@@ -63,7 +63,7 @@ def _newton_rows(posed, eta, H, entry, seen: Observations, kind: Weights) -> Row
         factors, pivots = modified_factors(matrix, replace=True)
         # Of the factored matrix, so that its range contains the gradient.
         matrix = matmul(factors * pivots, factors.T)
-        matrix = matrix + _OUTER_SHARE * gradient[:, None] * gradient
+        matrix = matrix + _OUTER * gradient[:, None] * gradient
     factors, pivots = modified_factors(matrix, replace=kind == "positive")
     if kind == "positive":
         pivots = jnp.maximum(pivots, least_precision(pivots.dtype))

@@ -42,7 +42,7 @@ def leave_saddle(
         slope = dot(posed, around.gradient, direction)
         direction = jnp.where(slope < 0, -direction, direction)
         bend = _second_derivative(posed, states, direction)
-        # W weighs the direction as one, so this is a share of what -H consists of.
+        # W weighs the direction as one, so this is a fraction of what -H consists of.
         bends = bend > rounding_of(states)
 
         def trial(length: Array) -> tuple[Array, Array]:
