@@ -19,7 +19,7 @@ OPTIONAL = {
 }
 
 GROUND = {"_jax", "_types", "_trees", "_programs", "_closures", "_forward_mode"}
-GROUND |= {"_recurrence", "solution"}
+GROUND |= {"_recurrence", "_loop", "solution"}
 FOLDERS = {
     **{"linalg": 1, "parallel": 2, "kalman": 3, "surrogate": 4, "nssm": 4},
     **{"solve": 5, "interop": 6},
@@ -99,7 +99,7 @@ def test_the_reader_sees_arrows():
 
 
 # Files that are still over the limit of lines; each that is split is taken out.
-STILL_LONG = ("nssm/iterate", "smooth")
+STILL_LONG: tuple[str, ...] = ()
 
 
 def documented():

@@ -130,16 +130,12 @@ def draw_emissions(
 
         return jax.vmap(other)(keys, states, posed.inputs)
 
-    def gaussian(key, state, entry, index):
+    def gaussian(key, state, entry, covariance, _):
         mean = posed.call("emission", state, entry)
-        if posed.emission_covariance is None:
-            R = posed.call("emission_covariance", state, entry)
-        else:
-            R = to_dense(at_step(posed.emission_covariance, index))
-        eps = jax.random.normal(key, mean.shape, mean.dtype)
-        return mean + matvec(square_root(R), eps)
+        root = square_root(to_dense(posed.emission_noise(state, entry, covariance)))
+        return mean + matvec(root, jax.random.normal(key, mean.shape, mean.dtype))
 
-    return jax.vmap(gaussian)(keys, states, posed.inputs, jnp.arange(posed.shape[0]))
+    return posed.over_emissions(gaussian, keys, states)
 
 
 def _placeholder(model: NonlinearSSM, inputs: PyTree, steps: int) -> Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.observations import Observations
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smooth import Smoothed, smooth
 
@@ -28,7 +29,8 @@ class Fit(NamedTuple):
 
     Attributes:
         params: The parameters with the largest objective seen.
-        objective: log p(y) + log prior at each step, per emission, `(num_steps,)`.
+        objective: log p(y) + log prior at each step, divided by the number of observed
+            entries (of observed steps with a log density), `(num_steps,)`.
         statuses: Status of the smoother at each step, `(num_steps,)`.
         smoothed: The smoother's result at `params`.
 
@@ -50,6 +52,7 @@ def fit(
     emissions: Array,
     inputs: PyTree = None,
     *,
+    mask: Array | None = None,
     num_steps: int = 100,
     optimizer: optax.GradientTransformation | float = 0.05,
     log_prior: Callable[[PyTree], Array] | None = None,
@@ -65,6 +68,7 @@ def fit(
         params: First parameters, unconstrained, any pytree of floats.
         emissions: `(T, E)`, NaN where missing.
         inputs: Pytree with leading axis T.
+        mask: `(T, E)` or `(T,)` boolean, True where observed.
         num_steps: Optimiser steps.
         optimizer: An optax transformation, or the learning rate of Adam.
         log_prior: Added to the log likelihood.
@@ -86,7 +90,11 @@ def fit(
 
     tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer
     emissions = jnp.asarray(emissions)
-    count = jnp.maximum(jnp.sum(~jnp.isnan(emissions)), 1)
+    first = build(params)
+    whole = first.log_density is not None
+    seen = Observations.of(emissions, mask, whole=whole)
+    count = jnp.maximum(seen.num_observed(), 1)
+    options = {**options, "mask": mask}
 
     def loss(params: PyTree, states: Array) -> tuple[Array, Smoothed]:
         result = smooth(build(params), emissions, inputs, guess=states, **options)
@@ -105,7 +113,7 @@ def fit(
         return after, (-value, result.status)
 
     if guess is None:
-        mean = jnp.asarray(build(params).initial_mean)
+        mean = jnp.asarray(first.initial_mean)
         guess = jnp.broadcast_to(mean, (emissions.shape[0], *mean.shape))
     worst = jnp.asarray(jnp.inf, jax.eval_shape(loss, params, guess)[0].dtype)
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=num_steps))

@@ -1,35 +1,37 @@
 """Smoothing of nonlinear state-space models: the trajectory that real data suggest."""
 
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from elk_ssm._jax import is_traced
+from elk_ssm._loop import status_of
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.linalg.structure import to_dense
-from elk_ssm.nssm.densities import log_joint, time_axis
-from elk_ssm.nssm.expansion import expand, posterior_of
+from elk_ssm.nssm.densities import log_joint
 from elk_ssm.nssm.extended import extended_posterior
-from elk_ssm.nssm.information import definite_covariances
-from elk_ssm.nssm.iterate import Carry, Choices, Limits, iterate
+from elk_ssm.nssm.information import gaussian_around
+from elk_ssm.nssm.iterate import iterate
 from elk_ssm.nssm.mode import attach
 from elk_ssm.nssm.model import NonlinearSSM
+from elk_ssm.nssm.options import (
+    Choices,
+    Limits,
+    check_choices,
+    check_guess,
+    check_limits,
+    check_states,
+)
 from elk_ssm.nssm.posed import Posed, pose
+from elk_ssm.nssm.shards import on_shards
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
-from elk_ssm.parallel.mesh import Spread, off_explicit, on_mesh, spread_of
-from elk_ssm.solution import Status, int_status
-from elk_ssm.surrogate.noise import (
-    GainRatio,
-    NoisePolicy,
-    as_policy,
-    unknowns_apart,
-)
+from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
+from elk_ssm.solution import Status
+from elk_ssm.surrogate.noise import GainRatio, NoisePolicy
 
 DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
 
@@ -161,9 +163,9 @@ def smooth(
     posed = pose(model, emissions, inputs, mask)
     choices = check_choices(linearization, backend, safeguard)
     limits = check_limits(noise, tol, max_iters, posed)
-    guess = _check_guess(guess, posed)
+    guess = check_guess(guess, posed)
     if spread is None:
-        return _smooth(posed, guess, choices, limits)
+        return _smooth(posed, guess, limits, choices=choices)
     if guess is None:
         raise ValueError(
             'guess="extended" goes through time step by step, on one device; with a '
@@ -236,63 +238,17 @@ def log_prob(
         -1.838
     """
     posed = pose(model, emissions, inputs, mask)
-    return log_joint(posed, _check_states("states", states, posed))
-
-
-def check_choices(linearization: str, backend: Backend, safeguard: bool) -> Choices:
-    """Collect the static options, or say what is wrong with them."""
-    check_backend(backend)
-    if linearization not in get_args(Linearization):
-        raise ValueError(
-            f"linearization must be one of {', '.join(get_args(Linearization))}; got "
-            f"{linearization!r}."
-        )
-    return Choices(linearization, backend, bool(safeguard), 12)  # type: ignore[arg-type]
-
-
-def check_limits(
-    noise: NoisePolicy | ArrayLike | None,
-    tol: float | None,
-    max_iters: int,
-    posed: Posed,
-) -> Limits:
-    """Collect the numbers, or say what is wrong with them."""
-    dtype = posed.initial_mean.dtype
-    if tol is None:
-        tol = 1e-8 if dtype == jnp.float64 else 1e-4
-    if not is_traced(tol) and not tol > 0:
-        raise ValueError(f"tol must be positive; got {tol}.")
-    if not is_traced(max_iters) and max_iters < 0:
-        raise ValueError(f"max_iters must not be negative; got {max_iters}.")
-    policy = None if noise is None else as_policy(noise)
-    return Limits(policy, jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32))
-
-
-def _check_states(name: str, states: Array, posed: Posed) -> Array:
-    states = jnp.asarray(states)
-    if states.shape != posed.shape:
-        raise ValueError(f"{name} must be {posed.shape}; got {states.shape}.")
-    return states.astype(posed.initial_mean.dtype)
-
-
-def _check_guess(guess: Array | str | None, posed: Posed) -> Array | None:
-    """Return the first trajectory, `None` for that of the extended smoother."""
-    if guess is None:
-        return jnp.broadcast_to(posed.initial_mean, posed.shape)
-    if isinstance(guess, str):
-        if guess != "extended":
-            raise ValueError(f'guess must be an array or "extended"; got {guess!r}.')
-        return None
-    return _check_states("guess", guess, posed)
+    return log_joint(posed, check_states("states", states, posed))
 
 
 @partial(jax.jit, static_argnames="choices")
 def _smooth(
     posed: Posed,
     guess: Array | None,
-    choices: Choices,
     limits: Limits,
     policy: Any = None,
+    *,
+    choices: Choices,
 ) -> Smoothed:
     held = jax.lax.stop_gradient((posed, limits))
     if guess is None:
@@ -300,87 +256,36 @@ def _smooth(
     guess = jax.lax.stop_gradient(guess)
     found = iterate(held[0], guess, choices, held[1], policy)
     found = jax.lax.stop_gradient(found)
-    return summarize(posed, attach(posed, found.states), found, choices)
+    mode = attach(posed, found.states)
+    return Smoothed(
+        means=mode,
+        status=found.status,
+        num_iters=found.iteration,
+        step_norm=found.step_norm,
+        **gaussian_around(posed, mode, found.covariances, choices),
+    )
 
 
 @partial(jax.jit, static_argnames=("choices", "spread"))
 def _smooth_on_mesh(
     posed: Posed, guess: Array, choices: Choices, limits: Limits, spread: Spread
 ) -> Smoothed:
-    """Smooth with every device of a mesh doing its piece."""
-    steps = posed.values.shape[0]
-    policy, of_steps = None, None
-    if limits.noise is not None:
-        noise, policy, of_steps = unknowns_apart(
-            limits.noise, posed.shape, posed.initial_mean.dtype
-        )
-        limits = limits._replace(noise=noise)
-    names = ("inputs", "values", "observed")
-    timed: dict[str, Any] = {name: getattr(posed, name) for name in names}
-    for name in ("dynamics_covariance", "emission_covariance"):
-        if time_axis(covariance := getattr(posed, name)) == 0:
-            timed[name] = covariance
-    nothing: dict[str, Any] = dict.fromkeys(timed)
-    held = replace(posed, **nothing)
-
-    def body(timed: tuple, common: tuple) -> tuple[dict, dict]:
-        (fields, guess, of_steps), (held, limits, policy) = timed, common
-        exists = spread.axis.exists(steps)
-        if exists is not None:
-            fields = {**fields, "observed": fields["observed"] & exists[:, None]}
-        piece = replace(held, **fields, axis=spread.axis, exists=exists)
-        state = policy if of_steps is None else of_steps
-        found = _smooth(piece, guess, choices, limits, state)._asdict()
-        over_time = [name for name in found if name.endswith(("means", "covariances"))]
-        return {name: found.pop(name) for name in over_time}, found
-
-    over_time, numbers = on_mesh(
-        spread, body, (timed, guess, of_steps), (held, limits, policy), steps
-    )
-    return Smoothed(**over_time, **numbers)
-
-
-def summarize(posed: Posed, states: Array, found: Carry, choices: Choices) -> Smoothed:
-    """Return the Gaussian approximation around a mode `(T, D)`."""
-    density = log_joint(posed, states)
-    expansion = expand(
-        posed, states, found.covariances, choices.linearization, kind="exact"
-    )
-    exact = posed.is_gaussian and not posed.has_varying_noise
-    if not exact:
-        # The mode of the expansion is then not the mode: look at its spread only.
-        expansion = expansion.without_data()
-    posterior = posterior_of(posed, expansion, choices.backend)
-    evidence = posterior.log_likelihood
-    if not exact:
-        evidence = evidence + density - expansion.log_joint_at_zero(posed)
-    return Smoothed(
-        means=states,
-        covariances=definite_covariances(
-            posed, expansion, to_dense(posterior.smoothed_covariances)
-        ),
-        log_likelihood=evidence,
-        log_posterior=density,
-        status=found.status,
-        num_iters=found.iteration,
-        step_norm=found.step_norm,
-        filtered_means=states + posterior.filtered_means,
-        filtered_covariances=to_dense(posterior.filtered_covariances),
-    )
+    """Smooth with every device of a mesh doing its shard."""
+    run = partial(_smooth, choices=choices)
+    return Smoothed(**on_shards(spread, run, posed, guess, limits))
 
 
 @partial(jax.jit, static_argnames="backend")
 def _extended(posed: Posed, backend: Backend) -> Smoothed:
     posterior = extended_posterior(posed, backend)
     means = posterior.smoothed_means
-    finite = jnp.all(jnp.isfinite(means))
-    good, bad = int_status(Status.converged), int_status(Status.nonfinite)
+    broken = ~jnp.all(jnp.isfinite(means)), Status.nonfinite
     return Smoothed(
         means=means,
         covariances=to_dense(posterior.smoothed_covariances),
         log_likelihood=posterior.log_likelihood,
         log_posterior=log_joint(posed, means),
-        status=jnp.where(finite, good, bad),
+        status=status_of(broken, otherwise=Status.converged),
         num_iters=jnp.asarray(1, jnp.int32),
         step_norm=jnp.asarray(jnp.nan, means.dtype),
         filtered_means=posterior.filtered_means,

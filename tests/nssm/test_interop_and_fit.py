@@ -77,14 +77,48 @@ def test_other_parameters_are_refused():
         dynamax_nonlinear.from_dynamax(object())
 
 
-def test_fit_recovers_the_maximum_of_the_likelihood():
-    y = jnp.asarray(np.cumsum(np.random.default_rng(0).normal(size=60)))[:, None]
+def random_walk(log_q):
+    one, q = ScaledIdentity(1.0), ScaledIdentity(jnp.exp(log_q))
+    return NonlinearSSM(jnp.zeros(1), one, lambda z, _: z, q, None, one)
+
+
+def counted_walk(log_rate):
+    """Two counts a step, of the same rate."""
     one = ScaledIdentity(1.0)
 
-    def build(log_q):
-        q = ScaledIdentity(jnp.exp(log_q))
-        return NonlinearSSM(jnp.zeros(1), one, lambda z, _: z, q, None, one)
+    def log_density(h, y, _):
+        return jnp.sum(y * (h + log_rate) - jnp.exp(h + log_rate))
 
+    return NonlinearSSM(
+        jnp.zeros(1), one, lambda z, _: 0.5 * z, one, log_density=log_density
+    )
+
+
+@pytest.mark.parametrize(("build", "width"), [(random_walk, 1), (counted_walk, 2)])
+def test_fit_takes_a_mask_for_what_nan_says(build, width):
+    rng = np.random.default_rng(2)
+    y = jnp.asarray(rng.poisson(3.0, size=(9, width)).astype(float))
+    mask = jnp.ones(y.shape, bool).at[2, 0].set(False).at[5:].set(False)
+    start = jnp.array(0.3)
+
+    def fitted(emissions, mask=None):
+        options = {"num_steps": 2, "backend": "sequential", "mask": mask}
+        return fit(build, start, emissions, **options)
+
+    masked, blank = fitted(y, mask), fitted(jnp.where(mask, y, jnp.nan))
+    # The same program on the same numbers.
+    np.testing.assert_allclose(masked.objective, blank.objective, rtol=1e-12)
+    np.testing.assert_allclose(masked.params, blank.params, rtol=1e-12)
+    assert abs(float(masked.params - fitted(y).params)) > 1e-6
+    # Entries for a Gaussian, and steps, all of which is missing with an entry, if not.
+    count = 4
+    density = smooth(build(start), y, mask=mask, backend="sequential").log_likelihood
+    np.testing.assert_allclose(masked.objective[0], density / count, rtol=1e-9)
+
+
+def test_fit_recovers_the_maximum_of_the_likelihood():
+    y = jnp.asarray(np.cumsum(np.random.default_rng(0).normal(size=60)))[:, None]
+    build = random_walk
     fitted = fit(build, jnp.array(-3.0), y, num_steps=150, backend="sequential")
     grid = np.linspace(-3, 2, 201)
     values = jax.jit(

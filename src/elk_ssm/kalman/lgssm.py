@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.kalman.observations import Observations
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
     Matrix,
@@ -162,13 +163,10 @@ def pose(
     drive = (model.dynamics_bias, model.dynamics_input_weights)
     offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
     shift = emission_offsets(model, inputs, (T, E), dtype)
-    observed = observed_entries(emissions, mask) & jnp.isfinite(
-        variances_of(operators[4])
-    )
-    values = jnp.where(observed, emissions.astype(dtype), 0.0) - shift
+    seen = Observations.of(emissions.astype(dtype), mask)
+    seen = seen.only(jnp.isfinite(variances_of(operators[4]))).minus(shift)
     mean = jnp.asarray(model.initial_mean, dtype)
-    data = (offsets, jnp.where(observed, values, 0.0), observed)
-    return Problem._make((mean, *operators, *data, True, None))
+    return Problem._make((mean, *operators, offsets, *seen, True, None))
 
 
 def emission_offsets(
@@ -264,19 +262,3 @@ def _offsets(
     if width == 0:
         return total
     return total + matvec(jnp.asarray(input_weights, dtype), jnp.asarray(inputs, dtype))
-
-
-def observed_entries(emissions: Array, mask: Array | None) -> Array:
-    """Return which entries `(T, E)` are neither NaN nor masked."""
-    observed = ~jnp.isnan(emissions)
-    if mask is None:
-        return observed
-    mask = jnp.asarray(mask)
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"mask must be boolean, True = observed; got {mask.dtype}.")
-    if mask.shape not in (emissions.shape, emissions.shape[:1]):
-        raise ValueError(
-            f"mask must have shape {emissions.shape} or {emissions.shape[:1]}; "
-            f"got {mask.shape}."
-        )
-    return observed & (mask if mask.ndim == 2 else mask[:, None])

@@ -38,19 +38,18 @@ from elk_ssm.kalman.roundings import (
     safe_sqrt,
     slack_of,
 )
-from elk_ssm.linalg.small import matmul, matvec, symmetrize
-from elk_ssm.linalg.structure import Operator, to_dense
+from elk_ssm.linalg.small import matmul, matvec, over_pivots, symmetrize
+from elk_ssm.linalg.structure import Dense, Operator, to_dense
 
-# A loop inside the scan over time costs more than the updates it contains, but an
-# unrolled elimination takes the compiler seconds at sixteen rows.
+# A loop inside the scan over time costs more than the updates it contains.
 _UNROLLED = 16
-_UNROLLED_ELIMINATION = 8
 
 
 class Rows(NamedTuple):
     """Scalar observations with independent noise, one a row.
 
-    `weights: (E, D)`, `variances: (E,)`, `values: (E,)` and boolean `observed: (E,)`.
+    `weights: (E, D)`, `variances: (E,)`, `values: (E,)` and boolean `observed: (E,)`,
+    of one step or with a leading time axis.
     """
 
     weights: Array
@@ -79,11 +78,7 @@ def whiten(covariance: Array) -> Whitener:
 
     least = rounding_of(jnp.diagonal(covariance))
     table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
-    if size <= _UNROLLED_ELIMINATION:
-        for k in range(size):
-            table = clear(k, table)
-    else:
-        table = lax.fori_loop(0, size, clear, table)
+    table = over_pivots(size, clear, table)
     variances = jnp.diagonal(table)
     # Not `maximum`, whose derivative at a variance of zero is a half.
     variances = jnp.where(variances < least, 0.0, variances)
@@ -105,12 +100,7 @@ def square_root(covariance: Array) -> Array:
         new = jnp.where(rows >= k, rest[:, k] * scale, 0.0)
         return rest - _outer(new, new), root.at[:, k].set(new)
 
-    carry = (covariance, jnp.zeros_like(covariance))
-    if size > _UNROLLED_ELIMINATION:
-        return lax.fori_loop(0, size, column, carry)[1]
-    for k in range(size):
-        carry = column(k, carry)
-    return carry[1]
+    return over_pivots(size, column, (covariance, jnp.zeros_like(covariance)))[1]
 
 
 class WhitenedEmission(NamedTuple):
@@ -121,13 +111,21 @@ class WhitenedEmission(NamedTuple):
 
 
 def whiten_emission(weights: Array, covariance: Array) -> WhitenedEmission:
-    """Decorrelate R, `(E, E)`, and turn H, `(E, D)`, accordingly.
+    """Decorrelate R, `(E, E)`, and H, `(E, D)`, accordingly.
 
     The row of an infinite variance is set apart; it counts as missing anyhow.
     """
     identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
     whitener = whiten(jnp.where(jnp.isfinite(covariance), covariance, identity))
     return WhitenedEmission(matmul(whitener.inverse, weights), whitener)
+
+
+def isolated(covariance: Operator, observed: Array) -> Operator:
+    """Make missing entries of one step independent of the others, of variance one."""
+    if not covariance.mixes:
+        return covariance.diag(jnp.where(observed, covariance.variances(), 1))
+    matrix, kept = covariance.to_dense(), observed[:, None] & observed
+    return Dense(jnp.where(kept, matrix, jnp.eye(len(observed), dtype=matrix.dtype)))
 
 
 def emission_rows(
@@ -140,18 +138,15 @@ def emission_rows(
     """Turn the emission of one step into independent scalars.
 
     `whole` is the decorrelated emission of a step without gaps, where it is known
-    beforehand. A step with gaps needs its own, in which a missing entry is made
-    independent of the rest.
+    beforehand. A step with gaps needs its own.
     """
     H = to_dense(weights)
     if not covariance.mixes:
-        variances = jnp.where(observed, covariance.variances(), 1.0)
+        variances = isolated(covariance, observed).variances()
         return Rows(H, variances, values, observed)
 
     def with_gaps() -> WhitenedEmission:
-        identity = jnp.eye(values.shape[-1], dtype=values.dtype)
-        kept = observed[:, None] & observed
-        return whiten_emission(H, jnp.where(kept, to_dense(covariance), identity))
+        return whiten_emission(H, to_dense(isolated(covariance, observed)))
 
     if whole is None:
         whole = with_gaps()

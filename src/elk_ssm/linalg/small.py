@@ -8,6 +8,9 @@ done by row operations on whole batches. All products ask for the highest precis
 themselves, because the default on recent accelerators keeps only ten mantissa bits.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -116,12 +119,19 @@ def solve(matrix: Array, rhs: Array) -> Array:
 def _eliminate(matrix: Array, rhs: Array) -> Array:
     size = matrix.shape[-1]
     table = jnp.concatenate([matrix, rhs], axis=-1)
-    if size <= _UNROLLED:
-        for k in range(size):
-            table = _pivot_step(table, k, size)
-    else:
-        table = lax.fori_loop(0, size, lambda k, tab: _pivot_step(tab, k, size), table)
-    return table[..., size:]
+    return over_pivots(size, lambda k, t: _pivot_step(t, k, size), table)[..., size:]
+
+
+def over_pivots(size: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """Return `body(k, carry)` run for k = 0, ..., size - 1, written out if small.
+
+    An unrolled elimination takes the compiler long at larger sizes.
+    """
+    if size > _UNROLLED:
+        return lax.fori_loop(0, size, body, carry)
+    for k in range(size):
+        carry = body(k, carry)
+    return carry
 
 
 def _pivot_step(table: Array, k: int | Array, size: int) -> Array:

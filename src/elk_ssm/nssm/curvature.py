@@ -16,7 +16,6 @@ from elk_ssm.nssm.densities import (
     dynamics_factor,
     emission_term,
     initial_term,
-    time_axis,
     transition_term,
 )
 from elk_ssm.nssm.posed import Posed
@@ -83,10 +82,7 @@ def _emissions(posed: Posed, states: Array) -> Array:
     def one(state, *data) -> Array:
         return -jax.hessian(lambda x: emission_term(posed, x, *data))(state)
 
-    R = posed.emission_covariance
-    return jax.vmap(one, in_axes=(0, 0, time_axis(R), 0, 0))(
-        states, posed.inputs, R, posed.values, posed.observed
-    )
+    return posed.over_emissions(one, states)
 
 
 def _exists_or_identity(posed: Posed, blocks: Array) -> Array:

@@ -3,68 +3,19 @@ r"""The log density of a trajectory with its emissions, term by term.
     log p(z, y) = log N(z_0; m, P) + sum_t log N(z_t; f(z_{t-1}, u_t), Q_t)
                   + sum_t log p(y_t | z_t)
 
-A Gaussian term is a sum over scalars, after its covariance has been decorrelated by
-elimination (no LAPACK call): with V C V' = diag(v) and w = V r,
-
-    log N(r; 0, C) = -1/2 sum_i (w_i^2 / v_i + log 2 pi v_i).
-
-A missing emission entry is made independent of the others and left out of the sum.
+What is missing of y_t is left out; see `observations`.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.scalar_updates import whiten
-from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.kalman.observations import Factor, Observations, factor_of, log_normal
 from elk_ssm.linalg.structure import Dense, Operator
-from elk_ssm.nssm.posed import Posed
-
-
-class Factor(NamedTuple):
-    """`inverse @ C @ inverse.T = diag(variances)`; no `inverse` for diagonals."""
-
-    inverse: Array | None
-    variances: Array
-
-    def turn(self, vector: Array) -> Array:
-        """Decorrelate a vector `(E,)`."""
-        return vector if self.inverse is None else matvec(self.inverse, vector)
-
-    def turn_rows(self, matrix: Array) -> Array:
-        """Decorrelate the rows of a matrix `(E, D)`."""
-        return matrix if self.inverse is None else matmul(self.inverse, matrix)
-
-
-def factor_of(covariance: Operator) -> Factor:
-    """Decorrelate one covariance."""
-    if not covariance.mixes:
-        return Factor(None, covariance.variances())
-    return Factor(*whiten(covariance.to_dense()))
-
-
-def observed_factor(covariance: Operator, observed: Array) -> Factor:
-    """Decorrelate what was observed; missing entries get variance one."""
-    if not covariance.mixes:
-        return Factor(None, jnp.where(observed, covariance.variances(), 1))
-    matrix = covariance.to_dense()
-    identity = jnp.eye(observed.shape[0], dtype=matrix.dtype)
-    kept = observed[:, None] & observed
-    return factor_of(Dense(jnp.where(kept, matrix, identity)))
-
-
-def log_normal(residual: Array, factor: Factor, observed: Any = True) -> Array:
-    """Return log N(residual; 0, C), over the observed entries."""
-    terms = factor.turn(residual) ** 2 / factor.variances
-    terms = terms + jnp.log(2 * jnp.pi * factor.variances)
-    return -0.5 * jnp.sum(jnp.where(observed, terms, 0))
-
-
-def time_axis(covariance: Operator | None) -> int | None:
-    """Return the axis over which `jax.vmap` maps a covariance."""
-    return 0 if covariance is not None and covariance.varies else None
+from elk_ssm.nssm.posed import Posed, time_axis
 
 
 def dynamics_factor(posed: Posed) -> tuple[Factor | None, Any]:
@@ -94,36 +45,27 @@ def emission_term(
     state: Array,
     entry: PyTree,
     covariance: Operator | None,
-    value: Array,
-    observed: Array,
+    seen: Observations,
 ) -> Array:
-    """Return log p(y | state) for the observed entries of y."""
+    """Return log p(y | state) for what was observed of y."""
     mean = posed.call("emission", state, entry)
     if not posed.is_gaussian:
-        term = posed.call("log_density", mean, value, entry)
-        return jnp.where(observed[0], term, 0)
-    if covariance is None:
-        covariance = Dense(posed.call("emission_covariance", state, entry))
-    residual = jnp.where(observed, value - mean, 0)
-    return log_normal(residual, observed_factor(covariance, observed), observed)
+        return seen.log_density(lambda y: posed.call("log_density", mean, y, entry))
+    return seen.log_normal(mean, posed.emission_noise(state, entry, covariance))
 
 
 def transition_terms(posed: Posed, states: Array) -> Array:
     """Return the transition terms, T - 1 of them."""
     factor, axis = dynamics_factor(posed)
-    terms = jax.vmap(
-        lambda *args: transition_term(posed, *args), in_axes=(0, 0, 0, axis)
-    )(posed.before(states), posed.into(states), posed.inputs_into, factor)
+    terms = jax.vmap(partial(transition_term, posed), in_axes=(0, 0, 0, axis))(
+        posed.before(states), posed.into(states), posed.inputs_into, factor
+    )
     return posed.masked(terms)
 
 
 def emission_terms(posed: Posed, states: Array) -> Array:
     """Return the T emission terms."""
-    covariance = posed.emission_covariance
-    return jax.vmap(
-        lambda *args: emission_term(posed, *args),
-        in_axes=(0, 0, time_axis(covariance), 0, 0),
-    )(states, posed.inputs, covariance, posed.values, posed.observed)
+    return posed.over_emissions(partial(emission_term, posed), states)
 
 
 def initial_term(posed: Posed, state: Array) -> Array:
@@ -135,6 +77,11 @@ def initial_term(posed: Posed, state: Array) -> Array:
 def log_joint(posed: Posed, states: Array) -> Array:
     """Return log p(z, y), `()`, on every device."""
     return posed.axis.total(log_joint_here(posed, states))
+
+
+def log_joint_along(posed: Posed, states: Array, step: Array) -> tuple[Array, Array]:
+    """Return log p(z, y) and its derivative along a step `(T, D)`."""
+    return jax.jvp(lambda x: log_joint(posed, x), (states,), (step,))
 
 
 def log_joint_here(posed: Posed, states: Array) -> Array:

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.lgssm import pose as pose_model
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.observations import Factor, factor_of, log_normal
+from elk_ssm.kalman.scalar_updates import Rows, square_root
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother, smooth_piece
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
-from elk_ssm.nssm.densities import Factor, factor_of, log_normal, time_axis
-from elk_ssm.nssm.posed import Posed
-from elk_ssm.nssm.rows import Rows, Weights, sigma_rows, taylor_rows
+from elk_ssm.nssm.posed import Posed, time_axis
+from elk_ssm.nssm.rows import Weights, sigma_rows, taylor_rows
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
 from elk_ssm.parallel.backend import Backend
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
-from elk_ssm.kalman.scalar_updates import Rows as ScalarRows
 from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother
 from elk_ssm.linalg.small import matmul, symmetrize, transpose
@@ -37,7 +36,7 @@ def extended_points(posed: Posed) -> tuple[Array, Array]:
         spread = symmetrize(matmul(F, matmul(cov, transpose(F)))) + Q
         predicted = jnp.where(first, posed.initial_mean, moved)
         spread = jnp.where(first, posed.initial_covariance, spread)
-        rows = ScalarRows(*_rows(posed, predicted, entry, index))
+        rows = _rows(posed, predicted, entry, index)
         change, cov, _ = condition(jnp.zeros_like(predicted), spread, rows)
         mean = predicted + change
         return (mean, cov), (mean, predicted)
@@ -56,8 +55,8 @@ def _rows(posed: Posed, point: Array, entry, index):
     covariance: Operator | None = posed.emission_covariance
     if covariance is not None:
         covariance = at_step(covariance, index)
-    value, observed = posed.values[index], posed.observed[index]
-    return step_rows(posed, point, entry, covariance, value, observed, "scored")
+    seen = jax.tree.map(lambda x: x[index], posed.observations)
+    return step_rows(posed, point, entry, covariance, seen, "scored")
 
 
 def extended_posterior(posed: Posed, backend: Backend) -> SmootherPosterior:

@@ -1,4 +1,8 @@
-r"""Smoothed covariances from the precision of a whole trajectory.
+r"""The Gaussian around a mode: its evidence, and covariances that are definite.
+
+Where the expansion at the mode x has its mode there too, log p(y) is that of the
+expansion. Else only its spread is used, which is Laplace's approximation: with q the
+posterior of the expansion without data, log p(y) = log p(x, y) - log q(x).
 
 An expansion has a block tridiagonal precision. With the pivots S_t of its elimination
 and the couplings C_t, the diagonal blocks of its inverse are (Takahashi, Fagan & Chin
@@ -16,12 +20,40 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
+from elk_ssm.kalman.observations import Factor, factor_of
 from elk_ssm.linalg.small import matmul, symmetrize, transpose
-from elk_ssm.linalg.structure import Dense
-from elk_ssm.nssm.densities import Factor, factor_of, time_axis
-from elk_ssm.nssm.expansion import Expansion
-from elk_ssm.nssm.posed import Posed
+from elk_ssm.linalg.structure import Dense, to_dense
+from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.expansion import Expansion, expand, posterior_of
+from elk_ssm.nssm.options import Choices
+from elk_ssm.nssm.posed import Posed, time_axis
 from elk_ssm.nssm.tridiagonal import apply_inverse, unit_factor
+
+
+def gaussian_around(
+    posed: Posed, states: Array, covariances: Array | None, choices: Choices
+) -> dict[str, Array]:
+    """Return what `Smoothed` holds of the Gaussian around a mode `(T, D)`.
+
+    `covariances`, `(T, D, D)`, are those over which sigma points regress.
+    """
+    density = log_joint(posed, states)
+    expansion = expand(posed, states, covariances, choices.linearization, kind="exact")
+    exact = posed.is_gaussian and not posed.has_varying_noise
+    if not exact:
+        expansion = expansion.without_data()
+    posterior = posterior_of(posed, expansion, choices.backend)
+    evidence = posterior.log_likelihood
+    if not exact:
+        evidence = evidence + density - expansion.log_joint_at_zero(posed)
+    smoothed = to_dense(posterior.smoothed_covariances)
+    return {
+        "covariances": definite_covariances(posed, expansion, smoothed),
+        "log_likelihood": evidence,
+        "log_posterior": density,
+        "filtered_means": states + posterior.filtered_means,
+        "filtered_covariances": to_dense(posterior.filtered_covariances),
+    }
 
 
 def definite_covariances(

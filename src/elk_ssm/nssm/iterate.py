@@ -8,7 +8,7 @@ One pass at the trajectory x:
     x + a d     a = 1, 1/2, 1/4, ... until log p(z, y) has risen enough
 
 The noise policy sees the merit -log p(z, y) of the accepted point and what the
-expansion promised for the full step, and so adapts the trust region.
+expansion predicted for the full step, and so adapts the trust region.
 
 A small step proves little: the trust region may be narrow, the expansion lacks second
 derivatives, and at a saddle there is no slope. So these passes never say converged.
@@ -22,48 +22,40 @@ iterated posterior linearisation (García-Fernández et al. 2017, IEEE Trans. Si
 Process. 65), towards its own fixed point.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from elk_ssm._loop import (
+    PATIENCE,
+    RUNNING,
+    SEARCHING,
+    cut_off,
+    run_passes,
+    status_of,
+)
 from elk_ssm._types import Array
 from elk_ssm.linalg.structure import to_dense
-from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.densities import log_joint, log_joint_along
 from elk_ssm.nssm.expansion import Expansion, expand, posterior_of
-from elk_ssm.nssm.newton import SEARCHING, Climb, climb, lowest_merit
+from elk_ssm.nssm.newton import Climb, climb, lowest_merit
+from elk_ssm.nssm.options import Choices, Limits
 from elk_ssm.nssm.posed import Posed
-from elk_ssm.nssm.slopes import Linearization
-from elk_ssm.nssm.stopping import entries, largest_share, size_of_states, slack_of
+from elk_ssm.nssm.stopping import (
+    entries,
+    largest_increment,
+    search,
+    size_of_states,
+    slack_of,
+)
 from elk_ssm.nssm.trust import covariance_tilt, noise_scale, trust_rows
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.solution import Status, int_status
-from elk_ssm.surrogate.noise import NoisePolicy, Seen
+from elk_ssm.solution import Status
+from elk_ssm.surrogate.policy import NoisePolicy, first_state, see
 
-RUNNING = -1
 _ENOUGH = 1e-4
 _USEFUL = 0.25
-_PATIENCE = 3
 _MOST_PASSES = 20
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What is static: linearisation, backend, acceptance, longest line search."""
-
-    linearization: Linearization
-    backend: Backend
-    safeguard: bool
-    max_halvings: int
-
-
-class Limits(NamedTuple):
-    """What is data: the noise policy (or `None`), tolerance, number of passes."""
-
-    noise: NoisePolicy | None
-    tolerance: Array
-    max_iters: Array
 
 
 class Carry(NamedTuple):
@@ -83,15 +75,15 @@ class Carry(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The smoothed increments of one pass, and what they promise.
+    """The smoothed increments of one pass, and what the expansion says of them.
 
-    `increments: (T, D)`, `slope` the derivative of log p along them, `promise` the rise
-    of log p that the expansion predicts, `covariances` the posterior ones.
+    `increments: (T, D)`, `slope` the derivative of log p along them, `reduction` the
+    predicted one of the merit, `covariances` the posterior ones.
     """
 
     increments: Array
     slope: Array
-    promise: Array
+    reduction: Array
     covariances: Array
 
 
@@ -108,48 +100,36 @@ def iterate(
     is spread over devices, all of them take the same decisions.
     """
 
-    def running(carry: Carry) -> Array:
-        return (carry.status == RUNNING) & (carry.iteration < limits.max_iters)
-
     def body(carry: Carry) -> Carry:
         return one_pass(posed, choices, limits, carry)
 
     first = start(posed, guess, choices, limits, policy)
-    carry = jax.lax.while_loop(running, body, first)
+    carry = run_passes(body, first, limits.max_iters)
     if choices.safeguard:
         carry = _climb_on(posed, choices, limits, first, carry)
-    cut_off = int_status(Status.max_iters_reached)
-    return carry._replace(status=jnp.where(carry.status < 0, cut_off, carry.status))
+    return cut_off(carry)
 
 
 def _climb_on(
     posed: Posed, choices: Choices, limits: Limits, first: Carry, carry: Carry
 ) -> Carry:
     """Go on by Newton's method, to a maximum."""
+    shared = "states", "merit", "iteration", "step_norm", "status"
     begin = Climb(
-        states=carry.states,
-        merit=carry.merit,
         lowest=lowest_merit(posed, first.merit),
         shift=jnp.zeros_like(carry.merit),
-        iteration=carry.iteration,
-        stalls=jnp.asarray(0, jnp.int32),
-        step_norm=carry.step_norm,
-        status=carry.status,
+        stalls=jnp.zeros_like(carry.stalls),
+        **{name: getattr(carry, name) for name in shared},
     )
     found = climb(posed, begin, *limits[1:])
     # The slack for rounding in the line search must not add up to a loss.
     keep = found.merit <= first.merit
-    states = jnp.where(keep, found.states, first.states)
-    if carry.covariances is not None:
-        covariances = _posterior(posed, expand(posed, states), choices.backend)[1]
-        carry = carry._replace(covariances=covariances)
-    return carry._replace(
-        states=states,
-        merit=found.merit,
-        iteration=found.iteration,
-        step_norm=found.step_norm,
-        status=found.status,
-    )
+    carry = carry._replace(**{name: getattr(found, name) for name in shared})
+    carry = carry._replace(states=jnp.where(keep, found.states, first.states))
+    if carry.covariances is None:
+        return carry
+    around = expand(posed, carry.states)
+    return carry._replace(covariances=_posterior(posed, around, choices.backend)[1])
 
 
 def start(
@@ -163,23 +143,20 @@ def start(
     merit = -log_joint(posed, guess)
     unknown = jnp.full_like(merit, jnp.inf)
     covariances = None
-    if limits.noise is not None and policy is None:
-        policy = limits.noise.init(posed.shape, guess.dtype)
     if choices.linearization != "taylor":
         covariances = _posterior(posed, expand(posed, guess), choices.backend)[1]
-    broken = int_status(Status.nonfinite)
     return Carry(
         states=guess,
         covariances=covariances,
         merit=merit,
         last_merit=unknown,
         predicted=unknown,
-        policy=policy,
+        policy=first_state(limits.noise, posed.shape, guess.dtype, policy),
         undamped=jnp.asarray(False),
         iteration=jnp.asarray(0, jnp.int32),
         stalls=jnp.asarray(0, jnp.int32),
         step_norm=unknown,
-        status=jnp.where(jnp.isfinite(merit), jnp.asarray(RUNNING, jnp.int32), broken),
+        status=status_of((~jnp.isfinite(merit), Status.nonfinite)),
     )
 
 
@@ -189,20 +166,20 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
     policy, precision = _consult_policy(posed, limits.noise, carry, expansion)
     step = _step(posed, choices, carry, expansion, precision)
     slack = slack_of(posed, carry.merit)
-    share, merit = _search(posed, choices, carry, step, slack)
-    moved = share > 0
-    states = jnp.where(moved, carry.states + share * step.increments, carry.states)
+    length, merit = _search(posed, choices, carry, step, slack)
+    moved = length > 0
+    states = jnp.where(moved, carry.states + length * step.increments, carry.states)
     scale = size_of_states(posed, carry.states, noise_scale(posed, expansion))
-    norm, small = largest_share(posed, step.increments, scale, limits.tolerance)
+    norm, small = largest_increment(posed, step.increments, scale, limits.tolerance)
     damped = ~posed.axis.all(precision <= 0)
-    at_floor = (step.promise <= slack) & ~(norm < carry.step_norm)
-    hopeless = ~moved & ((limits.noise is None) | (step.promise <= slack))
+    at_floor = (step.reduction <= slack) & ~(norm < carry.step_norm)
+    hopeless = ~moved & ((limits.noise is None) | (step.reduction <= slack))
     stalls = jnp.where(at_floor | hopeless, carry.stalls + 1, 0)
-    stuck = (stalls >= _PATIENCE) | (~moved & (stalls >= 1) & (limits.noise is None))
+    stuck = (stalls >= PATIENCE) | (~moved & (stalls >= 1) & (limits.noise is None))
     if choices.safeguard:
-        useful = moved & (step.promise > slack)
+        useful = moved & (step.reduction > slack)
         if carry.covariances is not None:
-            useful = useful & (carry.merit - merit >= _USEFUL * step.promise)
+            useful = useful & (carry.merit - merit >= _USEFUL * step.reduction)
             stuck = stuck | ~useful
         late = carry.iteration + 1 >= _MOST_PASSES
         status = jnp.where(small | stuck | late, SEARCHING, RUNNING).astype(jnp.int32)
@@ -212,7 +189,7 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
         states=states,
         merit=jnp.where(moved, merit, carry.merit),
         last_merit=carry.merit,
-        predicted=carry.merit - step.promise,
+        predicted=carry.merit - step.reduction,
         policy=policy,
         # Without the safeguard, look without damping after a small damped step, once.
         undamped=small & damped & ~carry.undamped,
@@ -235,20 +212,10 @@ def _consult_policy(
     if noise is None:
         return None, jnp.zeros_like(carry.states)
     residual = posed.at_start(expansion.first, expansion.offsets)
-    mean_square = None
-    if posed.axis.is_spread:
-        squares = residual**2
-        if posed.exists is not None:
-            squares = jnp.where(posed.exists[:, None], squares, 0)
-        mean_square = posed.axis.total(jnp.sum(squares)) / entries(posed)
-    seen = Seen(
-        residual,
-        carry.merit,
-        carry.last_merit,
-        carry.predicted,
-        carry.iteration,
-        mean_square,
-    )
+    if posed.exists is not None:
+        residual = jnp.where(posed.exists[:, None], residual, 0)
+    merits = carry.merit, carry.last_merit, carry.predicted
+    seen = see(posed.axis, residual, entries(posed), carry.iteration, merits)
     policy, _ = noise.update(carry.policy, seen)
     precision = 1 / (noise.noise(policy) * noise_scale(posed, expansion))
     return policy, jnp.where(carry.undamped, 0, precision)
@@ -265,11 +232,11 @@ def _step(
     if carry.policy is not None or tilt is not None:
         expansion = expansion.with_rows(trust_rows(precision, tilt))
     increments, covariances = _posterior(posed, expansion, choices.backend)
-    _, slope = jax.jvp(lambda x: log_joint(posed, x), (carry.states,), (increments,))
+    _, slope = log_joint_along(posed, carry.states, increments)
     # Of (H + P) d = g, with P the trust region: g'd - d'Hd / 2 = g'd / 2 + d'Pd / 2.
     damping = posed.axis.total(jnp.sum(precision * increments**2))
-    promise = (slope + damping) / 2
-    return Step(increments, slope, promise, covariances)
+    reduction = (slope + damping) / 2
+    return Step(increments, slope, reduction, covariances)
 
 
 def _posterior(
@@ -282,13 +249,11 @@ def _posterior(
 def _search(
     posed: Posed, choices: Choices, carry: Carry, step: Step, slack: Array
 ) -> tuple[Array, Array]:
-    """Return the accepted share of the step, 0 if none, and its merit."""
+    """Return the accepted step length, 0 if none, and its merit."""
 
-    def merit_at(share: Array) -> Array:
-        states = carry.states + share * step.increments
-        density, slope = jax.jvp(
-            lambda x: log_joint(posed, x), (states,), (step.increments,)
-        )
+    def merit_at(length: Array) -> Array:
+        states = carry.states + length * step.increments
+        density, slope = log_joint_along(posed, states, step.increments)
         # A point without derivatives is no place to go on from.
         return jnp.where(jnp.isfinite(slope), -density, jnp.inf)
 
@@ -298,29 +263,22 @@ def _search(
         finite = posed.axis.all(jnp.isfinite(step.increments)) & jnp.isfinite(merit)
         return jnp.where(finite, one, 0), merit
 
-    def enough(share: Array, merit: Array) -> Array:
-        rise = _ENOUGH * share * jnp.maximum(step.slope, 0)
-        return merit <= carry.merit - rise + slack
+    def trial(length: Array) -> tuple[Array, Array]:
+        merit = merit_at(length)
+        rise = _ENOUGH * length * jnp.maximum(step.slope, 0)
+        return merit, merit <= carry.merit - rise + slack
 
-    def searching(state: tuple) -> Array:
-        share, merit, tried = state
-        return ~enough(share, merit) & (tried <= choices.max_halvings)
-
-    def halve(state: tuple) -> tuple:
-        share, _, tried = state
-        return share / 2, merit_at(share / 2), tried + 1
-
-    # From twice the step, of infinite merit, so that the merit is compiled once.
-    before = (2 * jnp.ones_like(slack), jnp.full_like(slack, jnp.inf), 0)
-    share, merit, _ = jax.lax.while_loop(searching, halve, before)
-    return jnp.where(enough(share, merit), share, 0), merit
+    most = choices.max_halvings + 1
+    length, merit, enough = search(trial, jnp.ones_like(slack), most)
+    return jnp.where(enough, length, 0), merit
 
 
 def _judge(
     posed: Posed, converged: Array, stuck: Array, step: Step, limits: Limits
 ) -> Array:
-    limit = int_status(Status.precision_limit)
-    status = jnp.where(stuck, limit, jnp.asarray(RUNNING, jnp.int32))
-    status = jnp.where(converged, int_status(Status.converged), status)
     broken = ~posed.axis.all(jnp.isfinite(step.increments)) & (limits.noise is None)
-    return jnp.where(broken, int_status(Status.nonfinite), status)
+    return status_of(
+        (stuck, Status.precision_limit),
+        (converged, Status.converged),
+        (broken, Status.nonfinite),
+    )

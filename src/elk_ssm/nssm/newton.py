@@ -7,8 +7,8 @@ too, or where the second derivatives that it lacks are large. From there on a pa
 
 by one elimination over time (see `tridiagonal`), which also tells whether the matrix is
 positive definite; E replaces just the pivots that are not positive. mu is the first of
-the last one's tenth, 8 times that, ... for which log p(z, y) rises by a share of what
-was promised (Levenberg-Marquardt; Nocedal & Wright 2006, sections 3.4 and 4.3).
+the last one's tenth, 8 times that, ... for which log p(z, y) rises by a part of what
+was predicted (Levenberg-Marquardt; Nocedal & Wright 2006, sections 3.4 and 4.3).
 
 Where -H is not definite a direction of negative curvature is found by inverse
 iteration, v <- (-H + mu W)^-1 W v, with mu bisected towards the smallest that is
@@ -25,25 +25,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._loop import PATIENCE, SEARCHING, run_passes, status_of
 from elk_ssm._types import Array
-from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.densities import log_joint_along
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.saddle import leave_saddle
 from elk_ssm.nssm.second_order import Around, dot, look_around, solve_shifted
 from elk_ssm.nssm.stopping import (
     entries,
-    largest_share,
+    largest_increment,
     magnitude_of,
     size_of_states,
     slack_of,
 )
 from elk_ssm.solution import Status, int_status
 
-SEARCHING = -2
 _ENOUGH = 0.1
 _GOOD = 0.75
 _FIRST_SHIFT, _GROWTH, _MOST_TRIES = 1e-4, 8.0, 24
-_PATIENCE = 3
 _UNBOUNDED = 1e15
 
 
@@ -61,13 +60,13 @@ class Climb(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One shift mu: its step `(T, D)`, what it promises, whether it is good enough."""
+    """One shift mu: its step `(T, D)`, predicted reduction, whether it is enough."""
 
     shift: Array
     definite: Array
     increments: Array
     slope: Array
-    promise: Array
+    reduction: Array
     merit: Array
     done: Array
     tries: Array
@@ -76,13 +75,10 @@ class Trial(NamedTuple):
 def climb(posed: Posed, first: Climb, tolerance: Array, max_iters: Array) -> Climb:
     """Run Newton passes until a stopping rule holds."""
 
-    def running(carry: Climb) -> Array:
-        return (carry.status == SEARCHING) & (carry.iteration < max_iters)
-
     def body(carry: Climb) -> Climb:
         return newton_pass(posed, tolerance, carry)
 
-    return jax.lax.while_loop(running, body, first)
+    return run_passes(body, first, max_iters, SEARCHING)
 
 
 def newton_pass(posed: Posed, tolerance: Array, carry: Climb) -> Climb:
@@ -101,14 +97,14 @@ def newton_pass(posed: Posed, tolerance: Array, carry: Climb) -> Climb:
     moved = moved | better
     states = jnp.where(moved, carry.states + increments, carry.states)
     scale = size_of_states(posed, carry.states, 1 / around.metric)
-    norm, small = largest_share(posed, increments, scale, tolerance)
+    norm, small = largest_increment(posed, increments, scale, tolerance)
     # A step that is shifted is short by itself.
     still = trial.done & (trial.shift <= 0) & ~bends & ~better
     still = still & _is_settled(
         posed, around, carry.states, trial.increments, tolerance
     )
-    at_floor = (trial.promise <= slack) & ~better & ~(norm < carry.step_norm)
-    stalls = jnp.where(moved, jnp.where(at_floor, carry.stalls + 1, 0), _PATIENCE)
+    at_floor = (trial.reduction <= slack) & ~better & ~(norm < carry.step_norm)
+    stalls = jnp.where(moved, jnp.where(at_floor, carry.stalls + 1, 0), PATIENCE)
     status = _judge(posed, around, still & small, stalls, bends)
     rise = carry.merit - merit
     merit = jnp.where(moved, merit, carry.merit)
@@ -143,11 +139,12 @@ def _try_shifts(
             usable = usable & definite
         step = jnp.where(usable, step, 0)
         slope = dot(posed, around.gradient, step)
-        promise = (slope + shift * dot(posed, around.metric * step, step)) / 2
-        merit, left = _merit_and_slope(posed, carry.states + step, step)
-        enough = merit <= carry.merit - _ENOUGH * promise + slack
+        reduction = (slope + shift * dot(posed, around.metric * step, step)) / 2
+        density, left = log_joint_along(posed, carry.states + step, step)
+        merit = -density
+        enough = merit <= carry.merit - _ENOUGH * reduction + slack
         # Where large terms of log p cancel, its slope still tells what it does not.
-        near = (promise <= loose) & (merit <= carry.merit + loose)
+        near = (reduction <= loose) & (merit <= carry.merit + loose)
         enough = enough | (near & (jnp.abs(left) <= slope / 2))
         # Where nothing but rounding is left, a longer search would follow the rounding.
         settled = definite & (shift <= 0) & (slope <= loose)
@@ -155,7 +152,7 @@ def _try_shifts(
         enough = (enough & jnp.isfinite(left)) | settled
         done = usable & (slope >= 0) & enough
         tries = last.tries + 1
-        return Trial(shift, definite, step, slope, promise, merit, done, tries)
+        return Trial(shift, definite, step, slope, reduction, merit, done, tries)
 
     zero = jnp.zeros_like(slack)
     start = Trial(
@@ -171,14 +168,8 @@ def _try_shifts(
 
 def _loose(posed: Posed, carry: Climb) -> Array:
     """Return what the merit may rise by where it is made of large terms that cancel."""
-    share = float(jnp.finfo(carry.merit.dtype).eps) ** (1 / 3)
-    return share * magnitude_of(posed, carry.merit)
-
-
-def _merit_and_slope(posed: Posed, states: Array, step: Array) -> tuple[Array, Array]:
-    """Return -log p and the derivative of log p along a step."""
-    density, slope = jax.jvp(lambda x: log_joint(posed, x), (states,), (step,))
-    return -density, slope
+    rounding = float(jnp.finfo(carry.merit.dtype).eps) ** (1 / 3)
+    return rounding * magnitude_of(posed, carry.merit)
 
 
 def _is_settled(
@@ -195,8 +186,8 @@ def _is_settled(
 
 
 def _next_shift(trial: Trial, rise: Array, slack: Array) -> Array:
-    less = jnp.where(rise >= _GOOD * trial.promise, trial.shift / 10, trial.shift)
-    less = jnp.where((less < _FIRST_SHIFT) | (trial.promise <= slack), 0, less)
+    less = jnp.where(rise >= _GOOD * trial.reduction, trial.shift / 10, trial.shift)
+    less = jnp.where((less < _FIRST_SHIFT) | (trial.reduction <= slack), 0, less)
     return less.astype(slack.dtype)
 
 
@@ -220,14 +211,15 @@ def _is_boundless(
 def _judge(
     posed: Posed, around: Around, converged: Array, stalls: Array, bends: Array
 ) -> Array:
-    stuck = int_status(Status.precision_limit)
-    stuck = jnp.where(bends, int_status(Status.saddle), stuck)
     finite = jnp.isfinite(around.gradient) & jnp.isfinite(around.metric)
-    broken = int_status(Status.nonfinite)
-    stuck = jnp.where(posed.axis.all(finite), stuck, broken)
-    going = jnp.asarray(SEARCHING, jnp.int32)
-    status = jnp.where(stalls >= _PATIENCE, stuck, going)
-    return jnp.where(converged, int_status(Status.converged), status)
+    stuck = stalls >= PATIENCE
+    return status_of(
+        (stuck, Status.precision_limit),
+        (stuck & bends, Status.saddle),
+        (stuck & ~posed.axis.all(finite), Status.nonfinite),
+        (converged, Status.converged),
+        otherwise=SEARCHING,
+    )
 
 
 def lowest_merit(posed: Posed, merit: Array) -> Array:

@@ -18,8 +18,9 @@ from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import check_length, without_time
 from elk_ssm._trees import describe, static
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.lgssm import expect_matrix, observed_entries
-from elk_ssm.linalg.structure import Operator, as_operator, to_dense, variances_of
+from elk_ssm.kalman.lgssm import expect_matrix
+from elk_ssm.kalman.observations import Observations
+from elk_ssm.linalg.structure import Dense, Operator, as_operator, to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
@@ -46,8 +47,7 @@ class Posed:
         dynamics_covariance: Static or with T entries; `None` if a function.
         emission_covariance: Likewise; `None` also with a log density.
         inputs: Pytree with leading axis T, or `None`.
-        values: Emissions `(T, E)`, finite; what is missing holds a stand-in.
-        observed: `(T, E)` boolean, or `(T, 1)` with a log density.
+        observations: Of T steps; seen as a whole with a log density.
         program: The hoisted functions, static.
         axis: Where time lives, static; T is then what this device holds.
         exists: Which of these steps are steps of the series; `None` if all are.
@@ -59,8 +59,7 @@ class Posed:
     dynamics_covariance: Operator | None
     emission_covariance: Operator | None
     inputs: PyTree
-    values: Array
-    observed: Array
+    observations: Observations
     program: Program = static()
     axis: TimeAxis = static(default=LOCAL)
     exists: Array | None = None
@@ -72,12 +71,22 @@ class Posed:
     @property
     def shape(self) -> tuple[int, int]:
         """`(T, D)`."""
-        return self.values.shape[0], self.initial_mean.shape[0]
+        return self.observations.values.shape[0], self.initial_mean.shape[0]
 
     @property
     def inputs_into(self) -> PyTree:
         """The inputs of the transitions; see `into`."""
         return jax.tree.map(self.into, self.inputs)
+
+    def emission_noise(self, state: Array, entry: PyTree, known: Any) -> Operator:
+        """R at a state, if it is not known already."""
+        return known or Dense(self.call("emission_covariance", state, entry))
+
+    def over_emissions(self, function: Callable, *arrays: Array) -> Any:
+        """Map `function(*entries, input, R, observations)` over the steps."""
+        R = self.emission_covariance
+        axes = *(0 for _ in arrays), 0, time_axis(R), 0
+        return jax.vmap(function, axes)(*arrays, self.inputs, R, self.observations)
 
     # Transitions lead into steps 1, ..., T-1. Where time is spread over devices there
     # is one for each step that a device holds, and some are none: that into the first
@@ -87,8 +96,7 @@ class Posed:
         """Which transitions are transitions, `None` if all are."""
         if not self.axis.is_spread:
             return None
-        steps = self.values.shape[0]
-        real = self.axis.index(steps) > 0
+        real = self.axis.index(self.shape[0]) > 0
         return real if self.exists is None else real & self.exists
 
     def before(self, x: Array, first: Array | None = None) -> Array:
@@ -134,6 +142,11 @@ class Posed:
         return bool(program.dynamics_covariance or program.emission_covariance)
 
 
+def time_axis(covariance: Operator | None) -> int | None:
+    """Return the axis over which `jax.vmap` maps a covariance."""
+    return 0 if covariance is not None and covariance.varies else None
+
+
 def _where_rows(condition: Array, chosen: Array, other: Array | float) -> Array:
     shape = condition.shape + (1,) * (chosen.ndim - 1)
     return jnp.where(condition.reshape(shape), chosen, other)
@@ -156,7 +169,7 @@ def pose(
     inputs = jax.tree.map(jnp.asarray, inputs)
     steps = check_length(inputs, emissions.shape[0])
     program, consts, width = _hoist_all(model, mean, emissions, inputs)
-    values, observed = _observed(emissions, mask, program.log_density is not None)
+    whole = program.log_density is not None
     size = mean.shape[0]
     initial = _covariance("initial_covariance", model, size, 0, mean.dtype)
     assert initial is not None
@@ -167,8 +180,7 @@ def pose(
         _covariance("dynamics_covariance", model, size, steps, mean.dtype),
         _covariance("emission_covariance", model, width, steps, mean.dtype),
         inputs,
-        values,
-        observed,
+        Observations.of(emissions, mask, whole=whole),
         program,
     )
 
@@ -271,7 +283,7 @@ def _covariance(
         return None
     operator = as_operator(given, size, name)
     expect_matrix(name, operator, size, size, (steps,) if steps else ())
-    _check_variances(name, variances_of(operator))
+    _check_variances(name, operator.variances())
     return operator.like(operator.array.astype(dtype))
 
 
@@ -285,16 +297,3 @@ def _check_variances(name: str, variances: Array) -> None:
             f"{name} must be positive definite, or the log density does not exist; got "
             f"a variance of {smallest}. Give a noise-free entry a small one."
         )
-
-
-def _observed(emissions: Array, mask: Any, whole_steps: bool) -> tuple[Array, Array]:
-    """Return values without NaN and what was observed."""
-    observed = observed_entries(emissions, mask)
-    if not whole_steps:
-        return jnp.where(observed, emissions, 0), observed
-    observed = jnp.all(observed, axis=1, keepdims=True)
-    # A log density may be undefined at zero: a value that occurs is a safe stand-in.
-    # Picked by a sum, because indexing would gather emissions that are sharded.
-    first = jnp.arange(observed.shape[0])[:, None] == jnp.argmax(observed[:, 0])
-    stand_in = jnp.sum(jnp.where(first & observed, emissions, 0), axis=0)
-    return jnp.where(observed, emissions, stand_in), observed

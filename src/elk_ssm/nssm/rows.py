@@ -10,46 +10,32 @@ fixed points do not move. What is done to M depends on what the expansion is for
     "exact"      negative pivots are dropped: the Gaussian at a mode
     "positive"   they count by their size, flat directions by next to nothing: a pass
                  that a line search or a trust region guards
-    "scored"     a share of g g' besides, whose mean is the Fisher information: a pass
+    "scored"     a tenth of g g' besides, whose mean is the Fisher information: a pass
                  that nothing guards. It makes the step about 10 / g, too short where a
                  density is steep, so no iteration uses it
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
+from elk_ssm.kalman.observations import Observations
+from elk_ssm.kalman.scalar_updates import Rows
 from elk_ssm.linalg.small import matmul
 from elk_ssm.linalg.structure import Dense, Operator, to_dense
-from elk_ssm.nssm.densities import observed_factor, time_axis
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
 
 Weights: TypeAlias = Literal["exact", "positive", "scored"]
-_OUTER_SHARE = 0.1
-
-
-class Rows(NamedTuple):
-    """Independent scalar observations of the increments.
-
-    `weights: (T, K, D)`, `variances`, `values` and boolean `observed`, all `(T, K)`.
-    """
-
-    weights: Array
-    variances: Array
-    values: Array
-    observed: Array
+_OUTER = 0.1
 
 
 def taylor_rows(posed: Posed, points: Array, kind: Weights) -> Rows:
     """Expand every emission at its state, by Jacobian or Newton weights."""
-    covariance = posed.emission_covariance
-    axes = (0, 0, time_axis(covariance), 0, 0)
-    data = (points, posed.inputs, covariance, posed.values, posed.observed)
-    return jax.vmap(partial(step_rows, posed, kind=kind), axes)(*data)
+    return posed.over_emissions(partial(step_rows, posed, kind=kind), points)
 
 
 def step_rows(
@@ -57,30 +43,19 @@ def step_rows(
     point: Array,
     entry: PyTree,
     covariance: Operator | None,
-    value: Array,
-    observed: Array,
+    seen: Observations,
     kind: Weights,
 ) -> Rows:
     """Expand the emission of one step around a state `(D,)`."""
     mean, H = value_and_jacobian(lambda x: posed.call("emission", x, entry), point)
     if not posed.is_gaussian:
-        return _newton_rows(posed, mean, H, entry, value, observed[0], kind)
-    if covariance is None:
-        covariance = Dense(posed.call("emission_covariance", point, entry))
-    return _gaussian_rows(covariance, H, value - mean, observed)
+        return _newton_rows(posed, mean, H, entry, seen, kind)
+    return seen.whitened(mean, H, posed.emission_noise(point, entry, covariance))
 
 
-def _gaussian_rows(
-    covariance: Operator, H: Array, residual: Array, observed: Array
-) -> Rows:
-    factor = observed_factor(covariance, observed)
-    residual = jnp.where(observed, residual, 0)
-    return Rows(factor.turn_rows(H), factor.variances, factor.turn(residual), observed)
-
-
-def _newton_rows(posed, eta, H, entry, value, observed, kind: Weights) -> Rows:
+def _newton_rows(posed, eta, H, entry, seen: Observations, kind: Weights) -> Rows:
     def density(eta: Array) -> Array:
-        return posed.call("log_density", eta, value, entry)
+        return posed.call("log_density", eta, seen.values, entry)
 
     gradient = jax.grad(density)(eta)
     matrix = -jax.hessian(density)(eta)
@@ -88,11 +63,11 @@ def _newton_rows(posed, eta, H, entry, value, observed, kind: Weights) -> Rows:
         factors, pivots = modified_factors(matrix, replace=True)
         # Of the factored matrix, so that its range contains the gradient.
         matrix = matmul(factors * pivots, factors.T)
-        matrix = matrix + _OUTER_SHARE * gradient[:, None] * gradient
+        matrix = matrix + _OUTER * gradient[:, None] * gradient
     factors, pivots = modified_factors(matrix, replace=kind == "positive")
     if kind == "positive":
         pivots = jnp.maximum(pivots, least_precision(pivots.dtype))
-    ok = observed & (pivots > 0)
+    ok = seen.observed & (pivots > 0)
     weights = matmul(factors.T, H)
     values = _forward_substitute(factors, gradient)
     variances = jnp.where(ok, 1 / jnp.where(ok, pivots, 1), 1)
@@ -146,16 +121,11 @@ def _forward_substitute(lower: Array, vector: Array) -> Array:
 def sigma_rows(posed: Posed, points: Array, roots: Array, kind: Linearization) -> Rows:
     """Regress every Gaussian emission on the spread S S' of its state."""
 
-    def one(state, root, entry, covariance, value, observed) -> Rows:
+    def one(state, root, entry, covariance, seen) -> Rows:
         H, mean, excess = regress(
             lambda x: posed.call("emission", x, entry), state, root, kind
         )
-        if covariance is None:
-            covariance = Dense(posed.call("emission_covariance", state, entry))
-        total = Dense(to_dense(covariance) + excess)
-        return _gaussian_rows(total, H, value - mean, observed)
+        noise = posed.emission_noise(state, entry, covariance)
+        return seen.whitened(mean, H, Dense(to_dense(noise) + excess))
 
-    covariance = posed.emission_covariance
-    axes = (0, 0, 0, time_axis(covariance), 0, 0)
-    data = (points, roots, posed.inputs, covariance, posed.values, posed.observed)
-    return jax.vmap(one, in_axes=axes)(*data)
+    return posed.over_emissions(one, points, roots)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.densities import log_joint, log_joint_along
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.second_order import Around, dot, rounding_of, solve_shifted
+from elk_ssm.nssm.stopping import search
 
 _ENOUGH = 0.1
 _INVERSE_ITERATIONS = 20
@@ -41,26 +42,18 @@ def leave_saddle(
         slope = dot(posed, around.gradient, direction)
         direction = jnp.where(slope < 0, -direction, direction)
         bend = _second_derivative(posed, states, direction)
-        # W weighs the direction as one, so this is a share of what -H consists of.
+        # W weighs the direction as one, so this is a fraction of what -H consists of.
         bends = bend > rounding_of(states)
 
-        def far(share: Array) -> tuple[Array, Array]:
-            merit = -log_joint(posed, states + share * direction)
-            rise = share * jnp.abs(slope) + share**2 * bend / 2
+        def trial(length: Array) -> tuple[Array, Array]:
+            merit = -log_joint(posed, states + length * direction)
+            rise = length * jnp.abs(slope) + length**2 * bend / 2
             return merit, merit <= before - _ENOUGH * rise
 
-        def searching(state: tuple) -> Array:
-            _, _, enough, tries = state
-            return ~enough & (tries < _MOST_HALVINGS)
-
-        def halve(state: tuple) -> tuple:
-            share, _, _, tries = state
-            return share / 2, *far(share / 2), tries + 1
-
-        first = (2 * _KICK * jnp.ones_like(none), none, jnp.asarray(False), 0)
-        share, merit, enough, _ = jax.lax.while_loop(searching, halve, first)
+        longest = jnp.full_like(before, _KICK)
+        length, merit, enough = search(trial, longest, _MOST_HALVINGS)
         merit = jnp.where(enough & bends, merit, jnp.inf)
-        return share * direction, merit, bends
+        return length * direction, merit, bends
 
     def stay() -> tuple[Array, Array, Array]:
         return jnp.zeros_like(states), none, jnp.asarray(False)
@@ -97,6 +90,6 @@ def _second_derivative(posed: Posed, states: Array, direction: Array) -> Array:
     """Return d^2 log p(x + a v) / da^2, which no assembled matrix has rounded."""
 
     def slope(x: Array) -> Array:
-        return jax.jvp(lambda z: log_joint(posed, z), (x,), (direction,))[1]
+        return log_joint_along(posed, x, direction)[1]
 
     return jax.jvp(slope, (states,), (direction,))[1]

@@ -1,5 +1,8 @@
-"""What passes are judged by: rounding of the merit, size of states and steps."""
+"""What steps are judged by: rounding, sizes, and how far is good enough."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
@@ -34,9 +37,32 @@ def size_of_states(posed: Posed, states: Array, variances: Array) -> Array:
     return posed.axis.largest(here)[0]
 
 
-def largest_share(
+def largest_increment(
     posed: Posed, increments: Array, scale: Array, tolerance: Array
 ) -> tuple[Array, Array]:
     """Return the largest increment in units of `scale`, and whether all are small."""
     small = posed.axis.all(jnp.abs(increments) <= tolerance * scale)
     return posed.axis.largest(jnp.max(jnp.abs(increments) / scale))[0], small
+
+
+def search(
+    trial: Callable[[Array], tuple[Array, Array]], longest: Array, most: int
+) -> tuple[Array, Array, Array]:
+    """Halve a step length until a trial of it succeeds, `most` times at most.
+
+    `trial` returns the merit at a step length, and whether it is good enough. So do the
+    last two of the result, after the step length that was tried last.
+    """
+
+    def searching(state: tuple) -> Array:
+        *_, enough, tries = state
+        return ~enough & (tries < most)
+
+    def halve(state: tuple) -> tuple:
+        length, _, _, tries = state
+        return length / 2, *trial(length / 2), tries + 1
+
+    # From twice the step, of infinite merit, so that the merit is compiled once.
+    begin = 2 * longest, jnp.full_like(longest, jnp.inf), jnp.asarray(False), 0
+    length, merit, enough, _ = jax.lax.while_loop(searching, halve, begin)
+    return length, merit, enough

@@ -21,42 +21,51 @@ the matrix plus a diagonal of just those entries (Gill & Murray; Nocedal & Wrigh
 section 3.4).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax, vmap
 
 from elk_ssm._types import Array
-from elk_ssm.linalg.small import matmul, matvec, solve, transpose
+from elk_ssm.linalg.small import matmul, matvec, over_pivots, solve, transpose
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
-
-# An unrolled elimination takes the compiler long at larger sizes.
-_UNROLLED = 8
 
 
 def block_solve(blocks: Array, couplings: Array, rhs: Array) -> Array:
     """Solve a symmetric block tridiagonal system, `(T, D, D)` and `(T, D)`."""
+    eye = jnp.eye(rhs.shape[1], dtype=rhs.dtype)
+    return _solve(blocks, couplings, rhs, None, (lambda S, _: S, solve, eye))[0]
+
+
+def _solve(
+    blocks: Array, couplings: Array, rhs: Array, floors: Array | None, pivots: tuple
+) -> tuple[Array, Any]:
+    """Return the solution and S_t, taken apart by the first of `pivots`.
+
+    The second multiplies a matrix by the inverse of such parts, the third are those of
+    an identity.
+    """
+    take_apart, apply, identity = pivots
 
     def forward(carry, entry):
-        previous, y = carry
-        B, C, v = entry
-        gain = transpose(solve(transpose(previous), transpose(C)))
-        S = B - matmul(gain, transpose(C))
-        y = v - matvec(gain, y)
-        return (S, y), (S, y)
+        B, C, v, floor = entry
+        gain = apply(carry[0], transpose(C))
+        S = take_apart(B - matmul(C, gain), floor)
+        after = S, v - matvec(transpose(gain), carry[1])
+        return after, after
 
-    eye = jnp.eye(rhs.shape[1], dtype=rhs.dtype)
-    start = (eye, jnp.zeros_like(rhs[0]))
-    _, (pivots, reduced) = lax.scan(forward, start, (blocks, couplings, rhs))
+    zero = jnp.zeros_like(rhs[0])
+    entries = (blocks, couplings, rhs, floors)
+    parts, reduced = lax.scan(forward, (identity, zero), entries)[1]
 
     def backward(carry, entry):
         S, y, C_next = entry
-        x = solve(S, (y - matvec(transpose(C_next), carry))[:, None])[:, 0]
+        x = apply(S, (y - matvec(transpose(C_next), carry))[:, None])[:, 0]
         return x, x
 
     following = jnp.concatenate([couplings[1:], jnp.zeros_like(couplings[:1])])
-    zero = jnp.zeros_like(rhs[0])
-    return lax.scan(backward, zero, (pivots, reduced, following), reverse=True)[1]
+    solved = lax.scan(backward, zero, (parts, reduced, following), reverse=True)[1]
+    return solved, parts
 
 
 def definite_solve(
@@ -82,28 +91,10 @@ def definite_solve(
     if axis.is_spread:
         return _spread_definite_solve(axis, blocks, couplings, rhs)
 
-    def forward(carry, entry):
-        B, C, v, floor = entry
-        gain = apply_inverse(carry[:2], transpose(C))
-        inverse, pivots, definite = unit_factor(B - matmul(C, gain), floor)
-        y = v - matvec(transpose(gain), carry[2])
-        after = (inverse, pivots, y)
-        return after, (*after, definite)
-
     ones = jnp.ones_like(rhs[0])
-    start = (jnp.diag(ones), ones, jnp.zeros_like(ones))
-    entries = (blocks, couplings, rhs, floors)
-    _, (inverses, pivots, reduced, definite) = lax.scan(forward, start, entries)
-
-    def backward(carry, entry):
-        inverse, pivots, y, C_next = entry
-        rest = y - matvec(transpose(C_next), carry)
-        x = apply_inverse((inverse, pivots), rest[:, None])[:, 0]
-        return x, x
-
-    following = jnp.concatenate([couplings[1:], jnp.zeros_like(couplings[:1])])
-    entries = (inverses, pivots, reduced, following)
-    solution = lax.scan(backward, jnp.zeros_like(ones), entries, reverse=True)[1]
+    identity = jnp.diag(ones), ones, jnp.asarray(True)
+    pivots = unit_factor, apply_inverse, identity
+    solution, (*_, definite) = _solve(blocks, couplings, rhs, floors, pivots)
     return solution, jnp.all(definite)
 
 
@@ -129,18 +120,13 @@ def unit_factor(
         return table - factors[:, None] * table[k], definite & (pivot > 0)
 
     table = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=-1)
-    carry = table, jnp.asarray(True)
-    if size <= _UNROLLED:
-        for k in range(size):
-            carry = clear(k, carry)
-    else:
-        carry = lax.fori_loop(0, size, clear, carry)
-    return carry[0][:, size:], jnp.diagonal(carry[0]), carry[1]
+    table, definite = over_pivots(size, clear, (table, jnp.asarray(True)))
+    return table[:, size:], jnp.diagonal(table), definite
 
 
-def apply_inverse(factor: tuple[Array, Array], rhs: Array) -> Array:
+def apply_inverse(factor: tuple[Array, ...], rhs: Array) -> Array:
     """Multiply `(D, K)` by the inverse of a matrix that `unit_factor` took apart."""
-    inverse, pivots = factor
+    inverse, pivots, *_ = factor
     return matmul(transpose(inverse), matmul(inverse, rhs) / pivots[:, None])
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
+from elk_ssm.kalman.observations import factor_of, log_normal
 from elk_ssm.linalg.structure import Dense, variances_of
-from elk_ssm.nssm.densities import factor_of, log_normal, observed_factor
 from elk_ssm.nssm.expansion import Expansion
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.rows import Rows, least_precision
@@ -71,12 +71,9 @@ def _held_residuals(posed: Posed, states: Array, moving: Array) -> Array:
         total = total + jnp.sum(posed.masked(terms))
     if posed.program.emission_covariance is not None:
 
-        def emission(held, at, entry, value, ok):
+        def emission(held, at, entry, covariance, seen):
             mean = posed.call("emission", held, entry)
-            R = Dense(posed.call("emission_covariance", at, entry))
-            residual = jnp.where(ok, value - mean, 0)
-            return log_normal(residual, observed_factor(R, ok), ok)
+            return seen.log_normal(mean, posed.emission_noise(at, entry, covariance))
 
-        rest = (posed.inputs, posed.values, posed.observed)
-        total = total + jnp.sum(jax.vmap(emission)(states, moving, *rest))
+        total = total + jnp.sum(posed.over_emissions(emission, states, moving))
     return total

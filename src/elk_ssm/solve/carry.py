@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from elk_ssm._loop import RUNNING
 from elk_ssm._types import Array
 from elk_ssm.solution import History
 from elk_ssm.solve.method import Method
-
-RUNNING = -1
+from elk_ssm.surrogate.policy import first_state
 
 
 class Carry(NamedTuple):
@@ -43,8 +43,6 @@ def start(method: Method, guess: Array, history: int, policy: Any = None) -> Car
     """Return the carry before the first pass."""
     unknown = jnp.asarray(jnp.inf, guess.dtype)
     noise = method.noise
-    if noise is not None and policy is None:
-        policy = noise.init(guess.shape, guess.dtype)
     return Carry(
         nodes=guess,
         accepted=guess if noise is not None and noise.can_reject else None,
@@ -52,7 +50,7 @@ def start(method: Method, guess: Array, history: int, policy: Any = None) -> Car
         undamped=jnp.asarray(True),
         merit=unknown,
         predicted=unknown,
-        policy=policy,
+        policy=first_state(noise, guess.shape, guess.dtype, policy),
         iteration=jnp.asarray(0, jnp.int32),
         exact=jnp.asarray(0, jnp.int32),
         status=jnp.asarray(RUNNING if guess.shape[0] else 0, jnp.int32),

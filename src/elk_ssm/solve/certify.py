@@ -26,12 +26,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._loop import RUNNING
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.solution import Status
-from elk_ssm.solve.carry import RUNNING, Carry
+from elk_ssm.solve.carry import Carry
 from elk_ssm.solve.nodes import Blocks
 
 _WINDOW_STEPS = 32

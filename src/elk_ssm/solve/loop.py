@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._loop import PATIENCE, RUNNING, cut_off, run_passes, status_of
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import apply
 from elk_ssm.parallel.backend import by_backend
-from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.carry import RUNNING, Carry, Prefix, record, start
+from elk_ssm.solution import History, Status
+from elk_ssm.solve.carry import Carry, Prefix, record, start
 from elk_ssm.solve.certify import try_out
 from elk_ssm.solve.gate import (
     Gate,
@@ -35,7 +36,6 @@ from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.passes import Pass, damped_update, evaluate_pass, mean_noise
 from elk_ssm.solve.stopping import (
-    PATIENCE,
     Verdict,
     differs_in_sign_of_zero,
     going_on,
@@ -44,7 +44,7 @@ from elk_ssm.solve.stopping import (
     rounding_floor,
     scale_of,
 )
-from elk_ssm.surrogate.policy import NoisePolicy, Seen
+from elk_ssm.surrogate.policy import NoisePolicy, see
 
 _PROGRESS = 0.25
 
@@ -78,20 +78,13 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
         policy: First state of the noise policy, or None if it is to be made here.
     """
 
-    def running(carry: Carry) -> Array:
-        return (carry.status == RUNNING) & (carry.iteration < options.max_iters)
-
     def body(carry: Carry) -> Carry:
         after, scale = one_pass(blocks, options, carry)
         bound = options.tolerance.bound(scale), rounding_floor(scale)
         return try_out(blocks, bound, options.backend, carry, after)
 
     begin = start(options.concrete, nodes, options.history, policy)
-    carry = jax.lax.while_loop(running, body, begin)
-    cut_off = jnp.where(
-        carry.status == RUNNING, int_status(Status.max_iters_reached), carry.status
-    )
-    return carry._replace(status=cut_off)
+    return cut_off(run_passes(body, begin, options.max_iters))
 
 
 @jax.named_scope("one_pass")
@@ -176,18 +169,15 @@ def _consult_policy(
     """Let the noise policy see the iterate; it may adapt, and may refuse it."""
     if policy is None:
         return carry, jnp.asarray(True)
-    squares = blocks.axis.total(jnp.sum(seen.residual**2))
-    merit = squares / 2
-    merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
-    mean = squares / (blocks.unknowns * seen.residual.shape[1])
-    merits = merit, carry.merit, carry.predicted
-    at = Seen(seen.residual, *merits, carry.iteration, mean)
+    residual, entries = seen.residual, blocks.unknowns * seen.residual.shape[1]
+    merits = None, carry.merit, carry.predicted
+    at = see(blocks.axis, residual, entries, carry.iteration, merits)
     state, accept = policy.update(carry.policy, at)
     carry = carry._replace(policy=state)
     if carry.accepted is None:
         return carry, accept
     return carry._replace(
-        merit=jnp.where(accept, merit, carry.merit),
+        merit=jnp.where(accept, at.merit, carry.merit),
         accepted=jnp.where(accept, carry.nodes, carry.accepted),
     ), accept
 
@@ -261,8 +251,8 @@ def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Arra
     complete = prefix.exact >= count
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
     broken = verdict.suspect | ~jnp.all(jnp.isfinite(prefix.edge))
-    limit = int_status(Status.precision_limit)
-    status = jnp.where(stalls >= PATIENCE, limit, RUNNING)
-    done = verdict.converged | complete
-    status = jnp.where(done, int_status(Status.converged), status)
-    return jnp.where(broken, int_status(Status.nonfinite), status)
+    return status_of(
+        (stalls >= PATIENCE, Status.precision_limit),
+        (verdict.converged | complete, Status.converged),
+        (broken, Status.nonfinite),
+    )

@@ -18,7 +18,6 @@ _REACH_STEPS, _WINDOW = 64, 8
 _ROUNDING_UNITS = 32
 _SLOWEST_ROOM = 0.2
 _SMALLEST_STATE = 1e-12
-PATIENCE = 3
 
 
 class Tolerance(NamedTuple):

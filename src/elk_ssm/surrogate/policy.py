@@ -17,6 +17,7 @@ import numpy as np
 
 from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm.parallel.time_axis import TimeAxis
 
 
 class Seen(NamedTuple):
@@ -38,6 +39,26 @@ class Seen(NamedTuple):
     predicted_merit: Array
     iteration: Array
     mean_square: Array | None = None
+
+
+def see(
+    axis: TimeAxis,
+    residual: Array,
+    entries: Array | int,
+    iteration: Array,
+    merits: tuple[Array | None, Array, Array],
+) -> Seen:
+    """Return what a policy may look at, of all devices.
+
+    The residual is zero where there is no unknown, `entries` of it are real. The merits
+    are this one (`None`: half the sum of squares), the last one and the predicted one.
+    """
+    squares = axis.total(jnp.sum(residual**2))
+    merit, last, predicted = merits
+    if merit is None:
+        merit = squares / 2
+        merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
+    return Seen(residual, merit, last, predicted, iteration, squares / entries)
 
 
 @runtime_checkable
@@ -100,6 +121,15 @@ def is_shardable(policy: NoisePolicy) -> bool:
     residual), and the state is common to all unknowns or has them as its leading axis.
     """
     return bool(getattr(policy, "shardable", False))
+
+
+def first_state(
+    policy: NoisePolicy | None, shape: tuple[int, ...], dtype: Any, known: Any = None
+) -> Any:
+    """Return a policy's state before the first iteration, unless it is known."""
+    if policy is None or known is not None:
+        return known
+    return policy.init(shape, dtype)
 
 
 class Steady:

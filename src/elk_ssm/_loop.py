@@ -1,0 +1,46 @@
+r"""The skeleton of every iteration: passes while it goes on, and how it ended.
+
+    carry = body(carry)      while carry.status == going and carry.iteration < max_iters
+
+A carry has a `status` and an `iteration`. A status below zero goes on: `RUNNING`, or
+`SEARCHING` where the passes of another loop take over. The others are of a `Status`.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array
+from elk_ssm.solution import Status, int_status
+
+Carry = TypeVar("Carry")
+RUNNING, SEARCHING = -1, -2
+# So many passes in a row that gain nothing mean that rounding is the limit.
+PATIENCE = 3
+
+
+def run_passes(
+    body: Callable[[Any], Any], first: Carry, max_iters: Array, going: int = RUNNING
+) -> Carry:
+    """Run passes until one of them changes the status, or there are no more."""
+
+    def running(carry: Any) -> Array:
+        return (carry.status == going) & (carry.iteration < max_iters)
+
+    return jax.lax.while_loop(running, body, first)
+
+
+def cut_off(carry: Any) -> Any:
+    """Say of a loop that would go on that it was cut off."""
+    limit = int_status(Status.max_iters_reached)
+    return carry._replace(status=jnp.where(carry.status < 0, limit, carry.status))
+
+
+def status_of(*cases: tuple[Array, Status], otherwise: int = RUNNING) -> Array:
+    """Return the status of the last case that holds; `otherwise` if none does."""
+    status = jnp.asarray(otherwise, jnp.int32)
+    for holds, case in cases:
+        status = jnp.where(holds, int_status(case), status)
+    return status
