@@ -29,7 +29,7 @@ from benchmarks.nssm_problems import PROBLEMS, draw, pendulum
 from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import pose
-from elk_ssm.smooth import extended_smoother, log_prob, smooth
+from elk_ssm.smoothing import extended_smoother, log_prob, smooth
 
 MARGIN = 10.0
 INFLATIONS = (1000.0, 100.0, 10.0, 1.0)

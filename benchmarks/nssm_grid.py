@@ -25,7 +25,7 @@ from elk_ssm.linalg.structure import Diagonal
 from elk_ssm.nssm.densities import log_joint
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
-from elk_ssm.smooth import Smoothed, smooth
+from elk_ssm.smoothing import Smoothed, smooth
 from elk_ssm.solution import Status
 
 LENGTH, SHORT = 60, 5

@@ -11,9 +11,9 @@ Example:
 """
 
 from elk_ssm import plotting
-from elk_ssm.diagnose import Diagnosis, diagnose
+from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
-from elk_ssm.evaluate import evaluate, iterates, sequential
+from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.forecasting import lgssm_predict
@@ -22,11 +22,11 @@ from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import Dense, Diagonal, ScaledIdentity
-from elk_ssm.linearize import linearize
+from elk_ssm.linearizing import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
-from elk_ssm.scan import scan
-from elk_ssm.smooth import Smoothed, extended_smoother, log_prob, smooth
+from elk_ssm.scanning import scan
+from elk_ssm.smoothing import Smoothed, extended_smoother, log_prob, smooth
 from elk_ssm.solution import History, Solution, Status, raise_if_failed
 from elk_ssm.solve.auto import Auto, Plan, PlanKind
 from elk_ssm.solve.gate import Gate

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from elk_ssm._recurrence import check_length
 from elk_ssm._types import Array, PyTree
-from elk_ssm.evaluate import evaluate
+from elk_ssm.evaluation import evaluate
 from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import at_step, to_dense
@@ -70,12 +70,12 @@ def sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> model = NonlinearSSM(
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.NonlinearSSM(
         ...     jnp.zeros(2), one, lambda z, u: jnp.sin(z), one, lambda z, u: z[:1], one
         ... )
-        >>> drawn = sample(model, jax.random.key(0), 50)
+        >>> drawn = elk.sample(model, jax.random.key(0), 50)
         >>> drawn.states.shape, drawn.emissions.shape
         ((50, 2), (50, 1))
     """

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.observations import Observations
 from elk_ssm.nssm.model import NonlinearSSM
-from elk_ssm.smooth import Smoothed, smooth
+from elk_ssm.smoothing import Smoothed, smooth
 
 if TYPE_CHECKING:
     import optax
@@ -77,12 +77,12 @@ def fit(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
         >>> def build(log_q):
-        ...     q = ScaledIdentity(jnp.exp(log_q))
-        ...     return NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
-        >>> fitted = fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
+        ...     q = elk.ScaledIdentity(jnp.exp(log_q))
+        ...     return elk.NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
+        >>> fitted = elk.fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
         >>> bool(fitted.params < -0.5)
         True
     """

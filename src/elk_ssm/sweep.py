@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from elk_ssm._options import concrete_method
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
-from elk_ssm.evaluate import evaluate
+from elk_ssm.evaluation import evaluate
 from elk_ssm.solution import Status
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.jacobians import DiagonalJacobian

@@ -12,7 +12,7 @@ from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
-from elk_ssm.smooth import smooth
+from elk_ssm.smoothing import smooth
 
 pytestmark = pytest.mark.usefixtures("x64")
 

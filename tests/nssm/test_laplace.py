@@ -10,7 +10,7 @@ from elk_ssm.draws import sample
 from elk_ssm.linalg.structure import ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.rows import modified_factors
-from elk_ssm.smooth import log_prob, smooth
+from elk_ssm.smoothing import log_prob, smooth
 from elk_ssm.solution import Status
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -26,7 +26,7 @@ from benchmarks.nssm_grid import (
 from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import pose
-from elk_ssm.smooth import log_prob, smooth
+from elk_ssm.smoothing import log_prob, smooth
 from elk_ssm.solution import Status
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -13,8 +13,8 @@ from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import Dense, Diagonal, ScaledIdentity
 from elk_ssm.nssm.model import NonlinearSSM
-from elk_ssm.smooth import extended_smoother, log_prob
-from elk_ssm.smooth import smooth as smooth_any
+from elk_ssm.smoothing import extended_smoother, log_prob
+from elk_ssm.smoothing import smooth as smooth_any
 from elk_ssm.solution import Status
 from elk_ssm.surrogate.noise import Constant, ResidualProportional
 

@@ -73,10 +73,10 @@ def lgssm_filter(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
-        >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
+        >>> elk.lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
         [[0.5]]
     """
     types = dynamax_types()
@@ -118,10 +118,10 @@ def lgssm_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
-        >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
+        >>> elk.lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
         [[0.5]]
     """
     types = dynamax_types()
@@ -169,9 +169,9 @@ def lgssm_posterior_sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> params = to_dynamax(LGSSM(jnp.zeros(1), one, one, one, one, one))
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
         (3, 1)
     """
@@ -198,9 +198,9 @@ def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(2), one, one, one, one, one))
         >>> from_dynamax(params).dynamics_weights.matrix.shape
         (2, 2)
     """
@@ -239,9 +239,9 @@ def to_dynamax(model: Any) -> Any:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> params = to_dynamax(LGSSM(jnp.zeros(2), one, one, one, one, one))
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(2), one, one, one, one, one))
         >>> params.dynamics.bias.tolist()
         [0.0, 0.0]
     """

@@ -33,8 +33,8 @@ from elk_ssm.linalg.structure import (
     as_operator,
 )
 from elk_ssm.nssm.model import NonlinearSSM
-from elk_ssm.smooth import Smoothed
-from elk_ssm.smooth import smooth as smooth_model
+from elk_ssm.smoothing import Smoothed
+from elk_ssm.smoothing import smooth as smooth_model
 
 
 def smooth(
@@ -167,9 +167,9 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> from_lgssm(LGSSM(jnp.zeros(2), one, one, one, one, one)).state_dim
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> from_lgssm(elk.LGSSM(jnp.zeros(2), one, one, one, one, one)).state_dim
         2
     """
     size = model.state_dim

@@ -47,9 +47,9 @@ def to_tfp(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> to_tfp(model, num_timesteps=3).event_shape.as_list()
         [3, 1]
     """
@@ -91,9 +91,9 @@ def from_tfp(distribution: Any) -> LGSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> from_tfp(to_tfp(model, num_timesteps=3)).dynamics_weights.matrix.shape
         (1, 1)
     """

@@ -83,8 +83,8 @@ def combine_filter(earlier: FilterElement, later: FilterElement) -> FilterElemen
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import Dense
-        >>> eye, zero = Dense(jnp.eye(2)), jnp.zeros(2)
+        >>> import elk_ssm as elk
+        >>> eye, zero = elk.Dense(jnp.eye(2)), jnp.zeros(2)
         >>> e = FilterElement(eye.scaled(2), zero + 1, eye, zero, eye.scaled(0))
         >>> both = combine_filter(e, e)
         >>> both.A.matrix[0, 0].item(), both.b[0].item(), both.C.matrix[0, 0].item()
@@ -109,8 +109,8 @@ def combine_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import Diagonal
-        >>> one = Diagonal(jnp.ones(2))
+        >>> import elk_ssm as elk
+        >>> one = elk.Diagonal(jnp.ones(2))
         >>> e = SmootherElement(one.scaled(2), jnp.ones(2), one)
         >>> combine_smoother(e, e).L.diagonal.tolist()
         [5.0, 5.0]

@@ -103,10 +103,10 @@ def lgssm_filter(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-        >>> posterior = lgssm_filter(model, jnp.array([[1.0], [jnp.nan]]))
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> posterior = elk.lgssm_filter(model, jnp.array([[1.0], [jnp.nan]]))
         >>> posterior.filtered_means[:, 0].tolist()
         [0.5, 0.5]
         >>> posterior.filtered_covariances.diagonal[:, 0].tolist()

@@ -81,10 +81,10 @@ def lgssm_predict(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-        >>> forecast = lgssm_predict(model, jnp.array([[1.0]]), horizon=2)
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> forecast = elk.lgssm_predict(model, jnp.array([[1.0]]), horizon=2)
         >>> forecast.emission_covariances.diagonal[:, 0].tolist()
         [2.5, 3.5]
     """

@@ -58,14 +58,14 @@ class LGSSM(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
-        >>> model = LGSSM(
+        >>> import elk_ssm as elk
+        >>> model = elk.LGSSM(
         ...     initial_mean=jnp.zeros(2),
-        ...     initial_covariance=ScaledIdentity(1.0),
-        ...     dynamics_weights=Diagonal(jnp.array([0.9, 0.5])),
-        ...     dynamics_covariance=ScaledIdentity(0.1),
+        ...     initial_covariance=elk.ScaledIdentity(1.0),
+        ...     dynamics_weights=elk.Diagonal(jnp.array([0.9, 0.5])),
+        ...     dynamics_covariance=elk.ScaledIdentity(0.1),
         ...     emission_weights=jnp.array([[1.0, 1.0]]),
-        ...     emission_covariance=ScaledIdentity(0.5),
+        ...     emission_covariance=elk.ScaledIdentity(0.5),
         ... )
         >>> model.state_dim
         2

@@ -55,11 +55,13 @@ def lgssm_log_likelihood(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
         >>> def loss(drift):
-        ...     model = LGSSM(jnp.zeros(1), one, ScaledIdentity(drift), one, one, one)
-        ...     return lgssm_log_likelihood(model, jnp.array([[0.0], [jnp.nan], [1.0]]))
+        ...     dynamics = elk.ScaledIdentity(drift)
+        ...     model = elk.LGSSM(jnp.zeros(1), one, dynamics, one, one, one)
+        ...     emissions = jnp.array([[0.0], [jnp.nan], [1.0]])
+        ...     return elk.lgssm_log_likelihood(model, emissions)
         >>> bool(jnp.isfinite(jax.grad(loss)(0.5)))
         True
     """

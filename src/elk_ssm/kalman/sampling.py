@@ -57,10 +57,11 @@ def lgssm_sample(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one, zero = ScaledIdentity(1.0), ScaledIdentity(0.0)
-        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, zero)  # observed exactly
-        >>> lgssm_sample(jax.random.key(0), model, jnp.array([[1.0], [2.0]])).tolist()
+        >>> import elk_ssm as elk
+        >>> one, zero = elk.ScaledIdentity(1.0), elk.ScaledIdentity(0.0)
+        >>> exact = elk.LGSSM(jnp.zeros(1), one, one, one, one, zero)
+        >>> seen = jnp.array([[1.0], [2.0]])
+        >>> elk.lgssm_sample(jax.random.key(0), exact, seen).tolist()
         [[1.0], [2.0]]
     """
     check_backend(backend)

@@ -114,10 +114,10 @@ def lgssm_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> one = ScaledIdentity(1.0)
-        >>> model = LGSSM(jnp.zeros(1), one, one, one, one, one)
-        >>> posterior = lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
+        >>> posterior = elk.lgssm_smoother(model, jnp.array([[jnp.nan], [3.0]]))
         >>> posterior.smoothed_means[:, 0].tolist()
         [1.0, 2.0]
     """

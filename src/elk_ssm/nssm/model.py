@@ -51,14 +51,14 @@ class NonlinearSSM:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> pendulum = NonlinearSSM(
+        >>> import elk_ssm as elk
+        >>> pendulum = elk.NonlinearSSM(
         ...     initial_mean=jnp.zeros(2),
-        ...     initial_covariance=ScaledIdentity(1.0),
+        ...     initial_covariance=elk.ScaledIdentity(1.0),
         ...     dynamics=lambda z, u: z + 0.05 * jnp.array([z[1], -9 * jnp.sin(z[0])]),
-        ...     dynamics_covariance=ScaledIdentity(1e-3),
+        ...     dynamics_covariance=elk.ScaledIdentity(1e-3),
         ...     emission=lambda z, u: jnp.sin(z[:1]),
-        ...     emission_covariance=ScaledIdentity(0.1),
+        ...     emission_covariance=elk.ScaledIdentity(0.1),
         ... )
         >>> pendulum.state_dim
         2
@@ -114,9 +114,9 @@ class NonlinearSSM:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> from elk_ssm.linalg.structure import ScaledIdentity
             >>> import tensorflow_probability.substrates.jax.distributions as tfd
-            >>> one = ScaledIdentity(1.0)
+            >>> import elk_ssm as elk
+            >>> one = elk.ScaledIdentity(1.0)
             >>> model = NonlinearSSM.from_distribution(
             ...     jnp.zeros(1), one, lambda z, u: 0.9 * z, one,
             ...     lambda h, u: tfd.Poisson(log_rate=h),

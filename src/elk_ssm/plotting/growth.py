@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elk_ssm.diagnose import Diagnosis
+from elk_ssm.diagnosis import Diagnosis
 from elk_ssm.plotting.style import BLUE, GREY, axes_or_new
 
 if TYPE_CHECKING:

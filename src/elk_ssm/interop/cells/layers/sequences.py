@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.scan import scan
+from elk_ssm.scanning import scan
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 

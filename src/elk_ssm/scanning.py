@@ -11,7 +11,7 @@ from elk_ssm._options import Asked, for_mesh, prepare
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
-from elk_ssm.evaluate import run
+from elk_ssm.evaluation import run
 from elk_ssm.parallel.mesh import Spread, on_mesh, spread_of
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto

@@ -146,13 +146,12 @@ def smooth(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> from elk_ssm.nssm.model import NonlinearSSM
-        >>> one = ScaledIdentity(1.0)
-        >>> model = NonlinearSSM(
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.NonlinearSSM(
         ...     jnp.zeros(1), one, lambda z, u: jnp.sin(z), one, lambda z, u: z, one
         ... )
-        >>> smoothed = smooth(model, jnp.array([[1.0], [jnp.nan], [2.0]]))
+        >>> smoothed = elk.smooth(model, jnp.array([[1.0], [jnp.nan], [2.0]]))
         >>> int(smoothed.status), smoothed.means.shape, smoothed.covariances.shape
         (0, (3, 1), (3, 1, 1))
     """
@@ -192,13 +191,12 @@ def extended_smoother(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> from elk_ssm.nssm.model import NonlinearSSM
-        >>> one = ScaledIdentity(1.0)
-        >>> model = NonlinearSSM(
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.NonlinearSSM(
         ...     jnp.zeros(1), one, lambda z, u: jnp.sin(z), one, lambda z, u: z, one
         ... )
-        >>> extended_smoother(model, jnp.ones((4, 1))).means.shape
+        >>> elk.extended_smoother(model, jnp.ones((4, 1))).means.shape
         (4, 1)
     """
     check_backend(backend)
@@ -228,13 +226,12 @@ def log_prob(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elk_ssm.linalg.structure import ScaledIdentity
-        >>> from elk_ssm.nssm.model import NonlinearSSM
-        >>> one = ScaledIdentity(1.0)
-        >>> model = NonlinearSSM(
+        >>> import elk_ssm as elk
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> model = elk.NonlinearSSM(
         ...     jnp.zeros(1), one, lambda z, u: z, one, lambda z, u: z, one
         ... )
-        >>> round(float(log_prob(model, jnp.zeros((1, 1)), jnp.zeros((1, 1)))), 3)
+        >>> round(float(elk.log_prob(model, jnp.zeros((1, 1)), jnp.zeros((1, 1)))), 3)
         -1.838
     """
     posed = pose(model, emissions, inputs, mask)

@@ -23,7 +23,7 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
-from elk_ssm.evaluate import sequential
+from elk_ssm.evaluation import sequential
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.forgetful import burn_in_steps
 from elk_ssm.solve.nodes import shift
