@@ -202,3 +202,28 @@ def test_a_negative_zero_in_the_middle(name, reference):
     expected = reference(f, start, inputs)
     assert np.array_equal(np.signbit(sol.states), np.signbit(expected))
     np.testing.assert_array_equal(sol.states, expected)
+
+
+@pytest.mark.parametrize("name", ["deer", "quasi_deer", "gated blocks"])
+def test_what_is_below_rounding_and_goes_one_way(name):
+    # A step adds one unit in the last place, which no residual tells from rounding; the
+    # sequential trajectory ends 16 tolerances away from its start.
+    def f(x, _):
+        seen = 0.5 * x + jax.lax.stop_gradient(0.5 * x)
+        return seen + 4.873e-6
+
+    start = jnp.full(1, 58.555277)
+    sol = elk.evaluate(f, start, length=2_500, method=METHODS[name], max_iters=1_500)
+    true = jax.lax.scan(lambda x, _: (f(x, None),) * 2, start, None, length=2_500)[0]
+    assert sol.status == elk.Status.converged
+    np.testing.assert_allclose(sol.states[-1], true, rtol=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("block_size", [1, 16])
+def test_rounding_that_cancels_costs_no_pass(block_size, reference):
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(20_000, 2)), jnp.float32)
+    sol = elk.evaluate(
+        lambda x, u: x + u, jnp.ones(2), inputs, method=elk.deer(block_size=block_size)
+    )
+    assert sol.status == elk.Status.converged
+    assert sol.num_iters <= 13

@@ -15,12 +15,15 @@ units of the tolerance, window k then has
 
 and the nodes are accepted where e stays below 3 a: where they are as good as a
 trajectory that was once put wrong by three tolerances (e adds up what may cancel).
-Misfits at the rounding floor count as none, as the sequential trajectory has them too.
+Misfits at the rounding floor count as none, as the sequential trajectory has them too:
+they cancel, unless they all go one way. So the misfits as they are, with their sign,
+are added up for each dimension as well, and e is at least the size of their sum.
 
 Cost: two evaluations of f for every step, 32 steps deep, once in a solve that succeeds.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,20 +51,26 @@ class Shot(NamedTuple):
         misfit: m at the end of each window.
         peak_gain: The largest gain anywhere inside.
         peak_misfit: The largest misfit anywhere inside.
+        drift: Misfit of each dimension at the end of each window, signed, `(k, D)`.
     """
 
     gain: Array
     misfit: Array
     peak_gain: Array
     peak_misfit: Array
+    drift: Array
 
 
 class Growth(NamedTuple):
-    """An interval of time: its gain, the error it adds, what a tolerance grows to."""
+    """An interval of time: its gain, the error it adds, what a tolerance grows to.
+
+    And the drift that it adds, `(D,)`.
+    """
 
     gain: Array
     error: Array
     allowed: Array
+    drift: Array
 
 
 @jax.named_scope("trial")
@@ -119,7 +128,8 @@ def is_certain(
     tiny = jnp.finfo(nodes.dtype).tiny
     unit = jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
     shot = _shoot(blocks, nodes, unit, floor)
-    error, allowed = _accumulate(blocks, shot, backend)
+    error, allowed, drift = _accumulate(blocks, shot, backend)
+    error = jnp.maximum(error, jnp.max(jnp.abs(drift), axis=1))
     # Written so that a NaN fails it.
     worst = shot.peak_gain * error + shot.peak_misfit
     fine = worst <= _SLACK * jnp.maximum(1, shot.peak_gain * allowed)
@@ -155,6 +165,8 @@ def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
         if blocks.real is not None:
             exists = exists & blocks.real[index]
         moved = through(pair, index)
+        drift = (moved[0] - nodes[index]) / bound[index]
+        drift = jnp.clip(jnp.where(jnp.isfinite(drift), drift, 0), -_LARGEST, _LARGEST)
         off = jnp.abs(moved[0] - nodes[index])
         off = jnp.where(off <= floor[index], 0, off)
         misfit = jnp.minimum(jnp.max(off / bound[index], axis=1), _LARGEST)
@@ -169,12 +181,13 @@ def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
             misfit,
             jnp.maximum(seen.peak_gain, gain),
             jnp.maximum(seen.peak_misfit, misfit),
+            drift,
         )
-        seen = jax.tree.map(lambda a, b: jnp.where(exists, a, b), now, seen)
+        seen = jax.tree.map(partial(_where, exists), now, seen)
         return (moved, seen), None
 
     nothing = jnp.zeros(first.shape, nodes.dtype)
-    begin = pair, Shot(*[nothing] * 4)
+    begin = pair, Shot(nothing, nothing, nothing, nothing, jnp.zeros_like(start))
     return jax.lax.scan(node, begin, jnp.arange(width))[0][1]
 
 
@@ -185,18 +198,25 @@ def _inputs(blocks: Blocks, index: Array, j: Array | int) -> PyTree:
     return jax.tree.map(lambda x: x[index, j], blocks.inputs)
 
 
-def _accumulate(blocks: Blocks, shot: Shot, backend: Backend) -> tuple[Array, Array]:
-    """Error and allowed error that enter each window."""
+def _where(condition: Array, chosen: Array, other: Array) -> Array:
+    """Choose among windows."""
+    return jnp.where(condition.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
+
+
+def _accumulate(blocks: Blocks, shot: Shot, backend: Backend) -> "Claim":
+    """Error, allowed error and drift that enter each window."""
     one, zero = jnp.ones_like(shot.gain), jnp.zeros_like(shot.gain[0])
-    every = _Accumulated(Growth(shot.gain, shot.misfit, one), Claim(zero, zero + 1))
+    entries = Growth(shot.gain, shot.misfit, one, shot.drift)
+    every = _Accumulated(entries, Claim(zero, zero + 1, jnp.zeros_like(shot.drift[0])))
     return run(every, backend=backend, axis=blocks.axis, before=True)
 
 
 class Claim(NamedTuple):
-    """An error and the one that is allowed."""
+    """An error, the one that is allowed, and the drift."""
 
     error: Array
     allowed: Array
+    drift: Array
 
 
 @dataclass(frozen=True)
@@ -218,11 +238,11 @@ class _Accumulated(Recursion[Claim, Growth]):
         return Growth(jnp.zeros_like(state.error), *state)
 
     def state(self, element: Growth) -> Claim:
-        return Claim(element.error, element.allowed)
+        return Claim(element.error, element.allowed, element.drift)
 
     def nothing(self) -> Growth:
         zero = jnp.zeros_like(self.initial.error)
-        return Growth(zero + 1, zero, zero)
+        return Growth(zero + 1, zero, zero, jnp.zeros_like(self.initial.drift))
 
 
 def _then(first: Growth, second: Growth) -> Growth:
@@ -235,4 +255,7 @@ def _then(first: Growth, second: Growth) -> Growth:
         limited(second.gain * first.gain),
         limited(second.gain * first.error + second.error),
         limited(jnp.maximum(second.gain * first.allowed, second.allowed)),
+        jnp.clip(
+            second.gain[..., None] * first.drift + second.drift, -_LARGEST, _LARGEST
+        ),
     )
