@@ -19,7 +19,7 @@ PAGES = {
     name: name
     for name in ("activity", "convergence", "gradients", "kalman", "sharding")
 } | {"speed": "speed_page"}
-_PLACE = re.compile(r"\{\{ *([\w.]+) *\}\}")
+_PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 
 @cache

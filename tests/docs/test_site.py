@@ -37,7 +37,7 @@ def test_every_public_name_has_an_entry_in_the_reference(module):
 def quoted():
     """Names of the places of the pages."""
     for path in DOCS.rglob("*.md"):
-        yield from re.findall(r"\{\{(.*?)\}\}", path.read_text())
+        yield from re.findall(r"\{\{(.*?)\}\}", path.read_text(), re.S)
 
 
 def known():
