@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 
 # The site, into site/. Warnings are errors; nothing is fetched.
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Scripts of notebooks/ into executed .ipynb beside them; NOTEBOOKS=name for some.
 notebooks: $(VENV)/.dev

@@ -1,9 +1,8 @@
 """How many iterations each method takes on the problem suite, and what comes out.
 
-    python -m benchmarks.convergence             # measure, write results and docs
+    python -m benchmarks.convergence             # measure, write the results
     python -m benchmarks.convergence --small     # T = 200 and few problems, for CI
     python -m benchmarks.convergence cost        # the cost of the default again
-    python -m benchmarks.convergence --docs      # write the docs from stored results
 
 Everything is in float64, with the same defaults on every problem. The sequential depth
 of a run is passes x (C + 2 log2(T / C)), C = 1 without blocks; evaluating step by step
@@ -157,79 +156,24 @@ def measure_cost(names: tuple[str, ...] = COST_PROBLEMS) -> list[Row]:
     return rows
 
 
-def document(stored: dict[str, Any]) -> str:
-    """The page of the docs."""
-    rows = stored["rows"]
-    published = harness.read("published_counts")
-    columns = [
-        "problem",
-        "D",
-        "method",
-        "iterations",
-        "depth over T",
-        "status",
-        "error",
-    ]
-    wide = _wide(rows["suite"])
-    return "\n".join(
-        [
-            "# Convergence",
-            "",
-            "Written by `python -m benchmarks.convergence`, numbers in "
-            "`benchmarks/results/convergence.json`.",
-            harness.machine_line(stored["hardware"]),
-            "",
-            f"Every problem of `benchmarks/problems.py` at T = {rows['length']:,}, "
-            "with the same defaults everywhere and nothing tuned. A cell is iterations "
-            "(passes over all blocks), sequential depth as a share of T, and the "
-            "largest error over the largest state against `lax.scan` in float64. The "
-            "chaotic problems amplify rounding by the growth that `diagnose` reports: "
-            "two evaluations that round differently then differ by that much, and an "
-            "error of order one there (chaotic_rnn_g2 and g3) means that no two "
-            "programs agree on this trajectory in float64.",
-            "",
-            wide,
-            "",
-            "`auto (CPU)` evaluates step by step below 2,000 steps (4,000 for D > 8), "
-            "where blocks do not pay, and where a recurrence does not forget its past: "
-            "one pass, depth 1. `auto (accelerator)` is Newton's method over blocks of "
-            "24 with the gate and noise annealed from 1 by a factor of 2. "
-            "`elk, annealed` starts at s^2 = 1 and multiplies by 4; "
-            "`quasi_elk, gain ratio` accepts or rejects.",
-            "",
-            "## Runs that did not converge",
-            "",
-            harness.table(
-                [r for r in rows["suite"] if r["status"] != "converged"], columns
-            ),
-            "",
-            f"## The autoregressive GRU at T = {ARGRU_LENGTH:,}",
-            "",
-            "Trained weights of `benchmarks/train_argru.py`, five seeds, "
-            "three draws of the noise each. They are as "
-            "hard as the published network for undamped DEER (273 to 530 iterations at "
-            "T = 1,000 against 353) and harder for ELK (18 to 278 with the best "
-            "constant noise against 22).",
-            "",
-            harness.table(rows["argru"], ["problem", "method", *columns[3:]]),
-            "",
-            f"## What the default costs on a CPU, T = {COST_LENGTH:,}, float32",
-            "",
-            "Run time of `elk.evaluate` with no method given over `lax.scan` of the "
-            "same function, in turns; median over the problems "
-            f"**{np.median([r['auto over scan'] for r in rows['cost']]):.2f}**.",
-            "",
-            harness.table(rows["cost"], list(rows["cost"][0])),
-            "",
-            "## Beside the published numbers",
-            "",
-            "Iterations to a mean absolute deviation below 0.1 at T = 1,000, by the "
-            "restatement of the published iteration in `benchmarks/published.py`, with "
-            "the best constant noise on a {1, 3} x 10^k grid.",
-            "",
-            _published(published),
-        ]
-    )
+def places(stored: dict[str, Any]) -> dict[str, str]:
+    """What `docs/convergence.md` has places for."""
+    rows, counts = stored["rows"], harness.read("published_counts")
+    columns = ["iterations", "depth over T", "status", "error"]
+    failed = [row for row in rows["suite"] if row["status"] != "converged"]
+    published = counts["argru"]["published code"]
+    return {
+        "T": f"{rows['length']:,}",
+        "suite": _wide(rows["suite"]),
+        "failed": harness.table(failed, ["problem", "D", "method", *columns]),
+        "argru_T": f"{ARGRU_LENGTH:,}",
+        "argru": harness.table(rows["argru"], ["problem", "method", *columns]),
+        "cost_T": f"{COST_LENGTH:,}",
+        "cost": harness.table(rows["cost"], list(rows["cost"][0])),
+        "published": _published(counts),
+        "published_deer": str(published["deer"]),
+        "published_elk": str(published["elk"]),
+    }
 
 
 def _wide(rows: list[Row]) -> str:
@@ -282,21 +226,15 @@ def main(arguments: list[str]) -> int:
         stored = harness.read("convergence")
         rows = stored["rows"] | {"cost": measure_cost()}
         harness.write("convergence", rows, stored["hardware"])
-    elif "--docs" not in arguments:
-        small = "--small" in arguments
-        names = (
-            SMALL if small else tuple(n for n in problems.NAMES if n not in LEFT_OUT)
-        )
-        length = SMALL_LENGTH if small else LENGTH
-        machine = harness.hardware("float64")
-        rows: Row = {"length": length, "suite": measure(names, length)}
-        if small:
-            print(_wide(rows["suite"]))
-            return 0
-        rows["argru"] = measure_long()
-        rows["cost"] = measure_cost()
-        harness.write("convergence", rows, machine)
-    harness.document("convergence", document(harness.read("convergence")))
+        return 0
+    if "--small" in arguments:
+        print(_wide(measure(SMALL, SMALL_LENGTH)))
+        return 0
+    machine = harness.hardware("float64")
+    names = tuple(name for name in problems.NAMES if name not in LEFT_OUT)
+    rows = {"length": LENGTH, "suite": measure(names, LENGTH)}
+    rows |= {"argru": measure_long(), "cost": measure_cost()}
+    harness.write("convergence", rows, machine)
     return 0
 
 

@@ -1,8 +1,7 @@
 """Forward plus backward: ours, `jax.grad` through `lax.scan`, and a published style.
 
-python -m benchmarks.gradients           # measure, write results and docs
+python -m benchmarks.gradients           # measure, write results/gradients.json
 python -m benchmarks.gradients --small   # one small cell, for CI
-python -m benchmarks.gradients --docs    # write the docs from stored results
 """
 
 from __future__ import annotations
@@ -146,35 +145,13 @@ def measure(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> list[Row]:
     return rows
 
 
-def document(stored: dict[str, Any]) -> str:
-    """The page of the docs."""
-    rows = stored["rows"]
-    ratios = [r["time over scan"] for r in rows if r["candidate"] == "auto"]
+def places(stored: dict[str, Any]) -> dict[str, str]:
+    """What `docs/gradients.md` has places for."""
     columns = ["D", "T", "candidate", "run_ms", "time over scan", "compile_s"]
-    return "\n".join(
-        [
-            "# Gradients: time, memory and error",
-            "",
-            "Written by `python -m benchmarks.gradients`, numbers in "
-            "`benchmarks/results/gradients.json`.",
-            harness.machine_line(stored["hardware"]),
-            "",
-            "Value and gradient of a loss over all states of a GRU with respect to its "
-            "weights. The candidates of a cell take turns; medians. The error is "
-            "relative, against `jax.grad` through `lax.scan` in float64.",
-            "",
-            f"Median over the grid of `auto` over plain `lax.scan`: "
-            f"**{np.median(ratios):.2f}** (range {min(ratios):.2f} to "
-            f"{max(ratios):.2f}).",
-            "",
-            harness.table(rows, [*columns, "temp_mb", "error"]),
-            "",
-            "The published backward pass keeps only the diagonal of the Jacobian in "
-            "the adjoint recursion: its error does not shrink with precision. Dense "
-            f"and diagonal methods are left out where D T (D^2 T for dense) exceeds "
-            f"{MAX_DIAGONAL_WORK:,}.",
-        ]
-    )
+    return {
+        "grid": harness.table(stored["rows"], [*columns, "temp_mb", "error"]),
+        "limit": f"{MAX_DIAGONAL_WORK:,}",
+    }
 
 
 def main(arguments: list[str]) -> int:
@@ -183,10 +160,8 @@ def main(arguments: list[str]) -> int:
         rows = measure((4,), (200,))
         print(harness.table(rows, ["candidate", "run_ms", "time over scan", "error"]))
         return 0
-    if "--docs" not in arguments:
-        machine = harness.hardware()
-        harness.write("gradients", measure(SIZES, LENGTHS), machine)
-    harness.document("gradients", document(harness.read("gradients")))
+    machine = harness.hardware()
+    harness.write("gradients", measure(SIZES, LENGTHS), machine)
     return 0
 
 

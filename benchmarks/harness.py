@@ -129,14 +129,6 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def document(name: str, text: str) -> Path:
-    """Write `docs/<name>.md`."""
-    DOCS.mkdir(exist_ok=True)
-    path = DOCS / f"{name}.md"
-    path.write_text(text.rstrip() + "\n")
-    return path
-
-
 def largest_error(found: Any, expected: Any) -> float:
     """Largest difference over all leaves, over the largest entry; NaN is infinite."""
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected)))

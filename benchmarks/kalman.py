@@ -1,7 +1,6 @@
-"""Smoothers timed against dynamax and cuthbert, and the error table of the docs.
+"""Smoothers timed against dynamax and cuthbert, and their errors in float32.
 
-    python -m benchmarks.kalman            # measure, write results and docs
-    python -m benchmarks.kalman --docs     # write the docs from the stored results
+    python -m benchmarks.kalman            # measure, write results/kalman.json
     python -m benchmarks.kalman --compile  # measure the CPU time of compiling anew
 
 Compile time is apart from run time; within a cell the candidates take turns, and the
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,9 +29,7 @@ from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import Diagonal, ScaledIdentity
 
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "kalman.json"
-DOCS = ROOT / "docs" / "kalman.md"
+RESULTS = harness.RESULTS / "kalman.json"
 DIMENSIONS, LENGTHS = (2, 4, 8, 16), (1_000, 10_000, 100_000)
 ISOLATED_CELLS = ((4, 1_000), (4, 10_000))
 TIME_LIMIT = 75
@@ -210,7 +206,7 @@ def isolated(name: str, D: int, T: int) -> dict[str, Any]:
     row = {"candidate": name, "D": D, "T": T}
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, timeout=TIME_LIMIT,
+            command, cwd=harness.ROOT, env=environment, timeout=TIME_LIMIT,
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -291,80 +287,47 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def document(results: dict[str, Any]) -> str:
-    machine = results["hardware"]
-    lines = [
-        "# Kalman filters and smoothers: speed and accuracy",
-        "",
-        "Written by `python -m benchmarks.kalman`, numbers in "
-        "`benchmarks/results/kalman.json`.",
-        f"{machine['cpu']}, {machine['cores']} cores, jax {machine['jax']}, Python "
-        f"{machine['python']}, {machine['dtype']}. Load average at the start "
-        f"{results['load_start']:.1f}, at the end {results['load_end']:.1f}: where "
-        "that is above 0.5, other programs shared the cores, and ratios within a cell "
-        "mean more than its milliseconds.",
-        "",
-        "## Promises",
-        "",
-        "| measured | value |",
-        "|---|---|",
-        *(f"| {name} | {value:.3g} |" for name, value in results["ratios"].items()),
-        *(
-            f"| CPU time of that compilation in s, {name}, all threads | {value:.3g} |"
-            for name, value in results["compile_cpu"].items()
-        ),
-        "",
-        "## Smoothers",
-        "",
-        "Smoothed means and covariances of a dense model (spectral radius 0.99, E = D) "
-        "and, for the diagonal model, one whose dimensions never mix. Within a cell "
-        "the candidates take turns; medians. The error is the largest one of a "
-        "smoothed mean, over the largest mean, against NumPy float64 (T up to 1e4). "
-        "Left out to keep the run short: our associative backend above D = 4, "
-        "cuthbert above T = 1e4, and the parallel smoothers of dynamax and cuthbert "
-        "outside two cells; these two ran in a process of their own, with NPROC=16 "
-        f"and {TIME_LIMIT} s to compile and run.",
-        "",
-        "| D | T | candidate | run, ms | compile, s | temporary, MB | error |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in results["smoothers"]:
-        start = f"| {row['D']} | {row['T']:,} | {row['candidate']} | "
-        if "failed" in row:
-            lines.append(start + f"{row['failed']} | | | |")
-            continue
-        error = f"{row['max_error']:.0e}" if "max_error" in row else ""
-        numbers = f"{row['run_ms']:.3g} | {row['compile_s']:.2g} | {row['temp_mb']:.3g}"
-        lines.append(start + f"{numbers} | {error} |")
-    lines += [
-        "",
-        "Where we lose: the associative backend on a CPU, which is there for "
-        "accelerators and for tests, and dense models with D = 16, where dynamax's "
-        "LAPACK calls on one matrix at a time catch up with updates one scalar at a "
-        "time. Those calls are also what can hang when batched, so they stay out.",
-        "",
-        "## Accuracy in float32",
-        "",
-        "T = 10,000, D = 3, process noise 1. `dense` observes every dimension, "
-        "`partial` two random combinations of the three, `diagonal` never mixes. "
-        "Errors are the largest of a mean over the largest mean, against NumPy "
-        "float64; the last column is the smallest eigenvalue of any filtered or "
-        "smoothed covariance. dynamax is its sequential smoother on the `dense` "
-        "models.",
-        "",
-        "| candidate | noise | spectral radius | filter | smoother | log-likelihood "
-        "| smallest eigenvalue |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in results["accuracy"]:
-        errors = " | ".join(
-            f"{row[k]:.0e}" for k in ("filter", "smoother", "likelihood")
-        )
-        lines.append(
-            f"| {row['candidate']} | {row['noise']:.0e} | {row['radius']} | {errors} "
-            f"| {row['eigenvalue']:.2g} |"
-        )
-    return "\n".join(lines) + "\n"
+def places(stored: dict[str, Any]) -> dict[str, str]:
+    """What `docs/kalman.md` has places for."""
+    machine = stored["hardware"]
+    promises = stored["ratios"] | {
+        f"CPU time of that compilation in s, {name}, all threads": value
+        for name, value in stored["compile_cpu"].items()
+    }
+    measured = [{"measured": k, "value": float(v)} for k, v in promises.items()]
+    smoothers = [_smoother(row) for row in stored["smoothers"]]
+    accuracy = [_accuracy(row) for row in stored["accuracy"]]
+    return {
+        "machine": f"{machine['cpu']}, {machine['cores']} cores, jax {machine['jax']}, "
+        f"Python {machine['python']}, {machine['dtype']}. Load average at the start "
+        f"{stored['load_start']:.1f}, at the end {stored['load_end']:.1f}",
+        "promises": harness.table(measured, list(measured[0])),
+        "smoothers": harness.table(smoothers, list(smoothers[0])),
+        "time_limit": str(TIME_LIMIT),
+        "accuracy": harness.table(accuracy, list(accuracy[0])),
+    }
+
+
+def _smoother(row: harness.Row) -> harness.Row:
+    return {
+        **{name: row[name] for name in ("D", "T", "candidate")},
+        "run, ms": row.get("failed", row.get("run_ms")),
+        "compile, s": f"{row['compile_s']:.2g}" if "compile_s" in row else "",
+        "temporary, MB": row.get("temp_mb", ""),
+        "error": f"{row['max_error']:.0e}" if "max_error" in row else "",
+    }
+
+
+def _accuracy(row: harness.Row) -> harness.Row:
+    return {
+        "candidate": row["candidate"],
+        "noise": f"{row['noise']:.0e}",
+        "spectral radius": row["radius"],
+        "filter": f"{row['filter']:.0e}",
+        "smoother": f"{row['smoother']:.0e}",
+        "log-likelihood": f"{row['likelihood']:.0e}",
+        "smallest eigenvalue": f"{row['eigenvalue']:.2g}",
+    }
 
 
 def main(arguments: list[str]) -> None:
@@ -373,13 +336,10 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(measure([name], D, T)[0]))
         return
     if arguments == ["--compile"]:
-        stored = json.loads(RESULTS.read_text()) | {"compile_cpu": compile_cpu()}
-        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
-    elif arguments != ["--docs"]:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(run_all(), indent=1) + "\n")
-    DOCS.parent.mkdir(exist_ok=True)
-    DOCS.write_text(document(json.loads(RESULTS.read_text())))
+        found = harness.read("kalman") | {"compile_cpu": compile_cpu()}
+    else:
+        found = run_all()
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run_all() -> dict[str, Any]:

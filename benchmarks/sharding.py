@@ -1,8 +1,7 @@
 """What a pass over a mesh sends, and what follows for many devices.
 
-python -m benchmarks.sharding           # measure, write results and docs
+python -m benchmarks.sharding           # measure, write results/sharding.json
 python -m benchmarks.sharding --small   # two devices, for CI
-python -m benchmarks.sharding --docs    # write the docs from stored results
 
 The number of devices is fixed when JAX starts, so each mesh size is measured by a
 process of its own (`--devices P`).
@@ -180,95 +179,29 @@ def predictions(rows: list[Row], costs: dict[str, Row]) -> list[Row]:
     return found
 
 
-def document(stored: dict[str, Any]) -> str:
-    """The page of the docs."""
+def places(stored: dict[str, Any]) -> dict[str, str]:
+    """What `docs/sharding.md` has places for."""
     measured, costs = stored["rows"]["measured"], stored["rows"]["costs"]
-    passes = [r for r in measured if r["part"] == "pass"]
-    backward = [r for r in measured if r["part"] == "backward"]
     kinds = ["all-gather", "all-reduce", "collective-permute"]
     columns = ["method", "devices", *kinds, *(f"{kind} bytes" for kind in kinds)]
     named = [{"method": name} | cost for name, cost in costs.items()]
     arithmetic = predictions(measured, costs)
-    return "\n".join(
-        [
-            "# Beyond one device: what is sent, and how it scales",
-            "",
-            "Written by `python -m benchmarks.sharding`, numbers in "
-            "`benchmarks/results/sharding.json`.",
-            harness.machine_line(stored["hardware"]),
-            "",
-            "With `mesh=`, every device holds T / P steps. A pass is: a halo of one "
-            "state from the device before, f and its Jacobians on the own steps, a run "
-            "through them that ends in one summary (D x D numbers), an all-gather of "
-            "the P summaries, every device's own prefix over them, and the run that "
-            "corrects the own steps. Damping adds an all-gather for the filter and one "
-            "more for the smoother; tolerances are relative to the largest state so "
-            "far, which is one of D numbers. Whether to stop is agreed on by "
-            "all-reduces of a few numbers, so that all devices do the same passes. "
-            "Iterations and results are those of one device (with blocks of C steps "
-            "where C divides T / P, since every device cuts its own); in code, "
-            "`parallel/time_axis.py` is all that communicates.",
-            "",
-            "## Measured: the collectives of one pass",
-            "",
-            f"Read from the compiled programs at D = {D}, T = {LENGTH:,}, on 2, 4 and "
-            "8 devices that XLA makes up on a CPU. Bytes are the results that one "
-            "device receives; those of all-gathers are proportional to P, all others "
-            "do not change, and none depends on T (a test holds this).",
-            "",
-            harness.table(passes, [*columns, "bytes held a step"]),
-            "",
-            "All-reduces that do not wait for each other are one; with the gate there "
-            "are up to five rounds.",
-            "",
-            "## Measured: the collectives of a gradient's backward pass",
-            "",
-            "The adjoint recursion is one more affine pass, from the last device to "
-            "the first. The gradient of parameters that all devices share ends in an "
-            "all-reduce of its own size.",
-            "",
-            harness.table(backward, columns),
-            "",
-            "## Measured: local work on one CPU core",
-            "",
-            "Nanoseconds for each pass and step: without a mesh, and with two devices "
-            "on two cores for each step that a device holds. The second includes the "
-            "run for the summary, which one device does not need, and is what the "
-            "efficiencies below are relative to; times the ratio of the two they are "
-            "relative to one device without a mesh.",
-            "",
-            harness.table(named, ["method", "passes", "ns alone", "ns"]),
-            "",
-            "## Arithmetic: efficiency at T = 1e8",
-            "",
-            "Nothing below was run. It takes the counts and bytes above and",
-            "",
-            f"- links of {BANDWIDTH / 1e9:.0f} GB/s and {LATENCY * 1e6:.0f} us for "
-            "each message, the same between all devices;",
-            "- all-gathers by doubling, log2(P) messages; all-reduces 2 log2(P) "
-            "messages; one for the halo; one after the other, nothing hidden behind "
-            "local work;",
-            "- local work either as measured on a CPU core, or for an accelerator as "
-            f"{TRIPS} trips of all bytes held to memory at "
-            f"{MEMORY_BANDWIDTH / 1e12:.0f} TB/s, the least it can be, which is "
-            "where sending weighs most;",
-            "- no time for the prefix over P summaries: on a CPU a loop over P small "
-            "matrix products (some 0.1 ms at 1,024), on an accelerator log2(P).",
-            "",
-            "Efficiency is local time over local time plus that of the collectives, "
-            "per pass. The number of passes does not depend on P. *Strong*: T = 1e8 on "
-            "so many devices. *Weak*: 1e8 / 64 steps on each of 1,024.",
-            "",
-            harness.table(arithmetic, list(arithmetic[0])),
-            "",
-            "**Reading it.** What is sent costs a fixed time, almost all of it "
-            "latency: at 1,024 devices about a hundred messages in a row. A core that "
-            "works for milliseconds or more on its steps does not notice; an "
-            "accelerator with 1e5 steps, done in microseconds, mostly waits. Then "
-            "sharding is for memory and not for speed, or the batch is what to shard. "
-            "Blocks send the same for each pass and need fewer passes.",
-        ]
-    )
+    passes = [row for row in measured if row["part"] == "pass"]
+    backward = [row for row in measured if row["part"] == "backward"]
+    *fewer, most = dict.fromkeys(str(row["devices"]) for row in measured)
+    return {
+        "D": str(D),
+        "T": f"{LENGTH:,}",
+        "devices": f"{', '.join(fewer)} and {most}",
+        "passes": harness.table(passes, [*columns, "bytes held a step"]),
+        "backward": harness.table(backward, columns),
+        "costs": harness.table(named, ["method", "passes", "ns alone", "ns"]),
+        "bandwidth": f"{BANDWIDTH / 1e9:.0f} GB/s",
+        "latency": f"{LATENCY * 1e6:.0f} us",
+        "trips": str(TRIPS),
+        "memory_bandwidth": f"{MEMORY_BANDWIDTH / 1e12:.0f} TB/s",
+        "efficiency": harness.table(arithmetic, list(arithmetic[0])),
+    }
 
 
 def main(arguments: list[str]) -> int:
@@ -287,13 +220,11 @@ def main(arguments: list[str]) -> int:
         rows = [row | {"devices": 8} for row in rows]
         print(harness.table(predictions(rows, cost), ["method", "strong, 64"]))
         return 0
-    if "--docs" not in arguments:
-        machine = harness.hardware()
-        meshes = in_processes("--devices", COUNTS, list(METHODS))
-        measured = [row for rows in meshes for row in rows]
-        (costs,) = in_processes("--costs", (2,), list(METHODS))
-        harness.write("sharding", {"measured": measured, "costs": costs}, machine)
-    harness.document("sharding", document(harness.read("sharding")))
+    machine = harness.hardware()
+    meshes = in_processes("--devices", COUNTS, list(METHODS))
+    measured = [row for rows in meshes for row in rows]
+    (costs,) = in_processes("--costs", (2,), list(METHODS))
+    harness.write("sharding", {"measured": measured, "costs": costs}, machine)
     return 0
 
 

@@ -1,9 +1,9 @@
 """Speed side by side: `lax.scan`, our methods, flax's RNN, the published iteration.
 
-    python -m benchmarks.speed            # results/speed.json, docs/speed.md
+    python -m benchmarks.speed            # measure, write results/speed.json
     python -m benchmarks.speed long       # that part again (see PARTS), others kept
     python -m benchmarks.speed --small    # seconds, no files
-    python -m benchmarks.speed --docs     # the page again, from the stored results
+    python -m benchmarks.speed --figure   # its picture again, from the stored results
 
 The Kalman smoothers of dynamax and cuthbert are in `benchmarks.kalman`, gradients in
 `benchmarks.gradients`, the cost of the default on hard problems in
@@ -378,13 +378,13 @@ def main(arguments: list[str]) -> int:
         columns = ["candidate", "run_ms", "over any scan", "error"]
         print(harness.table(rows, columns))
         return 0
-    if "--docs" not in arguments:
+    if "--figure" not in arguments:
         chosen = [name for name in PARTS if name in arguments]
         stored = harness.read("speed")["rows"] if chosen else {}
         machine = harness.hardware()
         rows = {name: PARTS[name]() for name in chosen or PARTS}
         harness.write("speed", stored | rows, machine)
-    speed_page.write()
+    speed_page.draw(harness.read("speed")["rows"])
     return 0
 
 

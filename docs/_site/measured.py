@@ -1,46 +1,61 @@
-"""Fill `{{ name }}` on a page with a number of `benchmarks/results/*.json`.
+"""Fill the places of a page with what `benchmarks/results/*.json` says.
 
-So that no page quotes a number that its benchmark no longer gives.
+`{{ name }}` is one of the numbers below; `{{ page.name }}` is a table, a number or the
+machine of `docs/<page>.md`, given by `places` in the module of its benchmark. So no
+page says what its benchmark no longer gives. The build is started in the root of the
+repository as `python -m mkdocs`, which finds `benchmarks`.
 """
 
-import json
 import re
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
+from importlib import import_module
 from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-_PLACE = re.compile(r"\{\{ *(\w+) *\}\}")
+from benchmarks import harness
+
+PAGES = {
+    name: name
+    for name in ("activity", "convergence", "gradients", "kalman", "sharding")
+} | {"speed": "speed_page"}
+_PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 
-def _read(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+@cache
+def places(page: str) -> dict[str, str]:
+    """All that a measured page has places for."""
+    module = import_module(f"benchmarks.{PAGES[page]}")
+    stored = harness.read(page)
+    machine = {"machine": harness.machine_line(stored["hardware"])}
+    return machine | module.places(stored)
 
 
 def _cost() -> list[float]:
-    return [row["auto over scan"] for row in _read("convergence")["rows"]["cost"]]
+    return [
+        row["auto over scan"] for row in harness.read("convergence")["rows"]["cost"]
+    ]
 
 
 def _gradients(candidate: str, column: str) -> list[float]:
-    rows = _read("gradients")["rows"]
+    rows = harness.read("gradients")["rows"]
     return [row[column] for row in rows if row["candidate"] == candidate]
 
 
 def _depths(prefix: str) -> list[float]:
-    rows = _read("convergence")["rows"]["suite"]
+    rows = harness.read("convergence")["rows"]["suite"]
     name = "auto (accelerator)"
     found = (r for r in rows if r["method"] == name and r["problem"].startswith(prefix))
     return [row["depth over T"] for row in found]
 
 
 def _passes() -> list[int]:
-    rows = _read("convergence")["rows"]["argru"]
+    rows = harness.read("convergence")["rows"]["argru"]
     return [r["iterations"] for r in rows if r["method"] == "auto (accelerator)"]
 
 
 def _counts(method: str) -> dict[str, Any]:
-    return _read("published_counts")["argru"]["here"][method]
+    return harness.read("published_counts")["argru"]["here"][method]
 
 
 def _span(numbers: list, digits: str) -> str:
@@ -64,6 +79,12 @@ VALUES: dict[str, Callable[[], str]] = {
 }
 
 
+def value(name: str) -> str:
+    """What fills a place; an unknown name is an error."""
+    page, dot, place = name.partition(".")
+    return places(page)[place] if dot else VALUES[name]()
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the places of a page; an unknown name is an error."""
-    return _PLACE.sub(lambda found: VALUES[found[1]](), markdown)
+    """Fill the places of a page."""
+    return _PLACE.sub(lambda found: value(found[1]), markdown)

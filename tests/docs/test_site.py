@@ -1,12 +1,10 @@
 """The documentation says what the code has, and quotes what was measured."""
 
-import importlib
 import importlib.util
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import jax
 import pytest
 
 import elk_ssm
@@ -36,45 +34,64 @@ def test_every_public_name_has_an_entry_in_the_reference(module):
     assert set(module.__all__) - {"plotting"} <= described
 
 
-def documented():
-    """Benchmarks that write a page from stored results, and have some."""
-    for source in sorted(harness.RESULTS.parent.glob("*.py")):
-        stored = (harness.RESULTS / f"{source.stem}.json").exists()
-        if stored and '"--docs"' in source.read_text():
-            yield source.stem
-
-
-@pytest.mark.parametrize("name", list(documented()))
-def test_measured_pages_are_those_of_the_results(name, tmp_path, monkeypatch):
-    before = jax.config.jax_enable_x64
-    module = importlib.import_module(f"benchmarks.{name}")
-    monkeypatch.setattr(harness, "DOCS", tmp_path)
-    if hasattr(module, "DOCS"):
-        monkeypatch.setattr(module, "DOCS", tmp_path / f"{name}.md")
-    module.main(["--docs"])
-    jax.config.update("jax_enable_x64", before)
-    written = list(tmp_path.glob("*.md"))
-    assert written
-    for page in written:
-        kept = (DOCS / page.name).read_text()
-        assert page.read_text() == kept, f"run: python -m benchmarks.{name} --docs"
-
-
 def quoted():
-    """Names of the numbers that the pages quote."""
+    """Names of the places of the pages."""
     for path in DOCS.rglob("*.md"):
-        yield from re.findall(r"\{\{ *(\w+) *\}\}", path.read_text())
+        yield from re.findall(r"\{\{(.*?)\}\}", path.read_text(), re.S)
 
 
-def test_numbers_on_pages_come_from_the_results():
-    assert set(quoted()) == set(measured.VALUES)
-    for value in measured.VALUES.values():
-        assert re.search(r"\d", value())
+def known():
+    """Names of all that can fill one."""
+    places = (
+        f"{page}.{name}" for page in measured.PAGES for name in measured.places(page)
+    )
+    return {*measured.VALUES, *places}
 
 
-def test_an_unknown_number_is_an_error():
-    with pytest.raises(KeyError):
-        measured.on_page_markdown("{{ nothing }}")
+def test_every_place_is_known_and_every_known_place_is_used():
+    assert {name.strip() for name in quoted()} == known()
+
+
+def test_what_fills_a_place_has_been_measured():
+    words = {"speed.gpu"}  # says that nothing was, until it is
+    for name in known() - words:
+        assert re.search(r"\d", measured.value(name)), name
+
+
+@pytest.mark.parametrize("page", measured.PAGES)
+def test_a_measured_page_is_filled_from_its_own_results(page):
+    text = (DOCS / f"{page}.md").read_text()
+    assert f"benchmarks/results/{page}.json" in text
+    assert f"{{{{ {page}.machine }}}}" in text
+    assert not re.search(r"^\|", text, re.M), "a table that no benchmark gives"
+    filled = measured.on_page_markdown(text)
+    assert "{{" not in filled
+    assert filled.count("|---|") > 0
+
+
+@pytest.mark.parametrize("page", measured.PAGES)
+def test_a_new_measurement_needs_no_new_page(page, monkeypatch):
+    def shifted(value):
+        if isinstance(value, dict):
+            return {key: shifted(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [shifted(each) for each in value]
+        return 0.5 * value if isinstance(value, float) else value
+
+    before = measured.places(page)
+    read = harness.read
+    monkeypatch.setattr(harness, "read", lambda name: shifted(read(name)))
+    after = measured.places.__wrapped__(page)
+    assert after.keys() == before.keys()
+    changed = {name for name in before if after[name] != before[name]}
+    assert "machine" in changed
+    assert any("|---|" in after[name] for name in changed)
+
+
+def test_an_unknown_place_is_an_error():
+    for place in ("nothing", "sharding.nothing", "nothing.passes"):
+        with pytest.raises(KeyError):
+            measured.on_page_markdown(f"{{{{ {place} }}}}")
     page = measured.on_page_markdown("median {{ cost_median }}.")
     assert re.fullmatch(r"median \d+\.\d\d\.", page)
 

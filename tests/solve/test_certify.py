@@ -219,11 +219,14 @@ def test_what_is_below_rounding_and_goes_one_way(name):
     np.testing.assert_allclose(sol.states[-1], true, rtol=10 * TOLERANCE)
 
 
-@pytest.mark.parametrize("block_size", [1, 16])
-def test_rounding_that_cancels_costs_no_pass(block_size, reference):
-    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(20_000, 2)), jnp.float32)
+@pytest.mark.parametrize(("block_size", "length"), [(1, 2_000), (16, 20_000)])
+def test_rounding_that_cancels_costs_no_pass(block_size, length):
+    inputs = np.random.default_rng(0).normal(size=(length, 2))
     sol = elk.evaluate(
-        lambda x, u: x + u, jnp.ones(2), inputs, method=elk.deer(block_size=block_size)
+        lambda x, u: x + u,
+        jnp.ones(2),
+        jnp.asarray(inputs, jnp.float32),
+        method=elk.deer(block_size=block_size),
     )
     assert sol.status == elk.Status.converged
-    assert sol.num_iters <= 13
+    assert sol.num_iters <= 3
