@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array
 from elk_ssm.nssm.densities import (
-    dynamics_factor,
     emission_term,
     initial_term,
+    over_transitions,
     transition_term,
 )
 from elk_ssm.nssm.posed import Posed
@@ -39,10 +39,10 @@ def curvature_of(posed: Posed, states: Array) -> Curvature:
     """Return -H of log p(z, y) at states `(T, D)`."""
     size = states.shape[1]
     pairs, emissions = _transitions(posed, states), _emissions(posed, states)
-    first = -jax.hessian(lambda x: initial_term(posed, x))(states[0])
+    residual = states[0] - posed.initial_mean
+    first = -jax.hessian(lambda x: initial_term(posed, x))(residual)
     after, before = pairs[:, size:, size:], pairs[:, :size, :size]
     if posed.axis.is_spread:
-        first = jnp.where(posed.axis.place == 0, first, 0)
         later = posed.axis.reversed()
         # A transition counts for the step before it, which may be another device's.
         before = later.before(jnp.zeros_like(first), before[::-1])[::-1]
@@ -69,11 +69,7 @@ def _transitions(posed: Posed, states: Array) -> Array:
 
         return -jax.hessian(term)(jnp.concatenate([before, after]))
 
-    factor, axis = dynamics_factor(posed)
-    pairs = jax.vmap(one, in_axes=(0, 0, 0, axis))(
-        posed.before(states), posed.into(states), posed.inputs_into, factor
-    )
-    return posed.masked(pairs)
+    return over_transitions(posed, one, states)
 
 
 def _emissions(posed: Posed, states: Array) -> Array:

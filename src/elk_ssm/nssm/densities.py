@@ -6,6 +6,7 @@ r"""The log density of a trajectory with its emissions, term by term.
 What is missing of y_t is left out; see `observations`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,15 @@ from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.nssm.posed import Posed, time_axis
 
 
-def dynamics_factor(posed: Posed) -> tuple[Factor | None, Any]:
+def over_transitions(posed: Posed, function: Callable, states: Array) -> Array:
+    """Map `function(before, after, input, factor of Q)` over the transitions."""
+    factor, axis = _dynamics_factor(posed)
+    pairs = posed.before(states), posed.into(states)
+    found = jax.vmap(function, (0, 0, 0, axis))(*pairs, posed.inputs_into, factor)
+    return posed.masked(found)
+
+
+def _dynamics_factor(posed: Posed) -> tuple[Factor | None, Any]:
     """Decorrelate Q for steps 1, ..., T-1, and say how to map it over time."""
     covariance = posed.dynamics_covariance
     if covariance is None:
@@ -54,24 +63,10 @@ def emission_term(
     return seen.log_normal(mean, posed.emission_noise(state, entry, covariance))
 
 
-def transition_terms(posed: Posed, states: Array) -> Array:
-    """Return the transition terms, T - 1 of them."""
-    factor, axis = dynamics_factor(posed)
-    terms = jax.vmap(partial(transition_term, posed), in_axes=(0, 0, 0, axis))(
-        posed.before(states), posed.into(states), posed.inputs_into, factor
-    )
-    return posed.masked(terms)
-
-
-def emission_terms(posed: Posed, states: Array) -> Array:
-    """Return the T emission terms."""
-    return posed.over_emissions(partial(emission_term, posed), states)
-
-
-def initial_term(posed: Posed, state: Array) -> Array:
-    """Return log N(z_0; m, P)."""
-    factor = factor_of(Dense(posed.initial_covariance))
-    return log_normal(state - posed.initial_mean, factor)
+def initial_term(posed: Posed, residual: Array) -> Array:
+    """Return log N(residual; 0, P), on the device that holds the first step."""
+    term = log_normal(residual, factor_of(Dense(posed.initial_covariance)))
+    return jnp.where(posed.axis.place == 0, term, 0) if posed.axis.is_spread else term
 
 
 def log_joint(posed: Posed, states: Array) -> Array:
@@ -90,8 +85,7 @@ def log_joint_here(posed: Posed, states: Array) -> Array:
     What is differentiated with respect to the states: every device adds its own terms,
     and the derivative of their sum over devices is the sum of derivatives.
     """
-    first = initial_term(posed, states[0])
-    if posed.axis.is_spread:
-        first = jnp.where(posed.axis.place == 0, first, 0)
-    total = first + jnp.sum(emission_terms(posed, states))
-    return total + jnp.sum(transition_terms(posed, states))
+    first = initial_term(posed, states[0] - posed.initial_mean)
+    emissions = posed.over_emissions(partial(emission_term, posed), states)
+    transitions = over_transitions(posed, partial(transition_term, posed), states)
+    return first + jnp.sum(emissions) + jnp.sum(transitions)

@@ -26,6 +26,7 @@ from elk_ssm.kalman.observations import Factor, factor_of, log_normal
 from elk_ssm.kalman.scalar_updates import Rows, square_root
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother, smooth_piece
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
+from elk_ssm.nssm.densities import initial_term
 from elk_ssm.nssm.posed import Posed, time_axis
 from elk_ssm.nssm.rows import Weights, sigma_rows, taylor_rows
 from elk_ssm.nssm.slopes import Linearization, regress, value_and_jacobian
@@ -79,9 +80,7 @@ class Expansion(NamedTuple):
 
     def log_joint_at_zero(self, posed: Posed) -> Array:
         """Return the log density of no increments together with the rows' values."""
-        first = log_normal(self.first, factor_of(Dense(self.initial_covariance)))
-        if posed.axis.is_spread:
-            first = jnp.where(posed.axis.place == 0, first, 0)
+        first = initial_term(posed, self.first)
         axis = time_axis(self.covariance)
         covariance = self.covariance
         if axis == 0:

@@ -55,6 +55,7 @@ from elk_ssm.surrogate.policy import NoisePolicy, first_state, see
 
 _ENOUGH = 1e-4
 _USEFUL = 0.25
+_MOST_LENGTHS = 13
 _MOST_PASSES = 20
 
 
@@ -268,8 +269,7 @@ def _search(
         rise = _ENOUGH * length * jnp.maximum(step.slope, 0)
         return merit, merit <= carry.merit - rise + slack
 
-    most = choices.max_halvings + 1
-    length, merit, enough = search(trial, jnp.ones_like(slack), most)
+    length, merit, enough = search(trial, jnp.ones_like(slack), _MOST_LENGTHS)
     return jnp.where(enough, length, 0), merit
 
 

@@ -15,12 +15,11 @@ from elk_ssm.surrogate.noise import NoisePolicy, as_policy
 
 @dataclass(frozen=True)
 class Choices:
-    """What is static: linearisation, backend, acceptance, longest line search."""
+    """What is static: linearisation, backend, acceptance."""
 
     linearization: Linearization
     backend: Backend
     safeguard: bool
-    max_halvings: int
 
 
 class Limits(NamedTuple):
@@ -39,7 +38,7 @@ def check_choices(linearization: str, backend: Backend, safeguard: bool) -> Choi
             f"linearization must be one of {', '.join(get_args(Linearization))}; got "
             f"{linearization!r}."
         )
-    return Choices(linearization, backend, bool(safeguard), 12)  # type: ignore[arg-type]
+    return Choices(linearization, backend, bool(safeguard))  # type: ignore[arg-type]
 
 
 def check_limits(
