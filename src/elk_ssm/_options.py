@@ -12,7 +12,7 @@ from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import describe, is_float
 from elk_ssm._types import ArrayLike, PyTree
 from elk_ssm.parallel.backend import Backend, check_backend
-from elk_ssm.parallel.mesh import Spread, check_off_explicit, off_explicit
+from elk_ssm.parallel.mesh import Shards, check_off_explicit, off_explicit
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
@@ -36,13 +36,13 @@ class Asked:
     adjoint: Adjoint = "auto"
     keep: Keep = "all"
     fall_back: bool = False
-    spread: Spread | None = None
+    shards: Shards | None = None
 
 
 def prepare(recurrence: Recurrence, asked: Asked) -> Options:
     """Check what was asked for and write it as the engine takes it."""
-    spread = asked.spread
-    if spread is not None:
+    shards = asked.shards
+    if shards is not None:
         check_off_explicit(recurrence.consts, "f")
     check_backend(asked.backend)
     _check_choice("adjoint", asked.adjoint, Adjoint)
@@ -51,9 +51,9 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
     length, guess = recurrence.length, asked.guess
     block_size = method.block_size if isinstance(method, Method) else 1
     nodes = max(length // block_size, 1)
-    if spread is not None:
-        check_spreadable(method, asked.adjoint)
-        nodes = spread.unknowns(length, block_size)
+    if shards is not None:
+        check_sharded_options(method, asked.adjoint)
+        nodes = shards.unknowns(length, block_size)
     _check_tolerance("tol", asked.tol, zero=False)
     _check_tolerance("atol", asked.atol, zero=True)
     limit = nodes if asked.max_iters is None else asked.max_iters
@@ -69,41 +69,41 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
         backend=asked.backend,
         adjoint=asked.adjoint,
         keep=asked.keep,
-        every=1 if asked.keep == "all" else _spacing(method, recurrence, spread),
+        every=1 if asked.keep == "all" else _spacing(method, recurrence, shards),
         fall_back=asked.fall_back,
-        spread=spread,
+        shards=shards,
     )
 
 
-def for_mesh(spread: Spread | None, task: str, state: PyTree, *others: PyTree) -> tuple:
+def for_mesh(shards: Shards | None, task: str, state: PyTree, *others: PyTree) -> tuple:
     """Check a state and take it, and other arrays, off Explicit axes for a mesh."""
-    if spread is None:
+    if shards is None:
         return state, *others
     check_float_state(state)
     return off_explicit((state, *others), task)
 
 
 def _spacing(
-    method: Method | Auto, recurrence: Recurrence, spread: Spread | None
+    method: Method | Auto, recurrence: Recurrence, shards: Shards | None
 ) -> int:
     """Steps between the states that are kept, the block size of the method."""
     length, dimension = recurrence.length, recurrence.initial.shape[0]
-    shard = length if spread is None else spread.shard(length)
+    shard = length if shards is None else shards.shard(length)
     if isinstance(method, Auto):
         size = min(method.forgetful_block_size(length, dimension), shard)
-        size = size if spread is None else near_divisor(shard, size)
+        size = size if shards is None else near_divisor(shard, size)
     else:
         size = min(method.block_size, shard)
-    if spread is not None and (shard % size or length % spread.axis.size):
+    if shards is not None and (shard % size or length % shards.axis.size):
         raise ValueError(
             f'With a mesh keep="boundaries" and "last" need whole blocks: T = {length} '
-            f"must be a multiple of {spread.axis.size} devices times blocks of {size}."
+            f"must be a multiple of {shards.axis.size} devices times blocks of {size}."
         )
     return size
 
 
-def check_spreadable(method: Method | Auto, adjoint: Adjoint) -> None:
-    """Raise `ValueError` for options that make no sense with time spread over devices.
+def check_sharded_options(method: Method | Auto, adjoint: Adjoint) -> None:
+    """Raise `ValueError` for options that make no sense with time sharded over devices.
 
     What goes from one step to the next on one device would have the devices wait for
     each other; a noise policy that looks at all residuals would see only some.

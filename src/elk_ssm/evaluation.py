@@ -14,7 +14,7 @@ from elk_ssm._recurrence import (
 )
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.mesh import spread_of
+from elk_ssm.parallel.mesh import shards_of
 from elk_ssm.solution import Solution, Status, int_status
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.iterates import all_iterates
@@ -90,7 +90,7 @@ def evaluate(
             `plan.block_size` for `auto`); or `"last"`, x_T alone, without time axis.
             Except with `"all"`, memory beyond the inputs is O(T D / C), in derivatives
             too, and f is evaluated a little more often in total.
-        mesh: Devices over which time is spread: each holds T / P steps of the inputs,
+        mesh: Devices over which time is sharded: each holds T / P steps of the inputs,
             the states and all intermediates, and sends summaries of D x D numbers.
             Methods and results are the same as without; `auto` is then Newton over
             blocks on every platform, `backend` concerns the passes inside a device,
@@ -98,7 +98,7 @@ def evaluate(
             has one entry for each of P ceil(T / P / C) blocks. Inputs may be sharded
             already. Where P does not divide T they are padded, and the result, which
             no even sharding fits, is not sharded.
-        axis_name: Name of the axis of the mesh that time is spread over. The others
+        axis_name: Name of the axis of the mesh that time is sharded over. The others
             are free for a batch (`jax.vmap` over sharded inputs).
 
     Returns:
@@ -118,8 +118,8 @@ def evaluate(
         >>> elk.Status(int(sol.status)).name, sol.states.shape
         ('converged', (100, 3))
     """
-    spread = spread_of(mesh, axis_name)
-    given = for_mesh(spread, "evaluate", initial_state, inputs, guess)
+    shards = shards_of(mesh, axis_name)
+    given = for_mesh(shards, "evaluate", initial_state, inputs, guess)
     initial_state, inputs, guess = given
     recurrence = canonicalize(f, initial_state, inputs, length)
     asked = Asked(
@@ -132,7 +132,7 @@ def evaluate(
         backend=backend,
         adjoint=adjoint,
         keep=keep,
-        spread=spread,
+        shards=shards,
     )
     return run(recurrence, prepare(recurrence, asked))
 

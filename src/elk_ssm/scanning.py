@@ -12,7 +12,7 @@ from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import run
-from elk_ssm.parallel.mesh import Spread, on_mesh, spread_of
+from elk_ssm.parallel.mesh import Shards, on_mesh, shards_of
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
@@ -72,15 +72,15 @@ def scan(
     unknown = set(options) - _OPTIONS
     if unknown:
         raise TypeError(f"scan got unknown options {sorted(unknown)}.")
-    spread = spread_of(options.pop("mesh", None), options.pop("axis_name", "time"))
-    init, xs = for_mesh(spread, "scan", init, xs)
+    shards = shards_of(options.pop("mesh", None), options.pop("axis_name", "time"))
+    init, xs = for_mesh(shards, "scan", init, xs)
     recurrence = canonicalize(carry_only, init, xs, length)
-    asked = Asked(method, fall_back=True, spread=spread, **options)
+    asked = Asked(method, fall_back=True, shards=shards, **options)
     states = run(recurrence, prepare(recurrence, asked)).states
     if recurrence.function.has_vjp_rules:
         states, ys = _replay_both(f, recurrence, states)
     else:
-        before = _states_before(init, states, spread, recurrence.length)
+        before = _states_before(init, states, shards, recurrence.length)
         ys = jax.vmap(lambda carry, x: f(carry, x)[1], axis_size=recurrence.length)(
             before, xs
         )
@@ -112,16 +112,16 @@ def _replay_both(
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _states_before(
-    init: PyTree, states: PyTree, spread: Spread | None, length: int
+    init: PyTree, states: PyTree, shards: Shards | None, length: int
 ) -> PyTree:
     """State before every step."""
-    if spread is None:
-        return jax.tree.map(LOCAL.before, init, states)
+    if shards is None:
+        return jax.tree.map(LOCAL.shift, init, states)
 
     def shift(states: PyTree, init: PyTree) -> tuple[PyTree, tuple]:
-        return jax.tree.map(spread.axis.before, init, states), ()
+        return jax.tree.map(shards.axis.shift, init, states), ()
 
-    return on_mesh(spread, shift, states, init, length)[0]
+    return on_mesh(shards, shift, states, init, length)[0]
 
 
 def _check_pair(f: Any, init: PyTree, xs: PyTree) -> None:

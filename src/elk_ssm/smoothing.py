@@ -29,7 +29,7 @@ from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.nssm.shards import on_shards
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
-from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
+from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
 from elk_ssm.solution import Status
 from elk_ssm.surrogate.noise import GainRatio, NoisePolicy
 
@@ -127,7 +127,7 @@ def smooth(
             returned one is never below that of the guess. Sigma points without it are
             iterated posterior linearisation, which converges to its own fixed point.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
-        mesh: Devices over which time is spread, one piece of the series on each, as
+        mesh: Devices over which time is sharded, one piece of the series on each, as
             for `evaluate`. Not with `guess="extended"`.
         axis_name: Name of the axis of the mesh for time.
 
@@ -155,15 +155,15 @@ def smooth(
         >>> int(smoothed.status), smoothed.means.shape, smoothed.covariances.shape
         (0, (3, 1), (3, 1, 1))
     """
-    spread = spread_of(mesh, axis_name)
-    if spread is not None:
+    shards = shards_of(mesh, axis_name)
+    if shards is not None:
         data = off_explicit((emissions, inputs, mask), "smooth")
         emissions, inputs, mask = data
     posed = pose(model, emissions, inputs, mask)
     choices = check_choices(linearization, backend, safeguard)
     limits = check_limits(noise, tol, max_iters, posed)
     guess = check_guess(guess, posed)
-    if spread is None:
+    if shards is None:
         return _smooth(posed, guess, limits, choices=choices)
     if guess is None:
         raise ValueError(
@@ -171,7 +171,7 @@ def smooth(
             "mesh pass an array or None."
         )
     check_shardable(limits.noise)
-    return _smooth_on_mesh(posed, guess, choices, limits, spread)
+    return _smooth_on_mesh(posed, guess, choices, limits, shards)
 
 
 def extended_smoother(
@@ -263,13 +263,13 @@ def _smooth(
     )
 
 
-@partial(jax.jit, static_argnames=("choices", "spread"))
+@partial(jax.jit, static_argnames=("choices", "shards"))
 def _smooth_on_mesh(
-    posed: Posed, guess: Array, choices: Choices, limits: Limits, spread: Spread
+    posed: Posed, guess: Array, choices: Choices, limits: Limits, shards: Shards
 ) -> Smoothed:
     """Smooth with every device of a mesh doing its shard."""
     run = partial(_smooth, choices=choices)
-    return Smoothed(**on_shards(spread, run, posed, guess, limits))
+    return Smoothed(**on_shards(shards, run, posed, guess, limits))
 
 
 @partial(jax.jit, static_argnames="backend")

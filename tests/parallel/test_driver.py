@@ -60,6 +60,6 @@ def test_derivatives_pass_through_lanes():
 
 
 def test_one_device_has_one_place():
-    assert LOCAL.place == 0
-    assert not LOCAL.is_spread
+    assert LOCAL.axis_index == 0
+    assert not LOCAL.is_sharded
     assert LOCAL.lanes(3).size == 3

@@ -23,9 +23,9 @@ def compile_on_mesh(function, *shapes):
     mesh = Mesh(np.array(jax.devices()), ("time",))
     arguments = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes[:-1]]
     sharding = NamedSharding(mesh, P("time"))
-    spread = jax.ShapeDtypeStruct(shapes[-1], jnp.float32, sharding=sharding)
+    shards = jax.ShapeDtypeStruct(shapes[-1], jnp.float32, sharding=sharding)
     program = jax.jit(lambda *args: function(mesh, *args))
-    return program.lower(*arguments, spread).compile()
+    return program.lower(*arguments, shards).compile()
 
 
 def states(method):

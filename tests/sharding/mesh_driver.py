@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from tests.parallel.toy import RunningMean, expected, toy
 
 from elk_ssm.parallel.driver import run
-from elk_ssm.parallel.mesh import Spread, on_mesh
+from elk_ssm.parallel.mesh import Shards, on_mesh
 
 P_ = 8
 pytestmark = pytest.mark.usefixtures("x64")
@@ -21,15 +21,15 @@ PLACES = {
 
 def on_devices(length, **options):
     """Run the toy with its entries over the devices; T must fill them."""
-    spread = Spread(Mesh(np.array(jax.devices()), ("time",)), "time")
+    shards = Shards(Mesh(np.array(jax.devices()), ("time",)), "time")
     recursion = toy(length)
 
     def body(entries, initial):
-        found = run(RunningMean(entries, initial), axis=spread.axis, **options)
+        found = run(RunningMean(entries, initial), axis=shards.axis, **options)
         return found, ()
 
     def program(entries):
-        return on_mesh(spread, body, entries, recursion.initial, length)[0]
+        return on_mesh(shards, body, entries, recursion.initial, length)[0]
 
     return program, recursion.entries
 

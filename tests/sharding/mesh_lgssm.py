@@ -1,4 +1,4 @@
-"""Filter and smoother with time spread over eight devices; see `test_on_a_mesh`."""
+"""Filter and smoother with time sharded over eight devices; see `test_on_a_mesh`."""
 
 import jax
 import jax.numpy as jnp

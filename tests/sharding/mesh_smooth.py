@@ -1,4 +1,4 @@
-"""`smooth` with time spread over eight devices; see `test_on_a_mesh`.
+"""`smooth` with time sharded over eight devices; see `test_on_a_mesh`.
 
 The oracle is `smooth` on one device, whose mode is compared with dense least squares
 elsewhere.

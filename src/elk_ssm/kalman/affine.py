@@ -56,7 +56,7 @@ def affine_scan(
     return run(recursion, **where)
 
 
-def affine_entering(
+def affine_exclusive(
     operator: Operator,
     offsets: Array,
     *,

@@ -33,7 +33,7 @@ from elk_ssm.kalman.steps import Entry, Steps, propagate, steps_of, transition_i
 from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run
-from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
+from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
 from elk_ssm.parallel.time_axis import TimeAxis
 
 Moments: TypeAlias = tuple[Array, Array]
@@ -90,7 +90,7 @@ def lgssm_filter(
         inputs: `(T, U)`; the row t acts on the transition into t and on emission t.
         mask: `(T, E)` or `(T,)`, True where observed; NaN is missing all the same.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
-        mesh: Devices over which time is spread, one piece of the series on each; the
+        mesh: Devices over which time is sharded, one piece of the series on each; the
             emissions may be sharded so already. See `elk_ssm.evaluate`.
         axis_name: Name of the axis of the mesh for time.
 
@@ -113,29 +113,29 @@ def lgssm_filter(
         [0.5, 1.5]
     """
     check_backend(backend)
-    spread = spread_of(mesh, axis_name)
+    shards = shards_of(mesh, axis_name)
     data = model, emissions, inputs, mask
-    if spread is not None:
+    if shards is not None:
         data = off_explicit(data, "lgssm_filter")
-    return filter_problem(pose(*data), backend, spread)
+    return filter_problem(pose(*data), backend, shards)
 
 
-@partial(jax.jit, static_argnames=("backend", "spread"))
+@partial(jax.jit, static_argnames=("backend", "shards"))
 def filter_problem(
-    problem: Problem, backend: Backend, spread: Spread | None = None
+    problem: Problem, backend: Backend, shards: Shards | None = None
 ) -> FilterPosterior:
     """Filter a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
     task = partial(_filter_group, backend=backend)
-    (means, covs), evidence = run_task(task, problem, spread)
+    (means, covs), evidence = run_task(task, problem, shards)
     return FilterPosterior(evidence, means, covs)
 
 
 def _filter_group(
     problem: Problem, axis: TimeAxis, backend: Backend
 ) -> tuple[tuple[Array, Dense], Array]:
-    if axis.is_spread:
+    if axis.is_sharded:
         found = run(filter_of(problem), backend=backend, axis=axis)
     else:
         found = by_backend(backend, _filter_quickly, filter_by_prefixes, problem)

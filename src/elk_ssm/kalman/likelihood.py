@@ -43,7 +43,7 @@ def lgssm_log_likelihood(
         inputs: `(T, U)` or `None`.
         mask: `(T, E)` or `(T,)`, True where observed.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
-        mesh: Devices over which time is spread, as for `lgssm_filter`.
+        mesh: Devices over which time is sharded, as for `lgssm_filter`.
         axis_name: Name of the axis of the mesh for time.
 
     Returns:

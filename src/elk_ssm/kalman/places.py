@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.parallel.mesh import Spread, on_mesh
+from elk_ssm.parallel.mesh import Shards, on_mesh
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # From the problem of one group to arrays and `Dense` operators over time, and sums.
@@ -40,12 +40,12 @@ def by_groups(task: Task, problem: Problem, axis: TimeAxis = LOCAL) -> tuple[Any
 
 
 def run_task(
-    task: Task, problem: Problem, spread: Spread | None = None
+    task: Task, problem: Problem, shards: Shards | None = None
 ) -> tuple[Any, Any]:
     """Run a task on one device, or on every device's piece of a problem."""
-    if spread is None:
+    if shards is None:
         return by_groups(task, problem)
-    axis, length = spread.axis, problem.num_steps
+    axis, length = shards.axis, problem.num_steps
     timed, every = problem.varying, problem._fields[:9]
     common = {name: getattr(problem, name) for name in every if name not in timed}
 
@@ -53,7 +53,7 @@ def run_task(
         whole = Problem(**timed, **common)
         return by_groups(task, piece_of(axis, whole, axis.exists(length)), axis)
 
-    return on_mesh(spread, on_device, timed, common, length)
+    return on_mesh(shards, on_device, timed, common, length)
 
 
 def piece_of(axis: TimeAxis, problem: Problem, exists: Array | None) -> Problem:
@@ -61,5 +61,5 @@ def piece_of(axis: TimeAxis, problem: Problem, exists: Array | None) -> Problem:
     observed = problem.observed
     if exists is not None:
         observed = observed & exists[:, None]
-    begins = axis.place == 0
+    begins = axis.axis_index == 0
     return problem._replace(observed=observed, begins=begins, exists=exists)

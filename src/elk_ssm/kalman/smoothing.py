@@ -4,7 +4,7 @@ r"""Smoothers of a linear-Gaussian model: which recursion a model needs.
 |---|---|
 | process noise in every direction | Rauch, Tung and Striebel, `rauch_tung_striebel` |
 | a singular or relatively small Q; exact emissions | two filters, `future` |
-| time spread over a mesh | two filters, which share what a mesh gathers |
+| time sharded over a mesh | two filters, which share what a mesh gathers |
 
 The first is the quicker one. `delicate` tells from the filtered moments whether it is
 accurate, and the choice is made for a whole batch.
@@ -36,7 +36,7 @@ from elk_ssm.linalg.small import matmul, transpose
 from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run, run_both
-from elk_ssm.parallel.mesh import Spread, off_explicit, spread_of
+from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # Means, covariances, and Cov(z_{t-1}, z_t | y) at entry t if asked for.
@@ -101,7 +101,7 @@ def lgssm_smoother(
         mask: `(T, E)` or `(T,)`, True where observed.
         cross_covariances: whether to return Cov(z_t, z_{t+1} | y) too.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
-        mesh: Devices over which time is spread, as for `lgssm_filter`. Of the results
+        mesh: Devices over which time is sharded, as for `lgssm_filter`. Of the results
             only `cross_covariances`, whose T - 1 entries fit no even sharding, is not.
         axis_name: Name of the axis of the mesh for time.
 
@@ -122,25 +122,25 @@ def lgssm_smoother(
         [1.0, 2.0]
     """
     check_backend(backend)
-    spread = spread_of(mesh, axis_name)
+    shards = shards_of(mesh, axis_name)
     data = model, emissions, inputs, mask
-    if spread is not None:
+    if shards is not None:
         data = off_explicit(data, "lgssm_smoother")
-    return smooth_problem(pose(*data), backend, bool(cross_covariances), spread)
+    return smooth_problem(pose(*data), backend, bool(cross_covariances), shards)
 
 
-@partial(jax.jit, static_argnames=("backend", "cross", "spread"))
+@partial(jax.jit, static_argnames=("backend", "cross", "shards"))
 def smooth_problem(
     problem: Problem,
     backend: Backend,
     cross: bool = False,
-    spread: Spread | None = None,
+    shards: Shards | None = None,
 ) -> SmootherPosterior:
     """Smooth a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
     task = partial(_smooth_group, backend=backend, cross=cross)
-    return _posterior(*run_task(task, problem, spread))
+    return _posterior(*run_task(task, problem, shards))
 
 
 def smooth_piece(
@@ -170,7 +170,7 @@ def _smooth_group(
     problem: Problem, axis: TimeAxis, backend: Backend, cross: bool
 ) -> tuple[tuple, Array]:
     """Filter and smooth; Cov(z_{t-1}, z_t | y) is at entry t."""
-    if axis.is_spread:
+    if axis.is_sharded:
         back = partial(two_filters, problem)
         filtered, found = run_both(filter_of(problem), back, backend=backend, axis=axis)
         smoothed = _two_filters(found, cross, axis)
@@ -242,5 +242,5 @@ def _two_filters(
     means, covs, into = found
     if not cross:
         return means, covs, None
-    before = axis.before(jnp.zeros_like(covs[0]), covs)
+    before = axis.shift(jnp.zeros_like(covs[0]), covs)
     return means, covs, matmul(before, transpose(into))

@@ -42,10 +42,10 @@ def curvature_of(posed: Posed, states: Array) -> Curvature:
     residual = states[0] - posed.initial_mean
     first = -jax.hessian(lambda x: initial_term(posed, x))(residual)
     after, before = pairs[:, size:, size:], pairs[:, :size, :size]
-    if posed.axis.is_spread:
+    if posed.axis.is_sharded:
         later = posed.axis.reversed()
         # A transition counts for the step before it, which may be another device's.
-        before = later.before(jnp.zeros_like(first), before[::-1])[::-1]
+        before = later.shift(jnp.zeros_like(first), before[::-1])[::-1]
         couplings = pairs[:, size:, :size]
     else:
         nothing = jnp.zeros((1, size, size), states.dtype)

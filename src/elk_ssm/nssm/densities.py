@@ -22,7 +22,7 @@ from elk_ssm.nssm.posed import Posed, time_axis
 def over_transitions(posed: Posed, function: Callable, states: Array) -> Array:
     """Map `function(before, after, input, factor of Q)` over the transitions."""
     factor, axis = _dynamics_factor(posed)
-    pairs = posed.before(states), posed.into(states)
+    pairs = posed.shift(states), posed.into(states)
     found = jax.vmap(function, (0, 0, 0, axis))(*pairs, posed.inputs_into, factor)
     return posed.masked(found)
 
@@ -66,7 +66,11 @@ def emission_term(
 def initial_term(posed: Posed, residual: Array) -> Array:
     """Return log N(residual; 0, P), on the device that holds the first step."""
     term = log_normal(residual, factor_of(Dense(posed.initial_covariance)))
-    return jnp.where(posed.axis.place == 0, term, 0) if posed.axis.is_spread else term
+    return (
+        jnp.where(posed.axis.axis_index == 0, term, 0)
+        if posed.axis.is_sharded
+        else term
+    )
 
 
 def log_joint(posed: Posed, states: Array) -> Array:

@@ -101,7 +101,7 @@ def posterior_of(
     """Smooth an expansion, with what the other devices hold."""
     model, rows = expansion.model(), expansion.rows
     data = model, rows.values, None, rows.observed
-    if not posed.axis.is_spread:
+    if not posed.axis.is_sharded:
         return lgssm_smoother(model, rows.values, mask=rows.observed, backend=backend)
     return smooth_piece(posed.axis, pose_model(*data), posed.exists, backend)
 
@@ -158,7 +158,7 @@ def process_covariance(posed: Posed, states: Array) -> Operator:
     if posed.dynamics_covariance is not None:
         return posed.dynamics_covariance
     into = jax.vmap(lambda x, u: posed.call("dynamics_covariance", x, u))(
-        posed.before(states), posed.inputs_into
+        posed.shift(states), posed.inputs_into
     )
     return Dense(posed.at_steps(into))
 
@@ -167,7 +167,7 @@ def _taylor_dynamics(posed: Posed, states: Array) -> tuple[Array, Array]:
     def one(state: Array, entry: PyTree) -> tuple[Array, Array]:
         return value_and_jacobian(lambda x: posed.call("dynamics", x, entry), state)
 
-    means, weights = jax.vmap(one)(posed.before(states), posed.inputs_into)
+    means, weights = jax.vmap(one)(posed.shift(states), posed.inputs_into)
     return weights, means
 
 
@@ -177,6 +177,6 @@ def _sigma_dynamics(posed: Posed, states, roots, kind: Linearization):
 
     eye = jnp.eye(states.shape[1], dtype=states.dtype)
     weights, means, excess = jax.vmap(one)(
-        posed.before(states), posed.before(roots, eye), posed.inputs_into
+        posed.shift(states), posed.shift(roots, eye), posed.inputs_into
     )
     return weights, means, posed.at_steps(excess)

@@ -60,7 +60,7 @@ def definite_covariances(
     posed: Posed, expansion: Expansion, covariances: Array
 ) -> Array:
     """Return covariances `(T, D, D)`, from the precision unless all are definite."""
-    if posed.axis.is_spread:
+    if posed.axis.is_sharded:
         return covariances
 
     def anew() -> Array:

@@ -98,7 +98,7 @@ def iterate(
     """Run passes from a guess `(T, D)` until a stopping rule holds.
 
     `policy` is the noise policy's first state, if it is not to be made here. Where time
-    is spread over devices, all of them take the same decisions.
+    is sharded over devices, all of them take the same decisions.
     """
 
     def body(carry: Carry) -> Carry:

@@ -17,7 +17,7 @@ from elk_ssm._types import Array
 from elk_ssm.nssm.curvature import curvature_of
 from elk_ssm.nssm.densities import log_joint_here
 from elk_ssm.nssm.posed import Posed
-from elk_ssm.nssm.tridiagonal import block_solve, spread_block_solve
+from elk_ssm.nssm.tridiagonal import block_solve, sharded_block_solve
 
 
 @jax.custom_jvp
@@ -37,6 +37,6 @@ def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
     push = jax.jvp(gradient, (posed,), (change,))[1]
     blocks, couplings, _ = curvature_of(posed, mode)
-    if posed.axis.is_spread:
-        return mode, spread_block_solve(posed.axis, blocks, couplings, push)
+    if posed.axis.is_sharded:
+        return mode, sharded_block_solve(posed.axis, blocks, couplings, push)
     return mode, block_solve(blocks, couplings, push)

@@ -135,7 +135,7 @@ def _try_shifts(
         shift = jnp.where(last.tries == 0, carry.shift, grown).astype(slack.dtype)
         step, definite = solve_shifted(posed, around, shift, around.gradient, True)
         usable = posed.axis.all(jnp.isfinite(step))
-        if posed.axis.is_spread:
+        if posed.axis.is_sharded:
             usable = usable & definite
         step = jnp.where(usable, step, 0)
         slope = dot(posed, around.gradient, step)

@@ -88,24 +88,24 @@ class Posed:
         axes = *(0 for _ in arrays), 0, time_axis(R), 0
         return jax.vmap(function, axes)(*arrays, self.inputs, R, self.observations)
 
-    # Transitions lead into steps 1, ..., T-1. Where time is spread over devices there
+    # Transitions lead into steps 1, ..., T-1. Where time is sharded over devices there
     # is one for each step that a device holds, and some are none: that into the first
     # step of all, and those past the end. They start from the initial mean.
 
     def transitions(self) -> Array | None:
         """Which transitions are transitions, `None` if all are."""
-        if not self.axis.is_spread:
+        if not self.axis.is_sharded:
             return None
         real = self.axis.index(self.shape[0]) > 0
         return real if self.exists is None else real & self.exists
 
-    def before(self, x: Array, first: Array | None = None) -> Array:
+    def shift(self, x: Array, first: Array | None = None) -> Array:
         """What holds before each transition; `first` where there is none."""
         real = self.transitions()
         if real is None:
             return x[:-1]
         first = self.initial_mean if first is None else first
-        return _where_rows(real, self.axis.before(first, x), first)
+        return _where_rows(real, self.axis.shift(first, x), first)
 
     def into(self, x: Array) -> Array:
         """What holds after each transition, of entries for all steps."""

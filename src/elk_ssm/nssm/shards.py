@@ -7,12 +7,12 @@ from typing import Any
 from elk_ssm._types import Array
 from elk_ssm.nssm.options import Limits
 from elk_ssm.nssm.posed import Posed, time_axis
-from elk_ssm.parallel.mesh import Spread, on_mesh
+from elk_ssm.parallel.mesh import Shards, on_mesh
 from elk_ssm.surrogate.noise import unknowns_apart
 
 
 def on_shards(
-    spread: Spread, run: Callable, posed: Posed, guess: Array, limits: Limits
+    shards: Shards, run: Callable, posed: Posed, guess: Array, limits: Limits
 ) -> dict[str, Array]:
     """Run a program on every device's shard of a series.
 
@@ -36,16 +36,16 @@ def on_shards(
 
     def body(timed: tuple, common: tuple) -> tuple[dict, dict]:
         (fields, guess, of_steps), (held, limits, policy) = timed, common
-        exists = spread.axis.exists(steps)
+        exists = shards.axis.exists(steps)
         if exists is not None:
             seen = fields["observations"].only(exists[:, None])
             fields = {**fields, "observations": seen}
-        shard = replace(held, **fields, axis=spread.axis, exists=exists)
+        shard = replace(held, **fields, axis=shards.axis, exists=exists)
         state = policy if of_steps is None else of_steps
         found = run(shard, guess, limits, state)._asdict()
         over_time = [name for name in found if name.endswith(("means", "covariances"))]
         return {name: found.pop(name) for name in over_time}, found
 
     timed_and_common = (timed, guess, of_steps), (held, limits, policy)
-    over_time, numbers = on_mesh(spread, body, *timed_and_common, steps)
+    over_time, numbers = on_mesh(shards, body, *timed_and_common, steps)
     return {**over_time, **numbers}

@@ -5,8 +5,8 @@ For blocks B_t and couplings C_t of steps t - 1 and t, elimination over time is
     S_t = B_t - C_t S_{t-1}^-1 C_t'      y_t = v_t - C_t S_{t-1}^-1 y_{t-1}
     x_t = S_t^-1 (y_t - C_{t+1}' x_{t+1})
 
-Spread over devices, each eliminates its steps but the last. That leaves a system of the
-states x_0 (the last of the device before) and x_n (its own last),
+Sharded over devices, each eliminates its steps but the last. That leaves a system of
+the states x_0 (the last of the device before) and x_n (its own last),
 
     [ K00  Kn0' ] [x_0]   [h0]
     [ Kn0  Knn  ] [x_n] = [hn]
@@ -88,8 +88,8 @@ def definite_solve(
         The solution `(T, D)`, of no use if neither the matrix is definite nor pivots
         were replaced, and whether it is, `()` boolean.
     """
-    if axis.is_spread:
-        return _spread_definite_solve(axis, blocks, couplings, rhs)
+    if axis.is_sharded:
+        return _sharded_definite_solve(axis, blocks, couplings, rhs)
 
     ones = jnp.ones_like(rhs[0])
     identity = jnp.diag(ones), ones, jnp.asarray(True)
@@ -140,25 +140,25 @@ class Ends(NamedTuple):
     hn: Array
 
 
-def spread_block_solve(
+def sharded_block_solve(
     axis: TimeAxis, blocks: Array, couplings: Array, rhs: Array
 ) -> Array:
     """Solve a system of which this device holds `(n, D, D)` and `(n, D)`.
 
     The first coupling of a device is that to the device before; zero on the first.
     """
-    return _spread_elimination(axis, blocks, couplings, rhs)[0]
+    return _sharded_elimination(axis, blocks, couplings, rhs)[0]
 
 
-def _spread_definite_solve(
+def _sharded_definite_solve(
     axis: TimeAxis, blocks: Array, couplings: Array, rhs: Array
 ) -> tuple[Array, Array]:
-    solution, pivots, last_system = _spread_elimination(axis, blocks, couplings, rhs)
+    solution, pivots, last_system = _sharded_elimination(axis, blocks, couplings, rhs)
     definite = axis.all(vmap(unit_factor)(pivots)[2])
     return solution, definite & definite_solve(LOCAL, *last_system)[1]
 
 
-def _spread_elimination(
+def _sharded_elimination(
     axis: TimeAxis, blocks: Array, couplings: Array, rhs: Array
 ) -> tuple[Array, Array, tuple[Array, Array, Array]]:
     """Return the solution, what was divided by, and the system of the last states."""
@@ -187,8 +187,10 @@ def _spread_elimination(
     every = Ends(*axis.gather(whole[:3]), *axis.gather(whole[3:]))
     last_system = _system_of_lasts(every)
     lasts = block_solve(*last_system)
-    before = jnp.where(axis.place == 0, 0, lasts[jnp.maximum(axis.place - 1, 0)])
-    last = lasts[axis.place]
+    before = jnp.where(
+        axis.axis_index == 0, 0, lasts[jnp.maximum(axis.axis_index - 1, 0)]
+    )
+    last = lasts[axis.axis_index]
 
     def substitute(after: Array, entry: tuple) -> tuple[Array, Array]:
         run, C_next = entry

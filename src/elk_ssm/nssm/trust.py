@@ -66,7 +66,7 @@ def _held_residuals(posed: Posed, states: Array, moving: Array) -> Array:
             Q = posed.call("dynamics_covariance", at, entry)
             return log_normal(residual, factor_of(Dense(Q)))
 
-        data = posed.before(states), posed.into(states), posed.before(moving)
+        data = posed.shift(states), posed.into(states), posed.shift(moving)
         terms = jax.vmap(transition)(*data, posed.inputs_into)
         total = total + jnp.sum(posed.masked(terms))
     if posed.program.emission_covariance is not None:

@@ -99,7 +99,7 @@ def run_both(
 
 def _sequential(recursion: Recursion, axis: TimeAxis, **how: Any) -> tuple[Any, Any]:
     """Run through the steps of a device."""
-    recursion = recursion.prepared() if axis.is_spread else recursion
+    recursion = recursion.prepared() if axis.is_sharded else recursion
     return _shard(recursion, axis, (None, recursion.entries), **how)
 
 
@@ -135,11 +135,11 @@ def _shard(
         return after, after if before else output
 
     start = recursion.initial
-    if axis.is_spread and every is None:
+    if axis.is_sharded and every is None:
         begin = _beginning(recursion, axis)
         every = axis.gather(jax.lax.scan(append, begin, entries, reverse=reverse)[0])
-    if axis.is_spread:
-        start = _entering(recursion, axis, every, "sequential")
+    if axis.is_sharded:
+        start = _exclusive(recursion, axis, every, "sequential")
     found = jax.lax.scan(step, start, entries, reverse=reverse)[1]
     return _shift(start, found, reverse) if before else found, every
 
@@ -160,10 +160,10 @@ def _prefix(
     elements = jax.tree.map(lambda x, y: x.at[first].set(y), elements, begun)
     scan = jax.lax.associative_scan if recursion.written_out else prefix_scan
     up_to = scan(combine, elements, reverse=reverse)
-    if axis.is_spread:
+    if axis.is_sharded:
         if every is None:
             every = axis.gather(jax.tree.map(lambda x: x[0 if reverse else -1], up_to))
-        start = _entering(recursion, axis, every, "associative")
+        start = _exclusive(recursion, axis, every, "associative")
         after = jax.vmap(recursion.act, (0, None))(up_to, start)
     else:
         start, after = recursion.initial, recursion.state(up_to)
@@ -201,12 +201,12 @@ def _lanes(
 def _beginning(recursion: Recursion, axis: TimeAxis) -> Any:
     """Return what a shard appends its steps to: on the first one, what is known."""
     begin = recursion.known(recursion.initial)
-    if not axis.is_spread:
+    if not axis.is_sharded:
         return begin
-    return _where(axis.place == 0, begin, recursion.nothing())
+    return _where(axis.axis_index == 0, begin, recursion.nothing())
 
 
-def _entering(
+def _exclusive(
     recursion: Recursion, axis: TimeAxis, every: Any, backend: Backend
 ) -> Any:
     """Return the state that enters a shard, of what every shard does."""
@@ -223,7 +223,7 @@ def _entering(
         states = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), states, last)
     else:
         states = recursion.state(prefix_scan(recursion.combine, every))
-    place = axis.place
+    place = axis.axis_index
     earlier = jax.tree.map(lambda x: x[jnp.maximum(place - 1, 0)], states)
     return _where(place == 0, recursion.initial, earlier)
 

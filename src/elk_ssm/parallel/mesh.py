@@ -1,6 +1,6 @@
 r"""Programs over a mesh: what of them is sharded over time, and how T is padded.
 
-    on_mesh(spread, body, timed, common)     body(timed, common) on every device
+    on_mesh(shards, body, timed, common)     body(timed, common) on every device
 
 `timed` are arrays with a leading time axis, of which each device sees its shard of
 ceil(T / P) rows; `common` every device sees whole. Where P does not divide T, rows are
@@ -29,8 +29,8 @@ PyTree: TypeAlias = Any
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A mesh and the name of its axis over which time is spread."""
+class Shards:
+    """A mesh and the name of its axis over which time is sharded."""
 
     mesh: Mesh
     axis_name: str
@@ -53,7 +53,7 @@ class Spread:
 
 
 def on_mesh(
-    spread: Spread,
+    shards: Shards,
     body: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
     timed: PyTree,
     common: PyTree,
@@ -62,19 +62,19 @@ def on_mesh(
     """Run a program on every device of the mesh.
 
     Args:
-        spread: The mesh.
+        shards: The mesh.
         body: The program on one device, from its shards of `timed` and all of `common`
             to results with a leading time axis and results that are the same on every
             device.
-        timed: Arrays whose leading axis is spread over the devices.
+        timed: Arrays whose leading axis is sharded over the devices.
         common: Arrays that every device gets.
         length: T, to which results with a time axis are cut.
     """
-    name, count = spread.axis_name, spread.axis.size
+    name, count = shards.axis_name, shards.axis.size
     over_time, whole = PartitionSpec(name), PartitionSpec()
     run = jax.shard_map(
         body,
-        mesh=spread.mesh,
+        mesh=shards.mesh,
         in_specs=(over_time, whole),
         out_specs=(over_time, whole),
         axis_names={name},
@@ -93,7 +93,7 @@ def _crop(x: Array, length: int) -> Array:
     return x if x.shape[0] == length else x[:length]
 
 
-def spread_of(mesh: Mesh | None, axis_name: str) -> Spread | None:
+def shards_of(mesh: Mesh | None, axis_name: str) -> Shards | None:
     """Check the options `mesh` and `axis_name`; None without a mesh.
 
     Raises:
@@ -118,7 +118,7 @@ def spread_of(mesh: Mesh | None, axis_name: str) -> Spread | None:
             f"{around.axis_names}: set one with Auto axes, such as "
             "Mesh(mesh.devices, mesh.axis_names), or none."
         )
-    return Spread(_auto(mesh), axis_name)
+    return Shards(_auto(mesh), axis_name)
 
 
 def _auto(mesh: Mesh) -> Mesh:

@@ -4,7 +4,7 @@ Inside `jax.shard_map` every device holds n entries of P n, device p the entries
 p n, ..., (p + 1) n - 1. An algorithm over time is written once, for a `TimeAxis`, and
 asks it for what lies beyond its own entries:
 
-    before        the entry one step earlier, a halo of one row          1 permute
+    shift         the entry one step earlier, a halo of one row          1 permute
     gather        a summary of what every device holds                  1 all-gather
     first_true, largest, total, row       numbers that all agree on      1 all-reduce
 
@@ -34,7 +34,7 @@ class TimeAxis:
         backwards: Whether time runs from the last device to the first. The entries of
             a device are then in reversed order too.
         outer: For the lanes of a device, the axis of the devices. Lanes know their
-            `place` among all lanes of all devices, and `gather` from them.
+            `axis_index` among all lanes of all devices, and `gather` from them.
     """
 
     name: str | None = None
@@ -44,7 +44,7 @@ class TimeAxis:
 
     def lanes(self, count: int) -> "TimeAxis":
         """Return the axis of `count` lanes in each device, for `jax.vmap`."""
-        outer = self if self.is_spread else None
+        outer = self if self.is_sharded else None
         return TimeAxis(_LANES, count * self.size, self.backwards, outer)
 
     def reversed(self) -> "TimeAxis":
@@ -52,12 +52,12 @@ class TimeAxis:
         return replace(self, backwards=not self.backwards)
 
     @property
-    def is_spread(self) -> bool:
-        """Whether time is spread over a mesh axis (of however many devices)."""
+    def is_sharded(self) -> bool:
+        """Whether time is sharded over a mesh axis (of however many devices)."""
         return self.name is not None
 
     @property
-    def place(self) -> Array | int:
+    def axis_index(self) -> Array | int:
         """Position of this device in time, 0 for the first."""
         if self.name is None:
             return 0
@@ -69,7 +69,7 @@ class TimeAxis:
 
     def index(self, count: int) -> Array:
         """Position in time of each of the `count` entries of this device."""
-        return self.place * count + jnp.arange(count)
+        return self.axis_index * count + jnp.arange(count)
 
     def exists(self, total: int) -> Array | None:
         """Which entries of this device are among the first `total` of all, `(n,)`.
@@ -79,7 +79,7 @@ class TimeAxis:
         count = -(-total // self.size)
         return None if count * self.size == total else self.index(count) < total
 
-    def before(self, first: Array, x: Array) -> Array:
+    def shift(self, first: Array, x: Array) -> Array:
         """Return the entry before each of `x`, `(n, ...)`; `first` stands at the start.
 
         Args:
@@ -91,7 +91,7 @@ class TimeAxis:
             pairs = [(p, p + step) for p in range(self.size)]
             pairs = [pair for pair in pairs if 0 <= pair[1] < self.size]
             halo = jax.lax.ppermute(x[-1], self.name, pairs)
-            first = jnp.where(self.place == 0, first, halo)
+            first = jnp.where(self.axis_index == 0, first, halo)
         return jnp.concatenate([first[None], x[:-1]])
 
     def gather(self, summary: Element) -> Element:
@@ -150,7 +150,7 @@ class TimeAxis:
         if self.name is None:
             return x[position]
         count = x.shape[0]
-        here = position - self.place * count
+        here = position - self.axis_index * count
         mine = (here >= 0) & (here < count)
         row = jnp.where(mine, x[jnp.clip(here, 0, count - 1)], 0)
         return jax.lax.psum(row, self.name)

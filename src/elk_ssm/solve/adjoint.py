@@ -53,10 +53,10 @@ def trajectory_tangent(
     """
     leaves = jax.tree.leaves(tangents, is_leaf=is_zero_tangent)
     along = [None if is_zero_tangent(leaf) else leaf for leaf in leaves]
-    spread, every = options.spread, options.every
-    if spread is None:
+    shards, every = options.shards, options.every
+    if shards is None:
         return _tangent(function, recursion, primals, along, states, every)
-    axis, common = spread.axis, len(primals[0]) + 1
+    axis, common = shards.axis, len(primals[0]) + 1
 
     def shard(timed: tuple, whole: tuple) -> tuple[Array, tuple]:
         inputs, of_inputs, states = timed
@@ -70,7 +70,7 @@ def trajectory_tangent(
 
     timed = primals[2], along[common:], states
     whole = (*primals[:2], along[:common])
-    return on_mesh(spread, shard, timed, whole, states.shape[0])[0]
+    return on_mesh(shards, shard, timed, whole, states.shape[0])[0]
 
 
 def _tangent(
@@ -93,7 +93,7 @@ def _tangent(
     leaves, tree = jax.tree.flatten(primals)
 
     def along_path(consts: list, initial: Array, inputs: PyTree) -> Path:
-        before = axis.before(initial, states)
+        before = axis.shift(initial, states)
         return Path(partial(function, consts), before, inputs, axis, chunk)
 
     def one_step(moved: list[Array]) -> Array:

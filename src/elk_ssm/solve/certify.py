@@ -141,8 +141,8 @@ def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
     count, dimension = nodes.shape
     width = max(-(-_WINDOW_STEPS // blocks.size), 1)
     first = jnp.arange(0, count, width)
-    start = blocks.axis.before(blocks.initial, nodes)[first]
-    nudge = blocks.axis.before(bound[0], bound)[first]
+    start = blocks.axis.shift(blocks.initial, nodes)[first]
+    nudge = blocks.axis.shift(bound[0], bound)[first]
     signs = jnp.arange(dimension) * 7 // 3 + jnp.arange(len(first))[:, None]
     signs = (1 - 2 * (signs % 2)).astype(nodes.dtype)
     pair = jnp.stack([start, start + signs * nudge])

@@ -34,7 +34,7 @@ def settle_failure(
     """
     bad = ~problem.axis.all(jnp.isfinite(states))
     suspect = (status == Status.nonfinite) | bad
-    follow = _in_turn if problem.axis.is_spread else _in_chunks
+    follow = _in_turn if problem.axis.is_sharded else _in_chunks
     states, failed = follow(problem, states, suspect, block_size)
     verdict = jnp.where(failed < 0, Status.converged, Status.nonfinite)
     status = jnp.where(suspect, verdict.astype(status.dtype), status)
@@ -113,7 +113,7 @@ def fall_back(problem: Problem, states: Array, status: Array) -> tuple[Array, Ar
     undecided = status != Status.converged
 
     def evaluate(_: tuple) -> tuple:
-        if problem.axis.is_spread:
+        if problem.axis.is_sharded:
             found = roll_out_in_turn(problem, states)
         else:
             todo = problem.initial, problem.inputs, problem.length

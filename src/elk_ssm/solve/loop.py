@@ -68,8 +68,8 @@ class Candidates(NamedTuple):
 def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carry:
     """Run passes until one of the stopping rules holds.
 
-    With `blocks.axis` spread over devices every device runs this on its own blocks, and
-    all of them take the same decisions.
+    With `blocks.axis` sharded over devices every device runs this on its own blocks,
+    and all of them take the same decisions.
 
     Args:
         blocks: The recurrence in n blocks.
@@ -158,7 +158,7 @@ def _judge(
         needed = may_end(seen.residual, seen.values, tolerance)
         return jax.lax.cond(needed, judged, unjudged)
 
-    if options.concrete.gate is not None or axis.is_spread:
+    if options.concrete.gate is not None or axis.is_sharded:
         return judged()
     return by_backend(options.backend, judged_if_needed, judged)
 
@@ -184,7 +184,7 @@ def _consult_policy(
 
 def _predicted_merit(blocks: Blocks, seen: Pass, update: Array) -> Array:
     """Half the sum of squared residuals that the linearised dynamics predict."""
-    before = blocks.axis.before(jnp.zeros_like(update[0]), update)
+    before = blocks.axis.shift(jnp.zeros_like(update[0]), update)
     after = seen.residual + update - apply(seen.operator, before)
     return blocks.axis.total(jnp.sum(after**2)) / 2
 

@@ -86,7 +86,7 @@ class Blocks(NamedTuple):
 
 def cut(problem: Problem, block_size: int, *, lay_out: bool = True) -> Blocks:
     """Cut what this device holds of a recurrence into blocks of C steps."""
-    if problem.axis.is_spread:
+    if problem.axis.is_sharded:
         return _cut_shard(problem, block_size, lay_out)
     length, count = problem.length, problem.length // block_size
     blocks = in_blocks(problem.inputs, count, block_size)
@@ -107,7 +107,7 @@ def _cut_shard(problem: Problem, block_size: int, lay_out: bool) -> Blocks:
     length, axis = problem.length, problem.axis
     shard = -(-length // axis.size)
     fill = -shard % block_size
-    begin = (axis.place * shard + jnp.zeros((), jnp.int32)).astype(jnp.int32)
+    begin = (axis.axis_index * shard + jnp.zeros((), jnp.int32)).astype(jnp.int32)
     here = problem._replace(length=shard + fill, axis=LOCAL)
     if fill == 0 and shard * axis.size == length:
         return cut(here, block_size, lay_out=lay_out)._replace(axis=axis, begin=begin)
@@ -185,7 +185,7 @@ def linearize_nodes(
     def from_start(state: Array, inputs: PyTree, time: Array) -> tuple[Array, Operator]:
         return one_step(state, before, inputs, time)
 
-    begin = blocks.axis.before(blocks.initial, nodes)
+    begin = blocks.axis.shift(blocks.initial, nodes)
     chunk = linearization.time_chunk(size)
     if blocks.size == 1:
         first = blocks.entry(0)

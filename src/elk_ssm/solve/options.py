@@ -8,7 +8,7 @@ import jax
 from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.mesh import Spread
+from elk_ssm.parallel.mesh import Shards
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.stopping import Tolerance
@@ -34,7 +34,7 @@ class Options:
         keep: Which states are returned; for `"last"` the engine keeps the boundaries.
         every: Steps between the states that are kept, 1 for all.
         fall_back: Whether to evaluate sequentially what did not converge.
-        spread: The mesh over which time is spread, None for one device.
+        shards: The mesh over which time is sharded, None for one device.
     """
 
     method: Method | Auto
@@ -48,7 +48,7 @@ class Options:
     keep: Keep = static()
     every: int = static()
     fall_back: bool = static()
-    spread: Spread | None = static()
+    shards: Shards | None = static()
 
     @property
     def keeps_all(self) -> bool:

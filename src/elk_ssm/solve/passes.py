@@ -60,7 +60,7 @@ def _varies(noise: Array) -> bool:
 
 def mean_noise(blocks: Blocks, noise: Array) -> Array:
     """Geometric mean of s^2."""
-    if not (blocks.axis.is_spread and _varies(noise)):
+    if not (blocks.axis.is_sharded and _varies(noise)):
         return jnp.exp(jnp.mean(jnp.log(noise)))
     logs = jnp.log(noise)
     if blocks.real is not None:

@@ -4,7 +4,7 @@ r"""The tangent system of a trajectory, and the recursions that solve it.
     w_t = J_{t+1}^T w_{t+1} + v_t, t = T, ..., 1,      w_{T+1} = 0        transposed
 
 Nothing of size T x D x D is formed unless the dense recursion is asked for: the others
-push tangents or pull cotangents through f, step by step or in blocks. Spread over
+push tangents or pull cotangents through f, step by step or in blocks. Shards over
 devices, each recursion is one affine pass over what the devices hold: one all-gather of
 a D x D map and a vector from each, and a halo of one row.
 """
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kalman.affine import affine_entering, affine_scan
+from elk_ssm.kalman.affine import affine_exclusive, affine_scan
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solve.nodes import near_divisor
@@ -63,7 +63,7 @@ def solve_tangents(path: Path, source: Array, recursion: Recursion) -> Array:
     """Solve the tangent system for `source`, differentiably."""
 
     def system(d: Array) -> Array:
-        shifted = path.axis.before(jnp.zeros_like(d[0]), d)
+        shifted = path.axis.shift(jnp.zeros_like(d[0]), d)
         return d - jax.jvp(path.over_time, (path.before,), (shifted,))[1]
 
     def solve(*, reverse: bool) -> Callable:
@@ -87,7 +87,7 @@ def solve_tangents(path: Path, source: Array, recursion: Recursion) -> Array:
 
 def _sequential(path: Path, source: Array, *, reverse: bool) -> Array:
     """One tangent or cotangent through f, step by step; on one device."""
-    assert not path.axis.is_spread
+    assert not path.axis.is_sharded
 
     def forward(d: Array, entry: tuple) -> tuple[Array, Array]:
         x, u, g = entry
@@ -156,7 +156,7 @@ def _blocks(path: Path, source: Array, *, reverse: bool) -> Array:
     unit = jnp.broadcast_to(jnp.eye(size, dtype=source.dtype), (count, size, size))
     (own, maps), _ = jax.lax.scan(sweep, (nothing, unit), entries, reverse=reverse)
     how: Any = {"reverse": reverse, "backend": "auto", "axis": path.axis}
-    begins = affine_entering(Dense(maps), own, **how)
+    begins = affine_exclusive(Dense(maps), own, **how)
     found = jax.lax.scan(collect, begins, entries, reverse=reverse)[1]
     return jnp.swapaxes(found, 0, 1).reshape(count * block, size)[:length]
 
@@ -169,16 +169,16 @@ _RECURSIONS: dict[str, Callable] = {
 
 
 def choose_recursion(
-    adjoint: Adjoint, *, has_jacobians: bool, spread: bool = False
+    adjoint: Adjoint, *, has_jacobians: bool, sharded: bool = False
 ) -> Recursion:
     """Resolve `"auto"`: sequential on a CPU, else dense for the dense methods.
 
     Args:
         adjoint: What the user asked for.
         has_jacobians: Whether the forward pass forms `(T, D, D)` Jacobians anyway.
-        spread: Whether time is spread over devices, which then never take turns.
+        sharded: Whether time is sharded over devices, which then never take turns.
     """
     if adjoint != "auto":
         return adjoint
     parallel = "parallel" if has_jacobians else "blocks"
-    return parallel if spread else "cpu-sequential-else-" + parallel
+    return parallel if sharded else "cpu-sequential-else-" + parallel

@@ -28,7 +28,7 @@ def roll_out_whole(blocks: Blocks, nodes: Array) -> Array:
         states = lanes(states, blocks.entry(j)[0])
         return states, states
 
-    begin = blocks.axis.before(blocks.initial, nodes)
+    begin = blocks.axis.shift(blocks.initial, nodes)
     by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
     return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
 
@@ -64,7 +64,7 @@ def roll_out_in_turn(problem: Problem, states: Array) -> Array:
     axis, step, inputs = problem.axis, problem.step, problem.inputs
 
     def one_round(_: int, states: Array) -> Array:
-        begin = axis.before(problem.initial, states)[0]
+        begin = axis.shift(problem.initial, states)[0]
         return roll_out_sequentially(step, begin, inputs, states.shape[0])
 
     return jax.lax.fori_loop(0, axis.size, one_round, states)

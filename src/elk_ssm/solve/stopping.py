@@ -91,13 +91,13 @@ def scale_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Array:
     earlier = jnp.zeros_like(magnitude[0])
     end = max(_REACH_STEPS // (2 * block_size), 2)
     later = jnp.max(magnitude[-end:], axis=0)
-    if axis.is_spread:
+    if axis.is_sharded:
         halo = reach * _WINDOW
         ends = jnp.max(magnitude[-halo:], axis=0), jnp.max(magnitude[:halo], axis=0)
         last, first = axis.gather(ends)
-        earlier = jnp.where(axis.place > 0, last[axis.place - 1], 0)
-        following = first[jnp.minimum(axis.place + 1, axis.size - 1)]
-        later = jnp.where(axis.place < axis.size - 1, following, later)
+        earlier = jnp.where(axis.axis_index > 0, last[axis.axis_index - 1], 0)
+        following = first[jnp.minimum(axis.axis_index + 1, axis.size - 1)]
+        later = jnp.where(axis.axis_index < axis.size - 1, following, later)
     before = _recent_maximum(magnitude, earlier, reach)
     return jnp.minimum(before, _recent_maximum(magnitude, later, reach, reverse=True))
 

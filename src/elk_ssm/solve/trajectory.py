@@ -79,7 +79,7 @@ def _solve_jvp(function: HoistedFunction, primals: tuple, tangents: tuple) -> tu
     dense = isinstance(method, Method) and method.block_size == 1
     dense = dense and forms_dense(method.linearization)
     recursion = choose_recursion(
-        options.adjoint, has_jacobians=dense, spread=options.spread is not None
+        options.adjoint, has_jacobians=dense, sharded=options.shards is not None
     )
     tangent = trajectory_tangent(
         function, recursion, problem, tangents[0], states, options
@@ -91,28 +91,28 @@ def _solve_anywhere(
     function: StepWithConsts, primals: Primals, options: Options
 ) -> tuple[Array, Report]:
     """Find the trajectory, on one device or with every device finding its shard."""
-    spread = options.spread
-    if spread is None:
+    shards = options.shards
+    if shards is None:
         return _solve_here(Problem(function, *primals, options.length), options)
     consts, initial, inputs = primals
     asked, length, policy, of_unknowns = options.method, options.length, None, None
     method = _newton(options, initial) if isinstance(asked, Auto) else asked
-    method = replace(method, block_size=min(method.block_size, spread.shard(length)))
+    method = replace(method, block_size=min(method.block_size, shards.shard(length)))
     if method.noise is not None:
-        shape = spread.unknowns(length, method.block_size), len(initial)
+        shape = shards.unknowns(length, method.block_size), len(initial)
         noise, policy, of_unknowns = unknowns_apart(method.noise, shape, initial.dtype)
         method = replace(method, noise=noise)
 
     def shard(timed: tuple, common: tuple) -> tuple[Array, Report]:
         inputs, guess, of_unknowns = timed
         consts, initial, options, policy = common
-        problem = Problem(function, consts, initial, inputs, length, spread.axis)
+        problem = Problem(function, consts, initial, inputs, length, shards.axis)
         state = policy if of_unknowns is None else of_unknowns
         return _solve_here(problem, replace(options, guess=guess), state)
 
     timed = inputs, options.guess, of_unknowns
     common = consts, initial, replace(options, method=method, guess=None), policy
-    states, report = on_mesh(spread, shard, timed, common, length // options.every)
+    states, report = on_mesh(shards, shard, timed, common, length // options.every)
     if isinstance(asked, Auto):
         plan = newton_plan(method.block_size, report.num_iters)
         report = report._replace(plan=plan)
@@ -184,7 +184,7 @@ def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Re
     states = carry.nodes
     if options.keeps_all:
         states = roll_out(blocks, states)
-        if problem.axis.is_spread:
+        if problem.axis.is_sharded:
             # The last block of a device may be filled up.
             states = states[: -(-options.length // problem.axis.size)]
     return states, Report(

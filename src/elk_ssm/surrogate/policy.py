@@ -29,7 +29,7 @@ class Seen(NamedTuple):
         last_merit: The same for the last accepted iterate, `inf` before the first.
         predicted_merit: What the linearised dynamics predict for this iterate.
         iteration: Number of iterations done before, an integer.
-        mean_square: Mean squared residual. Where time is spread over devices,
+        mean_square: Mean squared residual. Where time is sharded over devices,
             `residual` is only what one of them holds, and this is the mean over all.
     """
 
@@ -115,7 +115,7 @@ class NoisePolicy(Protocol):
 
 
 def is_shardable(policy: NoisePolicy) -> bool:
-    """Whether a policy works with time spread over devices; it says so itself.
+    """Whether a policy works with time sharded over devices; it says so itself.
 
     That is: `update` decides by what all devices share (every number of `Seen` but the
     residual), and the state is common to all unknowns or has them as its leading axis.
