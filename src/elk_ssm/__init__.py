@@ -21,7 +21,7 @@ from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.linalg.structure import Dense, Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import BlockDiagonal, Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearizing import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
@@ -57,6 +57,7 @@ __all__ = [
     "LGSSM",
     "Annealed",
     "Auto",
+    "BlockDiagonal",
     "Constant",
     "Dense",
     "DenseJacobian",

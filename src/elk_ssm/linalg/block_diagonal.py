@@ -30,8 +30,9 @@ class BlockDiagonal(NamedTuple("BlockDiagonal", [("blocks", Array)]), Operator):
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
         >>> swap = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-        >>> BlockDiagonal(jnp.stack([swap, 2 * swap])).mv(jnp.arange(4.0)).tolist()
+        >>> elk.BlockDiagonal(jnp.stack([swap, 2 * swap])).mv(jnp.arange(4.0)).tolist()
         [1.0, 0.0, 6.0, 4.0]
     """
 
