@@ -219,9 +219,10 @@ def test_what_is_below_rounding_and_goes_one_way(name):
     np.testing.assert_allclose(sol.states[-1], true, rtol=10 * TOLERANCE)
 
 
-@pytest.mark.parametrize(("block_size", "length"), [(1, 2_000), (16, 20_000)])
-def test_rounding_that_cancels_costs_no_pass(block_size, length):
-    inputs = np.random.default_rng(0).normal(size=(length, 2))
+@pytest.mark.parametrize("block_size", [1, 16])
+def test_rounding_that_cancels_costs_no_pass(block_size):
+    # A walk to 200 and back through zero, where sizes are small, rounding is not.
+    inputs = np.random.default_rng(0).normal(size=(20_000, 2))
     sol = elk.evaluate(
         lambda x, u: x + u,
         jnp.ones(2),

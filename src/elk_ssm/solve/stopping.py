@@ -39,7 +39,9 @@ class Verdict(NamedTuple):
     """What one pass concludes, all booleans and integers of shape `()`.
 
     Attributes:
-        converged: Residual and undamped step are below tolerance everywhere.
+        converged: Residual and undamped step are below tolerance everywhere; or the
+            residual is at the rounding floor, and the step below the tolerance of the
+            largest state of all.
         suspect: f is non-finite at a step before which everything is below tolerance;
             whether it is at the exact states too is for `solve.failure` to find.
         stalled: The residual is at the rounding floor and the step does not shrink.
@@ -194,7 +196,9 @@ def judge(
         axis: Where time lives.
     """
     bound = tolerance.bound(scale)
-    residual_norm, step_norm = axis.largest(largest(residual), largest(step))
+    residual_norm, step_norm, top = axis.largest(
+        largest(residual), largest(step), jnp.max(scale, axis=0)
+    )
     # With steps that shrink by a factor rate, the error after this one is about
     # step * rate / (1 - rate): a slow method has to get further down.
     tiny = jnp.finfo(step.dtype).tiny
@@ -204,17 +208,21 @@ def judge(
     settled = small & alike & (jnp.abs(step) <= room * bound)
     # Behind a break no step has a size, so the rate says nothing there.
     row_settled = small & (jnp.abs(step) <= bound)
-    floor = rounding_floor(scale)
-    first_unsettled, first_unsettled_row, first_broken, first_above_floor = (
+    rounded = jnp.abs(residual) <= rounding_floor(scale)
+    # Rounding of large states stays in a recurrence that forgets nothing, and where the
+    # state is small later, steps are no smaller than that.
+    carried = rounded & alike & (jnp.abs(step) <= room * tolerance.bound(top))
+    first_unsettled, first_unsettled_row, first_broken, first_above_floor, no_carry = (
         axis.first_true(
             ~jnp.all(settled, axis=1),
             ~jnp.all(row_settled, axis=1),
             ~jnp.all(jnp.isfinite(residual), axis=1),
-            ~jnp.all(jnp.abs(residual) <= floor, axis=1),
+            ~jnp.all(rounded, axis=1),
+            ~jnp.all(carried, axis=1),
         )
     )
     none = axis.size * residual.shape[0]
-    converged = first_unsettled == none
+    converged = (first_unsettled == none) | (no_carry == none)
     suspect = (first_broken < none) & (first_unsettled_row >= first_broken)
     stalled = (first_above_floor == none) & (step_norm >= last_step_norm)
     # Steps below tolerance that do not shrink are slow, not spoiled by rounding.
