@@ -34,29 +34,30 @@ from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 def block_solve(blocks: Array, couplings: Array, rhs: Array) -> Array:
     """Solve a symmetric block tridiagonal system, `(T, D, D)` and `(T, D)`."""
     eye = jnp.eye(rhs.shape[1], dtype=rhs.dtype)
-    return _solve(blocks, couplings, rhs, None, (lambda S, _: S, solve, eye))[0]
+    pivots = (lambda S, _: (S, None)), solve, eye
+    return _solve(blocks, couplings, rhs, None, pivots)[0]
 
 
 def _solve(
     blocks: Array, couplings: Array, rhs: Array, floors: Array | None, pivots: tuple
 ) -> tuple[Array, Any]:
-    """Return the solution and S_t, taken apart by the first of `pivots`.
+    """Return the solution, and what else the first of `pivots` says of every S_t.
 
-    The second multiplies a matrix by the inverse of such parts, the third are those of
-    an identity.
+    That takes S_t apart, the second multiplies a matrix by the inverse of such parts,
+    and the third are those of an identity.
     """
     take_apart, apply, identity = pivots
 
     def forward(carry, entry):
         B, C, v, floor = entry
         gain = apply(carry[0], transpose(C))
-        S = take_apart(B - matmul(C, gain), floor)
+        S, said = take_apart(B - matmul(C, gain), floor)
         after = S, v - matvec(transpose(gain), carry[1])
-        return after, after
+        return after, (*after, said)
 
     zero = jnp.zeros_like(rhs[0])
     entries = (blocks, couplings, rhs, floors)
-    parts, reduced = lax.scan(forward, (identity, zero), entries)[1]
+    parts, reduced, said = lax.scan(forward, (identity, zero), entries)[1]
 
     def backward(carry, entry):
         S, y, C_next = entry
@@ -65,7 +66,7 @@ def _solve(
 
     following = jnp.concatenate([couplings[1:], jnp.zeros_like(couplings[:1])])
     solved = lax.scan(backward, zero, (parts, reduced, following), reverse=True)[1]
-    return solved, parts
+    return solved, said
 
 
 def definite_solve(
@@ -92,9 +93,13 @@ def definite_solve(
         return _sharded_definite_solve(axis, blocks, couplings, rhs)
 
     ones = jnp.ones_like(rhs[0])
-    identity = jnp.diag(ones), ones, jnp.asarray(True)
-    pivots = unit_factor, apply_inverse, identity
-    solution, (*_, definite) = _solve(blocks, couplings, rhs, floors, pivots)
+
+    def take_apart(S: Array, floor: Array | None) -> tuple[tuple, Array]:
+        *factor, definite = unit_factor(S, floor)
+        return tuple(factor), definite
+
+    pivots = take_apart, apply_inverse, (jnp.diag(ones), ones)
+    solution, definite = _solve(blocks, couplings, rhs, floors, pivots)
     return solution, jnp.all(definite)
 
 
@@ -124,9 +129,9 @@ def unit_factor(
     return table[:, size:], jnp.diagonal(table), definite
 
 
-def apply_inverse(factor: tuple[Array, ...], rhs: Array) -> Array:
+def apply_inverse(factor: tuple[Array, Array], rhs: Array) -> Array:
     """Multiply `(D, K)` by the inverse of a matrix that `unit_factor` took apart."""
-    inverse, pivots, *_ = factor
+    inverse, pivots = factor
     return matmul(transpose(inverse), matmul(inverse, rhs) / pivots[:, None])
 
 

@@ -48,17 +48,19 @@ def see(
     iteration: Array,
     merits: tuple[Array | None, Array, Array],
 ) -> Seen:
-    """Return what a policy may look at, of all devices.
+    """Return what a policy may look at, of all devices; no mean that it can take.
 
     The residual is zero where there is no unknown, `entries` of it are real. The merits
     are this one (`None`: half the sum of squares), the last one and the predicted one.
     """
-    squares = axis.total(jnp.sum(residual**2))
     merit, last, predicted = merits
-    if merit is None:
-        merit = squares / 2
-        merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
-    return Seen(residual, merit, last, predicted, iteration, squares / entries)
+    mean_square = None
+    if merit is None or axis.is_spread:
+        squares = axis.total(jnp.sum(residual**2))
+        mean_square = squares / entries
+        if merit is None:
+            merit = jnp.where(jnp.isfinite(squares / 2), squares / 2, jnp.inf)
+    return Seen(residual, merit, last, predicted, iteration, mean_square)
 
 
 @runtime_checkable
