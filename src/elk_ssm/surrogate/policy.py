@@ -55,7 +55,7 @@ def see(
     """
     merit, last, predicted = merits
     mean_square = None
-    if merit is None or axis.is_spread:
+    if merit is None or axis.is_sharded:
         squares = axis.total(jnp.sum(residual**2))
         mean_square = squares / entries
         if merit is None:
