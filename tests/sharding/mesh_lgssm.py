@@ -26,14 +26,17 @@ def mesh():
 
 
 @pytest.mark.parametrize(
-    ("backend", "static", "length"),
+    ("backend", "static", "length", "form"),
     [
-        ("sequential", False, UNEVEN),
-        ("sequential", True, EVEN),
-        ("associative", False, UNEVEN),
+        ("sequential", False, UNEVEN, "covariance"),
+        ("sequential", True, EVEN, "covariance"),
+        ("associative", False, UNEVEN, "covariance"),
+        ("sequential", False, UNEVEN, "square_root"),
     ],
 )
-def test_the_spread_smoother_is_the_dense_posterior(mesh, backend, static, length):
+def test_the_sharded_smoother_is_the_dense_posterior(
+    mesh, backend, static, length, form
+):
     data = oracle.with_gaps(oracle.random_data(T=length, varying=not static))
     model = oracle.as_model(data, static)
     if not static:
@@ -45,6 +48,7 @@ def test_the_spread_smoother_is_the_dense_posterior(mesh, backend, static, lengt
         jnp.asarray(data.y),
         jnp.asarray(data.u),
         cross_covariances=True,
+        form=form,
         backend=backend,
         mesh=mesh,
     )

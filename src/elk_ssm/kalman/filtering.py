@@ -24,12 +24,19 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from elk_ssm.kalman.anywhere import anywhere
+from elk_ssm.kalman.apart import Form, chosen_form, evidence_of, filter_apart
 from elk_ssm.kalman.delicate import has_exact_emissions
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import run_task
 from elk_ssm.kalman.runs import Run, no_rows
 from elk_ssm.kalman.scalar_updates import condition, condition_carefully
-from elk_ssm.kalman.steps import Entry, Steps, propagate, steps_of, transition_into
+from elk_ssm.kalman.steps import (
+    Entry,
+    RunsOfSteps,
+    propagate,
+    steps_of,
+    transition_into,
+)
 from elk_ssm.linalg.structure import Dense, Operator
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run
@@ -74,6 +81,7 @@ def lgssm_filter(
     inputs: Array | None = None,
     *,
     mask: Array | None = None,
+    form: Form = "auto",
     backend: Backend = "auto",
     mesh: Mesh | None = None,
     axis_name: str = "time",
@@ -89,6 +97,10 @@ def lgssm_filter(
         emissions: `(T, E)`, NaN where missing.
         inputs: `(T, U)`; the row t acts on the transition into t and on emission t.
         mask: `(T, E)` or `(T,)`, True where observed; NaN is missing all the same.
+        form: `"covariance"`; `"square_root"`, which keeps the initial state apart and
+            is right for any prior variance, in float32 too, at a few times the cost
+            (see `kalman/apart.py`); or `"auto"`: the second where the prior is so wide
+            that the first would lose it, which is seen of values that are not traced.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, one piece of the series on each; the
             emissions may be sharded so already. See `elk_ssm.evaluate`.
@@ -98,7 +110,7 @@ def lgssm_filter(
         The filtered posterior, in the common dtype of model and data.
 
     Raises:
-        ValueError: a shape does not fit, or the backend is unknown.
+        ValueError: a shape does not fit, or the backend or the form is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
     Example:
@@ -117,19 +129,31 @@ def lgssm_filter(
     data = model, emissions, inputs, mask
     if shards is not None:
         data = off_explicit(data, "lgssm_filter")
-    return filter_problem(pose(*data), backend, shards)
+    problem = pose(*data)
+    return filter_problem(problem, backend, shards, chosen_form(form, problem))
 
 
-@partial(jax.jit, static_argnames=("backend", "shards"))
+@partial(jax.jit, static_argnames=("backend", "shards", "form"))
 def filter_problem(
-    problem: Problem, backend: Backend, shards: Shards | None = None
+    problem: Problem,
+    backend: Backend,
+    shards: Shards | None = None,
+    form: Form = "covariance",
 ) -> FilterPosterior:
     """Filter a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    task = partial(_filter_group, backend=backend)
+    way = _filter_apart if form == "square_root" else _filter_group
+    task = partial(way, backend=backend)
     (means, covs), evidence = run_task(task, problem, shards)
     return FilterPosterior(evidence, means, covs)
+
+
+def _filter_apart(
+    problem: Problem, axis: TimeAxis, backend: Backend
+) -> tuple[tuple[Array, Dense], Array]:
+    means, covs, evidence = filter_apart(problem, axis, backend)[1]
+    return (means, Dense(covs)), evidence_of(problem, axis, evidence)
 
 
 def _filter_group(
@@ -192,7 +216,7 @@ def filter_of(problem: Problem, update: Callable = condition_carefully) -> "_Fil
 
 
 @dataclass(frozen=True)
-class _Filter(Steps[Moments]):
+class _Filter(RunsOfSteps[Moments]):
     """The state is the mean and covariance; `update` conditions them on an emission."""
 
     update: Callable

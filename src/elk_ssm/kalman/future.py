@@ -23,7 +23,7 @@ from jax import Array
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.runs import Run, as_emission, compress, condition_run, no_rows
 from elk_ssm.kalman.scalar_updates import condition_carefully
-from elk_ssm.kalman.steps import Entry, Steps, steps_of
+from elk_ssm.kalman.steps import Entry, RunsOfSteps, steps_of
 from elk_ssm.parallel.recursion import Recursion
 
 
@@ -36,30 +36,34 @@ class Link(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Future(Steps[Array]):
+class Future(RunsOfSteps[Array]):
     """Backwards in time; the state is what y_{t+1:T-1} say about z_t, as rows.
 
     The output of a step is the link into it.
     """
 
     def step(self, state: Array, entry: Entry) -> tuple[Array, Any]:
+        """Go one step back."""
         run, own = self.conditioned(entry)
         run, later = condition_run(*run, as_emission(state))
         return compress(jnp.concatenate([own, later])), Link(*run)
 
     def combine(self, earlier: Run, later: Run) -> Run:
+        """Join two runs, of which `earlier` is the later one in time."""
         return super().combine(later, earlier)
 
     def known(self, state: Array) -> Run:
+        """Return the run with these rows."""
         zero = jnp.zeros_like(state[:, :-1])
         return Run(zero, zero[0], zero, state)
 
     def state(self, element: Run) -> Array:
+        """Return the rows."""
         return element.rows
 
 
 @dataclass(frozen=True)
-class _TwoFilters(_Future):
+class _TwoFilters(Future):
     """The output is the smoothed mean and covariance, and A of the link into a step."""
 
     means: Array
@@ -75,7 +79,7 @@ class _TwoFilters(_Future):
 
 def future_of(problem: Problem) -> Recursion:
     """Return the links into every step; that into step 0 has A = 0."""
-    return _Future(**steps_of(problem, no_rows(problem.initial_mean)))
+    return Future(**steps_of(problem, no_rows(problem.initial_mean)))
 
 
 def two_filters(problem: Problem, filtered: tuple[Array, ...]) -> Recursion:

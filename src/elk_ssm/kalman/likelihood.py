@@ -8,6 +8,7 @@ the filter; a missing emission contributes neither to the value nor to the deriv
 from jax import Array
 from jax.sharding import Mesh
 
+from elk_ssm.kalman.apart import Form
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.parallel.backend import Backend
@@ -19,6 +20,7 @@ def lgssm_log_likelihood(
     inputs: Array | None = None,
     *,
     mask: Array | None = None,
+    form: Form = "auto",
     backend: Backend = "auto",
     mesh: Mesh | None = None,
     axis_name: str = "time",
@@ -33,15 +35,17 @@ def lgssm_log_likelihood(
     rule is the same for both backends; under a mesh, R = 0 together with Q = 0 keeps
     half the digits.
 
-    **Diffuse priors.** A prior variance of 1e12 is a number like others and costs as
-    many digits: about twelve of the sixteen of float64. Prefer a few times what the
-    data span.
+    **Diffuse priors.** Held as a covariance, a prior variance of 1e12 costs as many
+    digits, about twelve of the sixteen of float64. `form="square_root"` keeps them all,
+    and is chosen by itself where the model is not traced; inside `jit` or `grad` ask
+    for it.
 
     Args:
         model: the model.
         emissions: `(T, E)`, NaN where missing.
         inputs: `(T, U)` or `None`.
         mask: `(T, E)` or `(T,)`, True where observed.
+        form: How the recursion is held, as for `lgssm_filter`.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, as for `lgssm_filter`.
         axis_name: Name of the axis of the mesh for time.
@@ -70,6 +74,7 @@ def lgssm_log_likelihood(
         emissions,
         inputs,
         mask=mask,
+        form=form,
         backend=backend,
         mesh=mesh,
         axis_name=axis_name,

@@ -94,6 +94,21 @@ def condition_run(
         A, b and C given the observations, and the rows `(n, D + 1)` that they are
         about x_i.
     """
+    run, rows = _take_in_all(A, b, C, emission, scale, False)
+    return run, rows
+
+
+def condition_run_with_evidence(
+    A: Array, b: Array, C: Array, emission: Rows, scale: Array | None = None
+) -> tuple[tuple[Array, Array, Array], Array, Array]:
+    """Return the same, and the sum of the log variances s of what was observed."""
+    run, rows = _take_in_all(A, b, C, emission, scale, True)
+    return run, rows[:, :-1], jnp.sum(rows[:, -1])
+
+
+def _take_in_all(
+    A: Array, b: Array, C: Array, emission: Rows, scale: Array | None, evidence: bool
+) -> tuple[tuple[Array, Array, Array], Array]:
     floors = jnp.zeros_like(emission.values)
     if scale is not None:
         size = jnp.sum(emission.weights**2, axis=-1)
@@ -111,6 +126,9 @@ def condition_run(
         back = jnp.sum(A * h[:, None], axis=0)
         error = z - jnp.sum(h * b)
         seen = jnp.append(back, error) * safe_sqrt(inverse)
+        if evidence:
+            log_variance = -jnp.log(jnp.where(inverse > 0, inverse, 1))
+            seen = jnp.append(seen, log_variance)
         return (A - K[:, None] * back, b + K * error, C), seen
 
     run, rows = (A, b, C), (*emission, floors)
@@ -121,9 +139,13 @@ def condition_run(
 def compress(rows: Array) -> Array:
     """Turn `(n, D + 1)` rows of unit noise into D that say the same, n at least D.
 
-    Householder's transformations, column after column. The last column of what is left
-    over is a residual, which depends on no state.
+    Householder's transformations, column after column.
     """
+    return compress_with_residual(rows)[0]
+
+
+def compress_with_residual(rows: Array) -> tuple[Array, Array]:
+    """Return the same, and the squared residual that depends on no state."""
     size = rows.shape[-1] - 1
     index = jnp.arange(rows.shape[0])
 
@@ -137,7 +159,7 @@ def compress(rows: Array) -> Array:
 
     # A loop: written out, the program takes the compiler twice as long.
     rows = lax.fori_loop(0, size, clear, rows)
-    return rows[:size]
+    return rows[:size], jnp.sum(rows[size:, -1] ** 2)
 
 
 @partial(jnp.vectorize, signature=f"{_RUN},{_RUN}->{_RUN}")

@@ -4,6 +4,7 @@ r"""Smoothers of a linear-Gaussian model: which recursion a model needs.
 |---|---|
 | process noise in every direction | Rauch, Tung and Striebel, `rauch_tung_striebel` |
 | a singular or relatively small Q; exact emissions | two filters, `future` |
+| a prior so wide that covariances lose it | the initial state kept apart, `apart` |
 | time sharded over a mesh | two filters, which share what a mesh gathers |
 
 The first is the quicker one. `delicate` tells from the filtered moments whether it is
@@ -19,6 +20,13 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from elk_ssm.kalman.anywhere import anywhere
+from elk_ssm.kalman.apart import (
+    Form,
+    chosen_form,
+    evidence_of,
+    filter_apart,
+    smooth_apart,
+)
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.filtering import (
     Filtered,
@@ -81,6 +89,7 @@ def lgssm_smoother(
     *,
     mask: Array | None = None,
     cross_covariances: bool = False,
+    form: Form = "auto",
     backend: Backend = "auto",
     mesh: Mesh | None = None,
     axis_name: str = "time",
@@ -100,6 +109,7 @@ def lgssm_smoother(
         inputs: `(T, U)`; the row t acts on the transition into t and on emission t.
         mask: `(T, E)` or `(T,)`, True where observed.
         cross_covariances: whether to return Cov(z_t, z_{t+1} | y) too.
+        form: How the recursion is held, as for `lgssm_filter`.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, as for `lgssm_filter`. Of the results
             only `cross_covariances`, whose T - 1 entries fit no even sharding, is not.
@@ -126,20 +136,24 @@ def lgssm_smoother(
     data = model, emissions, inputs, mask
     if shards is not None:
         data = off_explicit(data, "lgssm_smoother")
-    return smooth_problem(pose(*data), backend, bool(cross_covariances), shards)
+    problem = pose(*data)
+    found = chosen_form(form, problem)
+    return smooth_problem(problem, backend, bool(cross_covariances), shards, found)
 
 
-@partial(jax.jit, static_argnames=("backend", "cross", "shards"))
+@partial(jax.jit, static_argnames=("backend", "cross", "shards", "form"))
 def smooth_problem(
     problem: Problem,
     backend: Backend,
     cross: bool = False,
     shards: Shards | None = None,
+    form: Form = "covariance",
 ) -> SmootherPosterior:
     """Smooth a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    task = partial(_smooth_group, backend=backend, cross=cross)
+    way = _smooth_apart if form == "square_root" else _smooth_group
+    task = partial(way, backend=backend, cross=cross)
     return _posterior(*run_task(task, problem, shards))
 
 
@@ -181,6 +195,18 @@ def _smooth_group(
     moments = means, Dense(covs), smoothed_means, Dense(spreads)
     found = *moments, None if lagged is None else Dense(lagged)
     return found, axis.total(jnp.sum(terms))
+
+
+def _smooth_apart(
+    problem: Problem, axis: TimeAxis, backend: Backend, cross: bool
+) -> tuple[tuple, Array]:
+    """The same with the initial state kept apart."""
+    kept, (means, covs, evidence) = filter_apart(problem, axis, backend)
+    found = smooth_apart(problem, kept, axis, backend)
+    smoothed, spreads, lagged = _two_filters(found, cross, axis)
+    moments = means, Dense(covs), smoothed, Dense(spreads)
+    crosses = None if lagged is None else Dense(lagged)
+    return (*moments, crosses), evidence_of(problem, axis, evidence)
 
 
 def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:

@@ -24,6 +24,7 @@ from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.recursion import Recursion
 
 State = TypeVar("State")
+Element = TypeVar("Element")
 
 
 class Transition(NamedTuple):
@@ -42,8 +43,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Steps(Recursion[State, Run]):
-    """A recursion whose elements are the runs of a model's steps, forwards in time.
+class Steps(Recursion[State, Element]):
+    """A recursion over the steps of a model.
 
     Attributes:
         entries: The steps.
@@ -73,6 +74,11 @@ class Steps(Recursion[State, Run]):
         prior = to_dense(self.problem.initial_covariance)
         scale = jnp.max(jnp.abs(jnp.stack([prior, transition.noise])))
         return condition_run(*transition, self.rows(entry), scale)
+
+
+@dataclass(frozen=True)
+class RunsOfSteps(Steps[State, Run]):
+    """A recursion whose elements are the runs of a model's steps, forwards in time."""
 
     def element(self, entry: Entry) -> Run:
         """Return one step and what its emission says."""
