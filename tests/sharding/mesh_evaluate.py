@@ -60,7 +60,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_spread_solve_is_the_trajectory(mesh, name):
+def test_a_sharded_solve_is_the_trajectory(mesh, name):
     method, length = CASES[name]
     W, x0, inputs = draw(length)
     sol = elk.evaluate(recurrence(W), x0, inputs, method=method, mesh=mesh)
@@ -75,11 +75,11 @@ def test_padding_changes_neither_the_iterations_nor_what_they_see(mesh):
     W, x0, inputs = draw(UNEVEN)
     method = elk.quasi_elk(elk.PerStep(jnp.arange(1.0, UNEVEN + 1)))
     options = {"method": method, "history": UNEVEN, "tol": 1e-6}
-    shards = elk.evaluate(recurrence(W), x0, inputs, mesh=mesh, **options)
+    sharded = elk.evaluate(recurrence(W), x0, inputs, mesh=mesh, **options)
     local = elk.evaluate(recurrence(W), x0, inputs, **options)
-    assert int(shards.num_iters) == int(local.num_iters) < UNEVEN
-    np.testing.assert_allclose(shards.states, local.states, atol=CLOSE)
-    for found, expected in zip(shards.history, local.history):
+    assert int(sharded.num_iters) == int(local.num_iters) < UNEVEN
+    np.testing.assert_allclose(sharded.states, local.states, atol=CLOSE)
+    for found, expected in zip(sharded.history, local.history):
         # Residuals fall to zero, where only their rounding is left to compare.
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-13)
 
@@ -94,11 +94,11 @@ def test_gradients_equal_those_of_the_scan(mesh):
         def loss(W, x0, inputs, run):
             return jnp.sum(run(recurrence(W), x0, inputs) ** 3)
 
-        def shards(*args, method=method):
+        def sharded(*args, method=method):
             return elk.evaluate(*args, method=method, mesh=mesh).states
 
         find = jax.grad(loss, argnums=(0, 1, 2))
-        for found, expected in zip(find(*problem, shards), find(*problem, scanned)):
+        for found, expected in zip(find(*problem, sharded), find(*problem, scanned)):
             np.testing.assert_allclose(found, expected, atol=CLOSE)
 
 
@@ -138,13 +138,13 @@ def test_steps_past_the_end_touch_nothing(mesh):
     def last(x0, run):
         return run(x0)[-1, 0]
 
-    def shards(x0):
+    def sharded(x0):
         options = {"length": length, "method": elk.deer(), "mesh": mesh}
         sol = elk.evaluate(step, x0, **options)
         return elk.raise_if_failed(sol).states if _concrete(x0) else sol.states
 
-    np.testing.assert_allclose(last(x0, shards), 0.5**0.5, rtol=1e-12)
-    slope = jax.grad(last)(x0, shards)
+    np.testing.assert_allclose(last(x0, sharded), 0.5**0.5, rtol=1e-12)
+    slope = jax.grad(last)(x0, sharded)
     np.testing.assert_allclose(slope, x0 / 0.5**0.5, rtol=1e-12)
 
 
