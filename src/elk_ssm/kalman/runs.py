@@ -147,6 +147,8 @@ def compress(rows: Array) -> Array:
 def compress_with_residual(rows: Array) -> tuple[Array, Array]:
     """Return the same, and the squared residual that depends on no state."""
     size = rows.shape[-1] - 1
+    if size == 1:
+        return _compress_column(rows)
     index = jnp.arange(rows.shape[0])
 
     def clear(k, table):
@@ -160,6 +162,16 @@ def compress_with_residual(rows: Array) -> tuple[Array, Array]:
     # A loop: written out, the program takes the compiler twice as long.
     rows = lax.fori_loop(0, size, clear, rows)
     return rows[:size], jnp.sum(rows[size:, -1] ** 2)
+
+
+def _compress_column(rows: Array) -> tuple[Array, Array]:
+    """Compress rows about a single dimension: weighted sums, which round least."""
+    u, z = rows[:, 0], rows[:, 1]
+    square = jnp.sum(u * u)
+    length = safe_sqrt(square)
+    unit = u * reciprocal(length, square > 0)
+    value = jnp.sum(unit * z)
+    return jnp.stack([length, value])[None], jnp.sum((z - unit * value) ** 2)
 
 
 @partial(jnp.vectorize, signature=f"{_RUN},{_RUN}->{_RUN}")
