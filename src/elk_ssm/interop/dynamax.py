@@ -76,7 +76,7 @@ def lgssm_filter(
         >>> import elk_ssm as elk
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
-        >>> elk.lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
+        >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
         [[0.5]]
     """
     types = dynamax_types()
@@ -121,7 +121,7 @@ def lgssm_smoother(
         >>> import elk_ssm as elk
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
-        >>> elk.lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
+        >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
         [[0.5]]
     """
     types = dynamax_types()
