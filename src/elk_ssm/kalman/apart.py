@@ -23,7 +23,7 @@ moment is that of the run to t with the future of t as one more emission.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,7 @@ from elk_ssm.linalg.small import matmul, matvec, over_pivots, transpose
 from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.recursion import Element, State
 from elk_ssm.parallel.time_axis import TimeAxis
 
 _LOG_TWO_PI = 1.8378770664093453
@@ -73,10 +74,6 @@ class Kept(NamedTuple):
 
     run: Run
     evidence: Array
-
-
-State = TypeVar("State")
-Element = TypeVar("Element")
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,7 @@ class _KeptFilter(_Apart[Kept, Kept]):
         return state, state
 
     def element(self, entry: Entry) -> Kept:
-        start = Kept(no_run(self.problem.initial_mean), self.initial.evidence)
-        return self.step(start, entry)[0]
+        return self.step(self.nothing(), entry)[0]
 
     def combine(self, earlier: Kept, later: Kept) -> Kept:
         return _join(earlier, later)
@@ -251,10 +247,10 @@ def is_vague(problem: Problem) -> bool:
     H, noise = problem.emission_weights.array, problem.emission_covariance.variances()
     if any(map(is_traced, (prior, H, noise))):
         return False
-    variances = np.asarray(noise)
-    least = np.min(variances, where=variances > 0, initial=np.inf)
+    # An emission without noise, zero here, is taken in exactly by covariances only.
+    least = np.min(np.asarray(noise), initial=np.inf)
     most = np.max(np.asarray(prior)) * np.max(np.square(np.asarray(H)), initial=0)
-    return bool(most * np.finfo(problem.values.dtype).eps > _LOSS * least)
+    return bool(least > 0 and most * np.finfo(problem.values.dtype).eps > _LOSS * least)
 
 
 def _prior(problem: Problem) -> tuple[Array, Array]:

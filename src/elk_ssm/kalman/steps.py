@@ -6,7 +6,7 @@ the model is one of a single step.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -21,10 +21,7 @@ from elk_ssm.kalman.scalar_updates import (
 )
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import to_dense
-from elk_ssm.parallel.recursion import Recursion
-
-State = TypeVar("State")
-Element = TypeVar("Element")
+from elk_ssm.parallel.recursion import Element, Recursion, State
 
 
 class Transition(NamedTuple):
