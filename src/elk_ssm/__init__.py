@@ -17,6 +17,7 @@ from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.forecasting import lgssm_predict
+from elk_ssm.kalman.initial import Diffuse, Stationary
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.kalman.sampling import lgssm_sample
@@ -64,6 +65,7 @@ __all__ = [
     "Diagnosis",
     "Diagonal",
     "DiagonalJacobian",
+    "Diffuse",
     "Fit",
     "GainRatio",
     "Gate",
@@ -83,6 +85,7 @@ __all__ = [
     "ScaledIdentity",
     "Smoothed",
     "Solution",
+    "Stationary",
     "Status",
     "StochasticDiagonal",
     "Surrogate",

@@ -7,7 +7,7 @@ import pytest
 from tests.kalman import oracle
 
 import elk_ssm as elk
-from elk_ssm.kalman.apart import chosen_form
+from elk_ssm.kalman.form import chosen_form
 from elk_ssm.kalman.lgssm import pose
 from elk_ssm.linalg.structure import to_dense
 
@@ -141,7 +141,7 @@ def test_which_form_the_default_takes():
     def chosen(variance, form="auto"):
         prior = elk.ScaledIdentity(variance)
         model = elk.LGSSM(jnp.zeros(1), prior, one, one, one, one)
-        return chosen_form(form, pose(model, y, None, None))
+        return chosen_form(form, model, pose(model, y, None, None))
 
     assert chosen(1.0) == "covariance"
     assert chosen(1e6) == "square_root"

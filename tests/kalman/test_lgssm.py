@@ -1,7 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import elk_ssm as elk
 from elk_ssm.kalman.lgssm import LGSSM, pose
 from elk_ssm.linalg.structure import (
     Dense,
@@ -83,3 +85,44 @@ def test_missing_is_nan_or_masked_or_infinitely_noisy():
     expected = np.ones((5, 2), bool)
     expected[1, 0] = expected[2] = expected[3, 1] = False
     assert np.array_equal(observed, expected)
+
+
+BAD = {
+    "dynamics_weights": jnp.array([[1.0, jnp.nan], [0.0, 1.0]]),
+    "dynamics_bias": jnp.array([0.0, jnp.nan]),
+    "initial_mean": jnp.array([jnp.nan, 0.0]),
+    "emission_covariance": jnp.array([[1.0, 0.0], [0.0, jnp.nan]]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_nan_in_a_model_is_named_and_not_swallowed(name):
+    eye, y = jnp.eye(2), jnp.ones((4, 2))
+    model = elk.LGSSM(jnp.zeros(2), eye, eye, eye, eye, eye)
+    wrong = model._replace(**{name: BAD[name]})
+    with pytest.raises(ValueError, match=f"{name} is NaN at"):
+        elk.lgssm_filter(wrong, y)
+    filtered = jax.jit(elk.lgssm_filter, static_argnames="form")
+    for form in ("covariance", "square_root"):
+        found = filtered(wrong, y, form=form)
+        assert np.isnan(found.log_likelihood)
+        assert np.isnan(found.filtered_means).any()
+
+
+def test_what_is_no_covariance_is_said():
+    eye, y = jnp.eye(2), jnp.ones((4, 2))
+    model = elk.LGSSM(jnp.zeros(2), eye, eye, eye, eye, eye)
+    factor = jnp.array([[1.0, 0.0], [3.0, 1.0]])
+    for name, matrix, message in (
+        ("dynamics_covariance", factor, r"not symmetric: its entry \(0, 1\) differs"),
+        ("emission_covariance", -eye, "a negative variance, -1, at"),
+        ("initial_covariance", eye.at[0, 1].set(2).at[1, 0].set(2), "eigenvalue -1"),
+        ("emission_covariance", elk.ScaledIdentity(-2.0), "negative variance, -2"),
+        ("dynamics_covariance", jnp.stack([eye, eye, -eye, eye]), r"\(2, 0\)"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} .*{message}"):
+            elk.lgssm_smoother(model._replace(**{name: matrix}), y)
+    # Singular ones, and those that rounding alone made asymmetric, are covariances.
+    nearly = jnp.array([[1.0, 1.0], [1.0 + 1e-6, 1.0]])
+    close = model._replace(dynamics_covariance=nearly)
+    assert np.isfinite(elk.lgssm_log_likelihood(close, y))

@@ -8,7 +8,7 @@ from tests.kalman import oracle
 from tests.linalg.toy import Interleaved
 
 import elk_ssm as elk
-from elk_ssm.kalman.filtering import filter_of
+from elk_ssm.kalman.forward import filter_of
 from elk_ssm.kalman.future import future_of, two_filters
 from elk_ssm.kalman.lgssm import pose
 from elk_ssm.kalman.rauch_tung_striebel import rauch_tung_striebel

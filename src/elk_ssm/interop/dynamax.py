@@ -35,6 +35,7 @@ from elk_ssm.interop.dynamax_parameters import (
 )
 from elk_ssm.interop.dynamax_parameters import check_version as check_version
 from elk_ssm.kalman import filtering, sampling, smoothing
+from elk_ssm.kalman.initial import proper_covariance
 from elk_ssm.kalman.lgssm import LGSSM, emission_dim
 from elk_ssm.linalg.structure import Dense, as_operator, to_dense
 from elk_ssm.parallel.backend import Backend
@@ -235,6 +236,7 @@ def to_dynamax(model: Any) -> Any:
 
     Raises:
         TypeError: `model` is neither.
+        ValueError: its initial covariance is `Diffuse`.
         ImportError: dynamax is missing or older than 1.0.3.
 
     Example:
@@ -254,15 +256,14 @@ def to_dynamax(model: Any) -> Any:
             f"got {type(model).__name__}."
         )
     types, size = dynamax_types(), model.state_dim
+    P = to_dense(proper_covariance(model, "dynamax"))
     dense = functools.partial(_dense, model)
     width = emission_dim(model)
     zeros = functools.partial(_or_zeros, jnp.asarray(model.initial_mean).dtype)
     B, D = model.dynamics_input_weights, model.emission_input_weights
     num_inputs = max(0 if W is None else jnp.shape(W)[-1] for W in (B, D))
     return types.ParamsLGSSM(
-        initial=types.ParamsLGSSMInitial(
-            mean=model.initial_mean, cov=dense("initial_covariance", size)
-        ),
+        initial=types.ParamsLGSSMInitial(mean=model.initial_mean, cov=P),
         dynamics=types.ParamsLGSSMDynamics(
             weights=dense("dynamics_weights", size),
             bias=zeros(model.dynamics_bias, size),

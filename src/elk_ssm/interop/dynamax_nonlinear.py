@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from elk_ssm._types import Array
 from elk_ssm.interop.dynamax import from_dynamax as linear_from_dynamax
 from elk_ssm.interop.dynamax_parameters import dynamax_types
+from elk_ssm.kalman.initial import proper_covariance
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
@@ -163,7 +164,7 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
         model: The linear model; its covariances may vary in time.
 
     Raises:
-        ValueError: Its weights vary in time.
+        ValueError: Its weights vary in time, or its initial covariance is `Diffuse`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -179,7 +180,7 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
     shift = model.emission_bias, model.emission_input_weights
     return NonlinearSSM(
         initial_mean=model.initial_mean,
-        initial_covariance=model.initial_covariance,
+        initial_covariance=proper_covariance(model, "NonlinearSSM"),
         dynamics=jax.tree_util.Partial(_affine, F, *drive),
         dynamics_covariance=model.dynamics_covariance,
         emission=jax.tree_util.Partial(_affine, H, *shift),

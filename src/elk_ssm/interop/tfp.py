@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.kalman.initial import proper_covariance
 from elk_ssm.kalman.lgssm import LGSSM, Problem, emission_dim, emission_offsets, pose
 from elk_ssm.kalman.roundings import safe_sqrt
 from elk_ssm.kalman.scalar_updates import square_root
@@ -43,7 +44,7 @@ def to_tfp(
 
     Raises:
         TypeError: `model` is neither, or `num_timesteps` is missing.
-        ValueError: a shape does not fit.
+        ValueError: a shape does not fit, or the prior is `Diffuse`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,6 +64,7 @@ def to_tfp(
         )
     width = emission_dim(model)
     nothing = jnp.full((num_timesteps, width), jnp.nan, model.initial_mean.dtype)
+    proper_covariance(model, "TFP")
     problem = pose(model, nothing, inputs, None)
     shift = emission_offsets(model, inputs, nothing.shape, problem.offsets.dtype)
     if inputs is None:

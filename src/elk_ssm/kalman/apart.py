@@ -18,21 +18,20 @@ orthogonal transformation makes all of them triangular,
 which is a square-root information filter for x_0 only: nothing large is subtracted from
 anything large, covariances are PSD by construction, and runs combine associatively
 (Yaghoobi et al., arXiv 2207.00426, hold their elements by factors likewise). A smoothed
-moment is that of the run to t with the future of t as one more emission.
+moment is that of the run to t with the future of t as one more emission. A diffuse
+dimension of x_0 has no row of its own; T has no pivot for what no datum is about yet.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from elk_ssm._jax import is_traced
 from elk_ssm.kalman.future import Future, Link
 from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.prior import Kept, Moments, moments, prior_of
 from elk_ssm.kalman.runs import (
     Run,
     as_emission,
@@ -42,7 +41,6 @@ from elk_ssm.kalman.runs import (
     no_rows,
     no_run,
 )
-from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.kalman.steps import (
     Entry,
     Steps,
@@ -51,29 +49,14 @@ from elk_ssm.kalman.steps import (
     steps_of,
     transition_into,
 )
-from elk_ssm.linalg.small import matmul, matvec, over_pivots, transpose
-from elk_ssm.linalg.structure import to_dense
+from elk_ssm.linalg.small import matmul
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Element, State
 from elk_ssm.parallel.time_axis import TimeAxis
 
 _LOG_TWO_PI = 1.8378770664093453
-_LOSS = 1e-4
 _KEPT = "(d,d),(d),(d,d),(d,n),()"
-Form: TypeAlias = Literal["auto", "covariance", "square_root"]
-# Means, covariances, and log p(y_{0:t}).
-Moments: TypeAlias = tuple[Array, Array, Array]
-
-
-class Kept(NamedTuple):
-    """A run from x_0, and what its data say that does not depend on x_0.
-
-    `evidence: ()` sums log 2 pi s of the scalars observed, and squared residuals.
-    """
-
-    run: Run
-    evidence: Array
 
 
 @dataclass(frozen=True)
@@ -156,43 +139,6 @@ def _join(earlier: Kept, later: Kept) -> Kept:
     return Kept(Run(*found), evidence)
 
 
-def moments(prior: tuple[Array, Array], kept: Kept) -> Moments:
-    """Return the moments of the state at the end of a run, and its log likelihood.
-
-    Args:
-        prior: m `(D,)` and S `(D, D)` of x_0 ~ N(m, S S').
-        kept: The run.
-    """
-    (m, S), ((A, b, C, rows), evidence) = prior, kept
-    U, z = rows[:, :-1], rows[:, -1]
-    eye = jnp.eye(len(m), dtype=m.dtype)
-    seen = jnp.append(matmul(U, S), (z - matvec(U, m))[:, None], axis=1)
-    own = jnp.append(eye, jnp.zeros_like(m)[:, None], axis=1)
-    found, residual = compress_with_residual(jnp.concatenate([seen, own]))
-    T, w = found[:, :-1], found[:, -1]
-    Y = transpose(_solve_lower(transpose(T), transpose(matmul(A, S))))
-    pivots = jnp.log(jnp.abs(jnp.diagonal(T)))
-    log_likelihood = -(evidence + residual + 2 * jnp.sum(pivots)) / 2
-    return (
-        matvec(A, m) + b + matvec(Y, w),
-        matmul(Y, transpose(Y)) + C,
-        log_likelihood,
-    )
-
-
-def _solve_lower(lower: Array, rhs: Array) -> Array:
-    """Solve L x = rhs, L lower triangular `(D, D)`, rhs `(D, K)`."""
-    size = lower.shape[0]
-    index = jnp.arange(size)
-
-    def clear(k: int | Array, x: Array) -> Array:
-        row = x[k] / lower[k, k]
-        below = jnp.where(index > k, lower[:, k], 0)
-        return (x - below[:, None] * row).at[k].set(row)
-
-    return over_pivots(size, clear, rhs)
-
-
 def filter_apart(
     problem: Problem, axis: TimeAxis, backend: Backend
 ) -> tuple[Kept, Moments]:
@@ -200,7 +146,7 @@ def filter_apart(
     nothing = Kept(no_run(problem.initial_mean), jnp.zeros((), problem.values.dtype))
     recursion = _KeptFilter(**steps_of(problem, nothing))
     kept = run(recursion, backend=backend, axis=axis)
-    return kept, jax.vmap(moments, (None, 0))(_prior(problem), kept)
+    return kept, jax.vmap(moments, (None, 0))(prior_of(problem), kept)
 
 
 def evidence_of(problem: Problem, axis: TimeAxis, log_likelihoods: Array) -> Array:
@@ -218,41 +164,24 @@ def smooth_apart(
     future = _ApartFuture(**steps_of(problem, no_rows(problem.initial_mean)))
     rows, links = run(future, backend=backend, axis=axis, reverse=True)
 
-    def smoothed(kept: Kept, rows: Array) -> Moments:
-        nothing = no_run(problem.initial_mean)
-        seen = Kept(nothing._replace(rows=rows), jnp.zeros_like(kept.evidence))
-        return moments(_prior(problem), _join(kept, seen))
-
-    means, covs, _ = jax.vmap(smoothed)(kept, rows)
+    means, covs, _ = jax.vmap(partial(_given_all, problem))(kept, rows)
     return means, covs, links.A
 
 
-def chosen_form(form: str, problem: Problem) -> Form:
-    """Return the form to use, or say that there is none of that name."""
-    if form not in get_args(Form):
-        known = ", ".join(get_args(Form))
-        raise ValueError(f"form must be one of {known}; got {form!r}.")
-    if form != "auto":
-        return form  # type: ignore[return-value]
-    return "square_root" if is_vague(problem) else "covariance"
+def links_apart(problem: Problem, backend: Backend) -> Link:
+    """Return p(z_t | z_{t-1}, y_{t:T-1}) for all steps; of step 0 given all data."""
+    future = _ApartFuture(**steps_of(problem, no_rows(problem.initial_mean)))
+    rows, links = run(future, backend=backend, reverse=True)
+    nothing = Kept(no_run(problem.initial_mean), jnp.zeros((), problem.values.dtype))
+    begin = _KeptFilter(**steps_of(problem, nothing))
+    entry = jax.tree.map(lambda x: x[0], begin.entries)
+    mean, cov, _ = _given_all(problem, begin.element(entry), rows[0])
+    first = Link(jnp.zeros_like(cov), mean, cov)
+    return jax.tree.map(lambda x, y: x.at[0].set(y), links, first)
 
 
-def is_vague(problem: Problem) -> bool:
-    """Whether a prior is so wide that covariances lose it; not where values are traced.
-
-    That is where it lets an emission vary by so much more than its noise that rounding
-    of the one is more than 1e-4 of the other.
-    """
-    prior = problem.initial_covariance.variances()
-    H, noise = problem.emission_weights.array, problem.emission_covariance.variances()
-    if any(map(is_traced, (prior, H, noise))):
-        return False
-    # An emission without noise, zero here, is taken in exactly by covariances only.
-    least = np.min(np.asarray(noise), initial=np.inf)
-    most = np.max(np.asarray(prior)) * np.max(np.square(np.asarray(H)), initial=0)
-    return bool(least > 0 and most * np.finfo(problem.values.dtype).eps > _LOSS * least)
-
-
-def _prior(problem: Problem) -> tuple[Array, Array]:
-    covariance = to_dense(problem.initial_covariance)
-    return problem.initial_mean, square_root(covariance)
+def _given_all(problem: Problem, kept: Kept, rows: Array) -> Moments:
+    """Return the moments given a run to z_t and what later data say about z_t."""
+    nothing = no_run(problem.initial_mean)
+    seen = Kept(nothing._replace(rows=rows), jnp.zeros_like(kept.evidence))
+    return moments(prior_of(problem), _join(kept, seen))

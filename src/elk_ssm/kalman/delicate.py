@@ -57,6 +57,6 @@ def has_exact_dynamics(problem: Problem, covs: Array) -> Array:
         each = jax.vmap(whitener_of) if Q.varies else whitener_of
         inverse, variances = each(Q)
         F = matmul(inverse, F)
-    sizes = matvec(F * F, jnp.diagonal(covs[:-1], axis1=-2, axis2=-1))
+    sizes = matvec(F * F, jnp.diagonal(covs, axis1=-2, axis2=-1)[:-1])
     least = _LEAST * jnp.finfo(sizes.dtype).eps ** 0.5 * jnp.abs(sizes)
     return jnp.any(~(variances > least))

@@ -13,39 +13,28 @@ the positive semidefiniteness and the last digits that the combination lost. Bot
 backends thus return what the same step function returned.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from elk_ssm.kalman.anywhere import anywhere
-from elk_ssm.kalman.apart import Form, chosen_form, evidence_of, filter_apart
+from elk_ssm.kalman.apart import evidence_of, filter_apart
 from elk_ssm.kalman.delicate import has_exact_emissions
+from elk_ssm.kalman.form import Form, chosen_form
+from elk_ssm.kalman.forward import Filtered, filter_carefully, filter_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import run_task
-from elk_ssm.kalman.runs import Run, no_rows
-from elk_ssm.kalman.scalar_updates import condition, condition_carefully
-from elk_ssm.kalman.steps import (
-    Entry,
-    RunsOfSteps,
-    propagate,
-    steps_of,
-    transition_into,
-)
+from elk_ssm.kalman.reduction import reduced
+from elk_ssm.kalman.settled import filter_quickly
 from elk_ssm.linalg.structure import Dense, Operator
+from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
 from elk_ssm.parallel.time_axis import TimeAxis
-
-Moments: TypeAlias = tuple[Array, Array]
-# Filtered means and covariances, and what every step adds to the log likelihood.
-Filtered: TypeAlias = tuple[Array, Array, Array]
 
 
 class FilterPosterior(NamedTuple):
@@ -90,7 +79,9 @@ def lgssm_filter(
 
     Särkkä and García-Fernández (2021), section IV, for the parallel form; Kalman's
     update, one scalar at a time, for the arithmetic. Covariances may be singular; see
-    `lgssm_log_likelihood` for exact emissions and diffuse priors.
+    `lgssm_log_likelihood` for exact emissions and diffuse priors. What has come to rest
+    is not computed again: where steps repeat, all but some tens of them are products
+    with constant matrices.
 
     Args:
         model: the model.
@@ -111,7 +102,8 @@ def lgssm_filter(
         The filtered posterior, in the common dtype of model and data.
 
     Raises:
-        ValueError: a shape does not fit, or the backend or the form is unknown.
+        ValueError: a shape does not fit, the backend or the form is unknown, or values
+            that are not traced are no model: NaN, or a matrix that is no covariance.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
     Example:
@@ -131,7 +123,7 @@ def lgssm_filter(
     if shards is not None:
         data = off_explicit(data, "lgssm_filter")
     problem = pose(*data)
-    return filter_problem(problem, backend, shards, chosen_form(form, problem))
+    return filter_problem(problem, backend, shards, chosen_form(form, model, problem))
 
 
 @partial(jax.jit, static_argnames=("backend", "shards", "form"))
@@ -163,19 +155,20 @@ def _filter_group(
     if axis.is_sharded:
         found = run(filter_of(problem), backend=backend, axis=axis)
     else:
-        found = by_backend(backend, _filter_quickly, filter_by_prefixes, problem)
+        found = by_backend(backend, _filter_by_steps, filter_by_prefixes, problem)
     means, covs, terms = found
     return (means, Dense(covs)), axis.total(jnp.sum(terms))
 
 
-def _filter_quickly(problem: Problem) -> Filtered:
+def _filter_by_steps(problem: Problem) -> Filtered:
     """Filter step by step, taking care only where it is called for.
 
     Most models never meet an innovation whose variance is lost in rounding, and the
     scan that looks for none is up to a fifth faster, or several times where XLA
     compiles its whole loop at once.
     """
-    return _unless_exact(problem, filter_by_steps(problem, condition))
+    few = reduced(problem)
+    return _unless_exact(problem, few.completed(filter_quickly(few.problem)))
 
 
 def filter_by_prefixes(problem: Problem) -> Filtered:
@@ -184,18 +177,9 @@ def filter_by_prefixes(problem: Problem) -> Filtered:
     Where an emission has next to no noise, the order in which evidence is taken in
     decides on how much of it is left, and a model is filtered step after step.
     """
-    found = run(filter_of(problem), backend="associative")
+    few = reduced(problem)
+    found = few.completed(run(filter_of(few.problem), backend="associative"))
     return _unless_exact(problem, found, ahead=True)
-
-
-def filter_by_steps(problem: Problem, update: Callable) -> Filtered:
-    """Filter by one scan."""
-    return run(filter_of(problem, update), backend="sequential")
-
-
-def filter_carefully(problem: Problem) -> Filtered:
-    """Filter by one scan whose program is small."""
-    return filter_by_steps(problem, partial(condition_carefully, unrolled=False))
 
 
 def _unless_exact(problem: Problem, found: Filtered, ahead: bool = False) -> Filtered:
@@ -206,30 +190,3 @@ def _unless_exact(problem: Problem, found: Filtered, ahead: bool = False) -> Fil
         problem,
         found,
     )
-
-
-def filter_of(problem: Problem, update: Callable = condition_carefully) -> "_Filter":
-    """Return the filter of a problem of one group, or of a device's piece of it."""
-    mean = jnp.zeros_like(problem.initial_mean)
-    # What stands before step 0 does not matter, as F_0 is zero.
-    initial = mean, jnp.diag(mean)
-    return _Filter(**steps_of(problem, initial), update=update)
-
-
-@dataclass(frozen=True)
-class _Filter(RunsOfSteps[Moments]):
-    """The state is the mean and covariance; `update` conditions them on an emission."""
-
-    update: Callable
-
-    def step(self, state: Moments, entry: Entry) -> tuple[Moments, Filtered]:
-        predicted = propagate(transition_into(self.problem, entry), *state)
-        mean, cov, term = self.update(*predicted, self.rows(entry))
-        return (mean, cov), (mean, cov, term)
-
-    def known(self, state: Moments) -> Run:
-        mean, cov = state
-        return Run(jnp.zeros_like(cov), mean, cov, no_rows(mean))
-
-    def state(self, element: Run) -> Moments:
-        return element.b, element.C

@@ -13,6 +13,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from elk_ssm.kalman.filtering import filter_problem
+from elk_ssm.kalman.form import Form, chosen_form
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
 from elk_ssm.linalg.structure import (
     Operator,
@@ -59,6 +60,7 @@ def lgssm_predict(
     *,
     level: float | Array = 0.95,
     mask: Array | None = None,
+    form: Form = "auto",
     backend: Backend = "auto",
 ) -> Forecast:
     """Forecast states and emissions of the steps after the data, with bands.
@@ -70,6 +72,7 @@ def lgssm_predict(
         inputs: `(T + horizon, U)` or `None`.
         level: the probability of each emission band, in (0, 1).
         mask: `(T, E)` or `(T,)`, True where observed.
+        form: How the recursion is held, as for `lgssm_filter`.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
 
     Returns:
@@ -93,7 +96,9 @@ def lgssm_predict(
         raise ValueError(f"horizon must be at least 1; got {horizon}.")
     emissions, mask = _extended(emissions, mask, horizon)
     problem = pose(model, emissions, inputs, mask)
-    _, means, covs = filter_problem(problem, backend)
+    _, means, covs = filter_problem(
+        problem, backend, form=chosen_form(form, model, problem)
+    )
     means, covs = means[-horizon:], covs.at(slice(-horizon, None))
     offsets = emission_offsets(model, inputs, emissions.shape, means.dtype)[-horizon:]
     weights = _latest(problem.emission_weights, horizon)

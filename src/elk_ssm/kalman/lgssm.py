@@ -26,6 +26,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm._jax import is_traced
+from elk_ssm.kalman.checks import check_covariance, check_numbers
+from elk_ssm.kalman.initial import Diffuse, Stationary, initial_operator, is_diffuse
 from elk_ssm.kalman.observations import Observations
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
@@ -46,7 +49,7 @@ class LGSSM(NamedTuple):
 
     Attributes:
         initial_mean: `(D,)`.
-        initial_covariance: `(D, D)`, static.
+        initial_covariance: `(D, D)`, static; or `Diffuse` or `Stationary`.
         dynamics_weights: F, `(D, D)` or `(T, D, D)`.
         dynamics_covariance: Q, `(D, D)` or `(T, D, D)`.
         emission_weights: H, `(E, D)` or `(T, E, D)`; `Diagonal` only if `E == D`.
@@ -72,7 +75,7 @@ class LGSSM(NamedTuple):
     """
 
     initial_mean: Array
-    initial_covariance: Matrix
+    initial_covariance: Matrix | Diffuse | Stationary
     dynamics_weights: Matrix
     dynamics_covariance: Matrix
     emission_weights: Matrix
@@ -148,7 +151,8 @@ def pose(
         mask: `(T, E)` or `(T,)`, True where observed, or `None`.
 
     Raises:
-        ValueError: a shape does not fit the others.
+        ValueError: a shape does not fit the others, or values that are not traced are
+            no model (see `checks`).
         TypeError: something is not of a float dtype, or the mask is not boolean.
     """
     emissions = jnp.asarray(emissions)
@@ -164,7 +168,12 @@ def pose(
     offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
     shift = emission_offsets(model, inputs, (T, E), dtype)
     seen = Observations.of(emissions.astype(dtype), mask)
-    seen = seen.only(jnp.isfinite(variances_of(operators[4]))).minus(shift)
+    seen = seen.only(~jnp.isinf(variances_of(operators[4]))).minus(shift)
+    for name in ("initial_mean", "emission_bias"):
+        check_numbers(name, getattr(model, name))
+    bias = model.dynamics_bias
+    if bias is not None:
+        check_numbers("dynamics_bias", _used(bias) if jnp.ndim(bias) == 2 else bias)
     mean = jnp.asarray(model.initial_mean, dtype)
     return Problem._make((mean, *operators, offsets, *seen, True, None))
 
@@ -178,21 +187,20 @@ def emission_offsets(
 
 
 def _common_dtype(model: LGSSM, emissions: Array, inputs: Array | None) -> Any:
-    leaves = {name: leaf for name, leaf in model._asdict().items() if leaf is not None}
-    leaves |= {"emissions": emissions} | ({} if inputs is None else {"inputs": inputs})
-    arrays = {
-        name: jnp.asarray(leaf[0] if isinstance(leaf, tuple) else leaf)
-        for name, leaf in leaves.items()
-    }
-    for name, array in arrays.items():
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name} must be of a float dtype; got {array.dtype}.")
-    return jnp.result_type(*arrays.values())
+    given = model._asdict() | {"emissions": emissions, "inputs": inputs}
+    arrays = []
+    for name, field in given.items():
+        # Which dimensions are diffuse is no number.
+        leaves = field[1:] if is_diffuse(field) else field
+        for array in map(jnp.asarray, jax.tree.leaves(leaves)):
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise TypeError(f"{name} must be of a float dtype; got {array.dtype}.")
+            arrays.append(array)
+    return jnp.result_type(*arrays)
 
 
 def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, ...]:
     specifications = (
-        ("initial_covariance", D, D),
         ("dynamics_weights", D, D),
         ("dynamics_covariance", D, D),
         ("emission_weights", E, D),
@@ -201,15 +209,37 @@ def _operators(model: LGSSM, T: int, D: int, E: int, dtype: Any) -> tuple[Any, .
     operators = []
     for name, rows, columns in specifications:
         operator = as_operator(getattr(model, name), columns, name)
-        times = () if name == "initial_covariance" else (T,)
-        expect_matrix(name, operator, rows, columns, times)
-        operator = operator.like(operator.array.astype(dtype))
-        if name.endswith("covariance"):
-            # So that derivatives are symmetric as well, whatever reads which half.
-            operator = operator.symmetrized()
-        operators.append(operator)
-    first, *rest = zip(unified(*operators), operators, strict=True)
-    return first[0], *(one if given.mixes else given for one, given in rest)
+        expect_matrix(name, operator, rows, columns, (T,))
+        _check(name, operator)
+        operators.append(operator.like(operator.array.astype(dtype)))
+    F, Q, H, R = operators
+    # So that derivatives are symmetric as well, whatever reads which half.
+    Q, R = Q.symmetrized(), R.symmetrized()
+    first = initial_operator(model.initial_covariance, F, Q, D)
+    expect_matrix("initial_covariance", first, D, D, ())
+    _check("initial_covariance", first)
+    first = first.like(first.array.astype(dtype)).symmetrized()
+    given = first, F, Q, H, R
+    start, *rest = zip(unified(*given), given, strict=True)
+    return start[0], *(one if given.mixes else given for one, given in rest)
+
+
+def _check(name: str, operator: Operator) -> None:
+    if name.startswith("dynamics") and operator.varies:
+        operator = operator.like(_used(operator.array))
+    if name.endswith("covariance"):
+        check_covariance(name, operator)
+    else:
+        check_numbers(name, operator.array)
+
+
+def _used(array: Array) -> Array:
+    """Return what drives the dynamics without its entry 0, which is never used."""
+    if is_traced(array):
+        return array
+    with jax.ensure_compile_time_eval():
+        array = jnp.asarray(array)
+        return array.at[0].set(array[-1] if len(array) > 1 else 0)
 
 
 def expect_matrix(

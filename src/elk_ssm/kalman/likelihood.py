@@ -8,8 +8,8 @@ the filter; a missing emission contributes neither to the value nor to the deriv
 from jax import Array
 from jax.sharding import Mesh
 
-from elk_ssm.kalman.apart import Form
 from elk_ssm.kalman.filtering import lgssm_filter
+from elk_ssm.kalman.form import Form
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.parallel.backend import Backend
 

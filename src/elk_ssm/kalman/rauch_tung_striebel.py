@@ -42,12 +42,13 @@ from elk_ssm.linalg.structure import Dense
 
 
 def rauch_tung_striebel(
-    problem: Problem, filtered: tuple[Array, ...], cross: bool
+    problem: Problem, filtered: tuple[Array, ...], cross: bool, at_once: bool = False
 ) -> Backward:
     """Return the smoother, from the filtered means and covariances.
 
     The means of its states are distances from the filtered means. The output of a step
     is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
+    `at_once` says that transitions are asked for all together.
     """
     means, covs, Q = *filtered[:2], problem.covariance
     # A static Q is decorrelated once for all steps.
@@ -58,7 +59,7 @@ def rauch_tung_striebel(
         # What comes of step 0, whose F is zero, is about no state.
         before = jnp.maximum(entry.step - 1, 0)
         whitener = static or whitener_of(Dense(noise))
-        E, L = _condition_backward(covs[before], F, whitener)
+        E, L = _condition_backward(covs[before], F, whitener, at_once)
         predicted = matvec(F, means[before]) + c
         return Dense(E), means[entry.step] - predicted, Dense(L)
 
@@ -85,7 +86,7 @@ class _RauchTungStriebel(Backward):
 
 
 def _condition_backward(
-    cov: Array, weights: Array, whitener: Whitener
+    cov: Array, weights: Array, whitener: Whitener, unrolled: bool
 ) -> tuple[Array, Array]:
     """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
 
@@ -93,6 +94,7 @@ def _condition_backward(
         cov: the filtered covariance at t, `(D, D)`.
         weights: F into t + 1, `(D, D)`.
         whitener: that of Q into t + 1.
+        unrolled: As for `over_rows`.
     """
 
     def take_in(carry, row):
@@ -103,5 +105,5 @@ def _condition_backward(
 
     inverse = whitener.inverse
     rows = (matmul(inverse, weights), whitener.variances, inverse)
-    E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows)
+    E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows, unrolled=unrolled)
     return E, symmetrize(L)

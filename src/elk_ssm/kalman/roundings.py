@@ -46,9 +46,10 @@ def log_normal(error: Array, variance: Array, ok: Array, slack: Array) -> Array:
     """Return log N(error; 0, variance), and 0 for what is not observed.
 
     Without variance it is the density on the observed subspace: 0 where the error is
-    at most `slack`, and -inf where the value contradicts what is known.
+    at most `slack`, and -inf where the value contradicts what is known. A variance
+    that is NaN makes it NaN.
     """
-    regular = ok & (variance > 0)
+    regular = ok & ~(variance <= 0)
     safe = jnp.where(regular, variance, 1.0)
     density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
     contradicts = ok & (variance <= 0) & (jnp.abs(error) > slack)

@@ -132,7 +132,7 @@ def _take_in_all(
         return (A - K[:, None] * back, b + K * error, C), seen
 
     run, rows = (A, b, C), (*emission, floors)
-    (A, b, C), rows = over_rows(take_in, run, rows, collect=True, unrolled=False)
+    (A, b, C), rows = over_rows(take_in, run, rows, collect=True)
     return (A, b, symmetrize(C)), rows
 
 
@@ -149,28 +149,45 @@ def compress_with_residual(rows: Array) -> tuple[Array, Array]:
     size = rows.shape[-1] - 1
     if size == 1:
         return _compress_column(rows)
-    index = jnp.arange(rows.shape[0])
+    rows = triangular(rows, size)
+    return rows[:size], jnp.sum(rows[size:, -1] ** 2)
+
+
+def triangular(table: Array, size: int) -> Array:
+    """Clear the first columns of a table below their diagonals, orthogonally.
+
+    A column of zeros leaves a row to spare, which takes in what is left of the last
+    column: so nothing is lost that the derivative by such a column would be about.
+    """
+    index = jnp.arange(table.shape[0])
 
     def clear(k, table):
-        x = jnp.where(index >= k, table[:, k], 0.0)
-        pivot, square = jnp.sum(jnp.where(index == k, x, 0.0)), jnp.sum(x * x)
-        length = safe_sqrt(square)
-        v = x + jnp.where(index == k, jnp.where(pivot < 0, -length, length), 0.0)
-        beta = reciprocal(square + jnp.abs(pivot) * length, square > 0)
-        return table - v[:, None] * (beta * jnp.sum(v[:, None] * table, axis=0))
+        below = index >= k
+        x = jnp.where(below, table[:, k], 0.0)
+        spare = jnp.where(below, table[:, -1], 0.0)
+        return reflected(table, jnp.where(jnp.any(x != 0), x, spare), k)
 
     # A loop: written out, the program takes the compiler twice as long.
-    rows = lax.fori_loop(0, size, clear, rows)
-    return rows[:size], jnp.sum(rows[size:, -1] ** 2)
+    return lax.fori_loop(0, size, clear, table)
+
+
+def reflected(table: Array, x: Array, row: int | Array) -> Array:
+    """Apply Householder's reflection of x, zero above a row, onto that row."""
+    here = jnp.arange(table.shape[0]) == row
+    pivot, square = jnp.sum(jnp.where(here, x, 0.0)), jnp.sum(x * x)
+    length = safe_sqrt(square)
+    v = x + jnp.where(here, jnp.where(pivot < 0, -length, length), 0.0)
+    beta = reciprocal(square + jnp.abs(pivot) * length, square > 0)
+    return table - v[:, None] * (beta * jnp.sum(v[:, None] * table, axis=0))
 
 
 def _compress_column(rows: Array) -> tuple[Array, Array]:
     """Compress rows about a single dimension: weighted sums, which round least."""
     u, z = rows[:, 0], rows[:, 1]
-    square = jnp.sum(u * u)
-    length = safe_sqrt(square)
-    unit = u * reciprocal(length, square > 0)
-    value = jnp.sum(unit * z)
+    along = jnp.where(jnp.any(u != 0), u, z)
+    square = jnp.sum(along * along)
+    unit = along * reciprocal(safe_sqrt(square), square > 0)
+    length, value = jnp.sum(unit * u), jnp.sum(unit * z)
     return jnp.stack([length, value])[None], jnp.sum((z - unit * value) ** 2)
 
 

@@ -6,7 +6,8 @@ Given what follows, the states are a Markov chain that runs forwards (see `futur
 
 whose links come from one pass backwards over the data and do not depend on the sample.
 The draw is then an affine recurrence, run by a scan of either kind. No covariance is
-inverted, so F and Q may be singular.
+inverted, so F and Q may be singular. With the initial state kept apart (see `apart`)
+the links are the same, and z_0 is drawn from its smoothed moments.
 """
 
 from functools import partial
@@ -15,6 +16,8 @@ import jax
 from jax import Array
 
 from elk_ssm.kalman.affine import affine_scan
+from elk_ssm.kalman.apart import links_apart
+from elk_ssm.kalman.form import Form, chosen_form
 from elk_ssm.kalman.future import future_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import by_groups
@@ -33,6 +36,7 @@ def lgssm_sample(
     *,
     num_samples: int | None = None,
     mask: Array | None = None,
+    form: Form = "auto",
     backend: Backend = "auto",
 ) -> Array:
     """Draw trajectories from p(z_{0:T-1} | y_{0:T-1}).
@@ -46,13 +50,15 @@ def lgssm_sample(
         inputs: `(T, U)` or `None`.
         num_samples: how many; `None` for one without a leading axis.
         mask: `(T, E)` or `(T,)`, True where observed.
+        form: How the recursion is held, as for `lgssm_filter`.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
 
     Returns:
-        `(T, D)`, or `(num_samples, T, D)`.
+        `(T, D)`, or `(num_samples, T, D)`; NaN if the data leave a dimension of a
+        `Diffuse` prior open.
 
     Raises:
-        ValueError: a shape does not fit, or the backend is unknown.
+        ValueError: a shape does not fit, or the backend or the form is unknown.
         TypeError: a dtype is not a float, or the mask is not boolean.
 
     Example:
@@ -67,14 +73,21 @@ def lgssm_sample(
     check_backend(backend)
     problem = pose(model, emissions, inputs, mask)
     count = 1 if num_samples is None else int(num_samples)
-    samples = sample_problem(key, problem, count, backend)
+    found = chosen_form(form, model, problem)
+    samples = sample_problem(key, problem, count, backend, found)
     return samples[0] if num_samples is None else samples
 
 
-@partial(jax.jit, static_argnames=("count", "backend"))
-def sample_problem(key: Array, problem: Problem, count: int, backend: Backend) -> Array:
+@partial(jax.jit, static_argnames=("count", "backend", "form"))
+def sample_problem(
+    key: Array,
+    problem: Problem,
+    count: int,
+    backend: Backend,
+    form: Form = "covariance",
+) -> Array:
     """Sample the states of a model that has been posed against its data."""
-    task = partial(_links, backend=backend)
+    task = partial(_links, backend=backend, form=form)
     A, means, roots = by_groups(task, problem)[0]
     noise = jax.random.normal(key, (count, *means.shape), means.dtype)
     draw = partial(affine_scan, A, backend=backend)
@@ -82,10 +95,12 @@ def sample_problem(key: Array, problem: Problem, count: int, backend: Backend) -
 
 
 def _links(
-    problem: Problem, axis: TimeAxis, backend: Backend
+    problem: Problem, axis: TimeAxis, backend: Backend, form: Form
 ) -> tuple[tuple[Dense, Array, Dense], None]:
     """Return the links into every step, and square roots of their covariances."""
-    future = future_of(problem)
-    A, b, C = run(future, reverse=True, backend=backend, axis=axis)
+    if form == "square_root":
+        A, b, C = links_apart(problem, backend)
+    else:
+        A, b, C = run(future_of(problem), reverse=True, backend=backend, axis=axis)
     roots = jax.vmap(square_root)(C)
     return (Dense(A), b, Dense(roots)), None

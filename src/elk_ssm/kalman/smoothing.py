@@ -12,43 +12,30 @@ accurate, and the choice is made for a whole batch.
 """
 
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from elk_ssm.kalman.anywhere import anywhere
-from elk_ssm.kalman.apart import (
-    Form,
-    chosen_form,
-    evidence_of,
-    filter_apart,
-    smooth_apart,
-)
+from elk_ssm.kalman.apart import evidence_of, filter_apart, smooth_apart
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
-from elk_ssm.kalman.filtering import (
-    Filtered,
-    filter_by_prefixes,
-    filter_by_steps,
-    filter_carefully,
-    filter_of,
-)
+from elk_ssm.kalman.filtering import filter_by_prefixes
+from elk_ssm.kalman.form import Form, chosen_form
+from elk_ssm.kalman.forward import Filtered, filter_carefully, filter_of
 from elk_ssm.kalman.future import two_filters
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import by_groups, piece_of, run_task
-from elk_ssm.kalman.rauch_tung_striebel import rauch_tung_striebel
-from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.reduction import reduced
+from elk_ssm.kalman.settled import Smoothed, look_back_all, smooth_quickly
 from elk_ssm.linalg.small import matmul, transpose
 from elk_ssm.linalg.structure import Dense, Operator
+from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.backend import Backend, by_backend, check_backend
 from elk_ssm.parallel.driver import run, run_both
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
-
-# Means, covariances, and Cov(z_{t-1}, z_t | y) at entry t if asked for.
-Smoothed: TypeAlias = tuple[Array, Array, Array | None]
 
 
 class SmootherPosterior(NamedTuple):
@@ -137,7 +124,7 @@ def lgssm_smoother(
     if shards is not None:
         data = off_explicit(data, "lgssm_smoother")
     problem = pose(*data)
-    found = chosen_form(form, problem)
+    found = chosen_form(form, model, problem)
     return smooth_problem(problem, backend, bool(cross_covariances), shards, found)
 
 
@@ -216,8 +203,9 @@ def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
         filtered = filter_carefully(problem)
         return filtered, _look_back(problem, filtered, "sequential", cross)
 
-    filtered = filter_by_steps(problem, condition)
-    quickly = filtered, _quick(problem, filtered, "sequential", cross)
+    few = reduced(problem)
+    filtered, smoothed = smooth_quickly(few.problem, cross)
+    quickly = few.completed(filtered), smoothed
     exact = has_exact_emissions(problem, filtered[1])
     return lax.cond(
         # Not with the quick way as a branch: XLA compiles small loops in one piece
@@ -237,22 +225,11 @@ def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     dynamics = anywhere(has_exact_dynamics(problem, filtered[1]))
     which = jnp.where(emissions, 2, jnp.where(dynamics, 1, 0))
     ways = (
-        partial(_quick, backend="associative", cross=cross),
+        partial(look_back_all, backend="associative", cross=cross),
         partial(_look_back, backend="associative", cross=cross),
         partial(_look_back, backend="sequential", cross=cross),
     )
     return filtered, lax.switch(which, ways, problem, filtered)
-
-
-def _quick(
-    problem: Problem, filtered: Filtered, backend: Backend, cross: bool
-) -> Smoothed:
-    back = rauch_tung_striebel(problem, filtered, cross)
-    # The transitions are found once for all that a prefix scan does with them.
-    back = back.prepared() if backend == "associative" else back
-    (steps, spreads), lagged = run(back, reverse=True, backend=backend)
-    crosses = lagged.to_dense() if cross else None
-    return filtered[0] + steps, spreads.to_dense(), crosses
 
 
 def _look_back(

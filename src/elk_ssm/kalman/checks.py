@@ -1,0 +1,66 @@
+"""What a linear-Gaussian model must not hold, said by name where values are known.
+
+Inside `jit`, `vmap` or `grad` values are traced and nothing is checked: NaN in a model
+then gives NaN, and a matrix that is no covariance is read as its symmetric part.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from elk_ssm._jax import is_traced
+from elk_ssm.linalg.structure import Operator
+
+# Eigenvalues of more matrices than this are not looked at.
+_MOST = 2_000
+
+
+def check_numbers(name: str, array: Any) -> None:
+    """Raise where an array has a NaN, and say where.
+
+    Raises:
+        ValueError: it has.
+    """
+    if array is None or is_traced(array):
+        return
+    bad = np.isnan(np.asarray(array))
+    if bad.any():
+        raise ValueError(f"{name} is NaN at {_place(bad)}.")
+
+
+def check_covariance(name: str, covariance: Operator) -> None:
+    """Raise unless a matrix, or each of many, is symmetric and PSD up to rounding.
+
+    Raises:
+        ValueError: it is not.
+    """
+    check_numbers(name, covariance.array)
+    if is_traced(covariance.array):
+        return
+    with jax.ensure_compile_time_eval():
+        variances = np.asarray(covariance.variances())
+    if (variances < 0).any():
+        at = _place(variances < 0)
+        value = variances[variances < 0][0]
+        raise ValueError(f"{name} has a negative variance, {value:.6g}, at {at}.")
+    if not covariance.mixes or not np.isfinite(variances).all():
+        return
+    matrices = np.asarray(covariance.array)
+    slack = np.finfo(matrices.dtype).eps ** 0.5
+    size = np.max(np.abs(matrices), axis=(-2, -1), keepdims=True)
+    apart = np.abs(matrices - matrices.swapaxes(-1, -2)) > slack * size
+    if apart.any():
+        raise ValueError(f"{name} is not symmetric: its entry {_place(apart)} differs.")
+    if matrices.size > _MOST * matrices.shape[-1] ** 2:
+        return
+    least = np.linalg.eigvalsh(matrices.astype(float))[..., 0]
+    if (least < -slack * size[..., 0, 0]).any():
+        value = np.min(least)
+        raise ValueError(
+            f"{name} is not positive semi-definite: it has the eigenvalue {value:.6g}."
+        )
+
+
+def _place(bad: np.ndarray) -> str:
+    return str(tuple(map(int, np.argwhere(bad)[0])))

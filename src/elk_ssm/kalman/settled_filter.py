@@ -1,0 +1,147 @@
+"""The filter of steps that repeat, by blocks and leaps; equations in `settled`."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.kalman.forward import Filtered, filter_of
+from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.repetition import (
+    affine_by_powers,
+    are_close,
+    is_stable,
+    leap_length,
+    powers_of,
+    repeats,
+)
+from elk_ssm.kalman.roundings import regular_log_normal
+from elk_ssm.kalman.scalar_updates import (
+    Rows,
+    condition,
+    condition_row,
+    over_rows,
+    project,
+)
+from elk_ssm.kalman.steps import Entry, Steps, propagate, transition_into
+from elk_ssm.linalg.small import matmul, matvec, transpose
+from elk_ssm.parallel.settling import (
+    BLOCK,
+    Settling,
+    rows_at,
+    run_settling,
+    write_rows,
+)
+
+
+class _Gains(NamedTuple):
+    """What a filter's step is once its covariance P rests.
+
+    `means` `(D, D + E)` and `innovations` `(E, D + E)` act on the predicted mean and
+    the values; `powers` are A, A^2, A^4, ...; a step is `entry` but for its data.
+    """
+
+    cov: Array
+    means: Array
+    innovations: Array
+    variances: Array
+    powers: Array
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class _Filtering(Settling):
+    """The outputs are means, covariances, terms, and which covariances are copies."""
+
+    recursion: Any
+    same: Array
+    length: int
+
+    def block(self, outputs: tuple, i: Array) -> tuple:
+        start, entries = _state_before(outputs, i), self.recursion.entries
+        found = lax.scan(self.recursion.step, start, rows_at(entries, i, BLOCK))[1]
+        return write_rows(outputs, (*found, jnp.zeros(BLOCK, bool)), i)
+
+    def still(self, outputs: tuple, i: Array, j: Array) -> Array:
+        return are_close(outputs[1][i], outputs[1][j])
+
+    def rest(self, outputs: tuple, i: Array) -> tuple[_Gains, Array]:
+        cov = _state_before(outputs, i)[1]
+        entry = jax.tree.map(lambda x: x[i], self.recursion.entries)
+        gains = _gains(self.recursion, cov, entry, self.length)
+        return gains, is_stable(gains.powers)
+
+    def leap(self, constant: _Gains, outputs: tuple, i: Array) -> tuple:
+        length, start = self.length, _state_before(outputs, i)[0]
+        varying = rows_at(self.recursion.entries.varying, i, length)
+        means, terms = _filter_many(self.recursion, constant, varying, start)
+        covs = jnp.broadcast_to(constant.cov, (length, *constant.cov.shape))
+        return write_rows(outputs, (means, covs, terms, jnp.ones(length, bool)), i)
+
+
+def filter_settling(problem: Problem) -> tuple[Filtered, Array]:
+    """Filter, and say of each step whether it has the covariance of the one before."""
+    steps, none = problem.num_steps, jnp.zeros_like(problem.initial_mean)
+    how = _Filtering(
+        filter_of(problem, condition), repeats(problem), leap_length(steps)
+    )
+    outputs = (
+        jnp.zeros((steps, *none.shape), none.dtype),
+        jnp.zeros((steps, *none.shape, *none.shape), none.dtype),
+        jnp.zeros(steps, none.dtype),
+        jnp.zeros(steps, bool),
+    )
+    *filtered, held = run_settling(how, outputs)
+    return tuple(filtered), held
+
+
+def _state_before(outputs: tuple, i: Array) -> tuple[Array, Array]:
+    """Return the moments before step i; those before step 0 do not matter."""
+    before = jnp.maximum(i - 1, 0)
+    return outputs[0][before], outputs[1][before]
+
+
+def _gains(recursion: Steps, cov: Array, entry: Entry, length: int) -> _Gains:
+    problem = recursion.problem
+    into, rows = transition_into(problem, entry), recursion.rows(entry)
+    size, seen = cov.shape[0], rows.values.shape[0]
+    basis = jnp.eye(size + seen, dtype=cov.dtype)
+
+    def take_in(carry: tuple, row: tuple) -> tuple[tuple, Array]:
+        means, cov = carry
+        h, r, unit, ok = row
+        g, a = project(cov, h)
+        cov, K, _ = condition_row(cov, h, g, a, r, ok)
+        error = unit - matvec(transpose(means), h)
+        return (means + K[:, None] * error, cov), jnp.append(error, a + r)
+
+    each = Rows(rows.weights, rows.variances, basis[size:], rows.observed)
+    start = basis[:size], propagate(into, jnp.zeros_like(cov[0]), cov)[1]
+    (means, _), found = over_rows(take_in, start, each, collect=True)
+    powers = powers_of(matmul(means[:, :size], into.weights), length)
+    return _Gains(cov, means, found[:, :-1], found[:, -1], powers, entry)
+
+
+def _filter_many(
+    recursion: Steps, gains: _Gains, varying: dict[str, Any], start: Array
+) -> tuple[Array, Array]:
+    """Return the means of many steps, and what they add to the log likelihood."""
+    entry, offsets = gains.entry, varying["offsets"]
+
+    def values_of(values: Array) -> Rows:
+        here = entry._replace(varying=entry.varying | {"values": values})
+        return recursion.rows(here)
+
+    rows = recursion.rows(entry)
+    values = jax.vmap(lambda one: values_of(one).values)(varying["values"])
+    weights = transition_into(recursion.problem, entry).weights
+    drive = matmul(jnp.append(offsets, values, axis=1), transpose(gains.means))
+    means = affine_by_powers(gains.powers, drive, start)
+    before = jnp.concatenate([start[None], means[:-1]])
+    predicted = matmul(before, transpose(weights)) + offsets
+    both = jnp.append(predicted, values, axis=1)
+    errors = matmul(both, transpose(gains.innovations))
+    terms = regular_log_normal(errors, gains.variances, rows.observed)
+    return means, jnp.sum(terms, axis=-1)

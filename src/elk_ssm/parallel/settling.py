@@ -1,0 +1,156 @@
+r"""Runs through time that leap over what repeats itself.
+
+The steps of many recursions are the same map over and over, and a part of the state
+that no data enter, such as a covariance, comes to rest under it. Everything else is
+then linear in the data with constant coefficients, which many steps do at once. So a
+run takes turns:
+
+    blocks     a few steps at a time, until that part is at rest and the next leap is
+               of equal steps
+    leaps      many steps at a time, as long as they are equal; then blocks again
+
+Which it is, is decided while the program runs: a gap in the data costs the blocks that
+it takes to come to rest again. What never rests is run in blocks from end to end, at
+the cost of a `lax.scan`. A block or leap that would pass the end begins earlier and
+repeats some steps, so it reads the state that it begins with from the outputs.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.parallel.anywhere import anywhere
+
+BLOCK = 8
+# So many steps of a kind are run before they may be found at rest.
+_FEWEST = 16
+# What all steps have given so far, leaves with a leading axis T.
+Outputs: TypeAlias = Any
+
+
+class Settling(ABC):
+    """A recursion that may settle; positions are in the order of the run.
+
+    Attributes:
+        same: `(T,)` whether a step is equal to the one before, data and offsets aside.
+        length: How many steps a leap takes, a power of two.
+    """
+
+    same: Array
+    length: int
+
+    @abstractmethod
+    def block(self, outputs: Outputs, i: Array) -> Outputs:
+        """Return the outputs with steps i to i + `BLOCK` - 1 done."""
+
+    @abstractmethod
+    def still(self, outputs: Outputs, i: Array, j: Array) -> Array:
+        """Whether what should come to rest is the same after steps i and j, `()`."""
+
+    @abstractmethod
+    def rest(self, outputs: Outputs, i: Array) -> tuple[Any, Array]:
+        """Return what is constant from here on, step i - 1 being done.
+
+        Also whether a small change of the state would die out.
+        """
+
+    @abstractmethod
+    def leap(self, constant: Any, outputs: Outputs, i: Array) -> Outputs:
+        """Return the outputs with steps i to i + `length` - 1 done."""
+
+
+def run_settling(how: Settling, outputs: Outputs) -> Outputs:
+    """Run through all steps.
+
+    Args:
+        how: The recursion, of no fewer steps than a leap has.
+        outputs: Arrays to write into, leading axis T.
+
+    Returns:
+        The outputs.
+    """
+    total = how.same.shape[0]
+    equal = equal_from(how.same, how.length)
+    zero = jnp.zeros((), jnp.int32)
+
+    def may_leap(i: Array, resting: Array, begun: Array) -> Array:
+        # Not before the first step that was found at rest.
+        start = jnp.minimum(i, total - how.length)
+        ready = resting & equal[start] & (start >= begun)
+        return (i < total) & ~anywhere(~ready)
+
+    def steps(carry: tuple) -> tuple:
+        i, outputs, first, _ = carry
+        start = jnp.minimum(i, total - BLOCK)
+        outputs = how.block(outputs, start)
+        i = start + BLOCK
+        # Where the steps of this kind began: over the last quarter of them, what is
+        # left of a slow approach is less than what is seen of it.
+        others = ~rows_at(how.same, start, BLOCK)
+        last = jnp.max(
+            jnp.where(others, start + jnp.arange(BLOCK, dtype=start.dtype), 0)
+        )
+        first = jnp.maximum(first, last)
+        done = i - 1 - first
+        still = how.still(outputs, i - 1, first + 3 * done // 4)
+        return i, outputs, first, may_leap(i, still & (done >= _FEWEST), i)
+
+    def turn(carry: tuple) -> tuple:
+        i, outputs, first = carry
+        no = jnp.zeros((), bool)
+        i, outputs, first, _ = lax.while_loop(
+            lambda c: (c[0] < total) & ~c[3], steps, (i, outputs, first, no)
+        )
+        (constant, stable), begun = how.rest(outputs, i), i
+
+        def leap(carry: tuple) -> tuple:
+            i, outputs = carry
+            start = jnp.minimum(i, total - how.length)
+            return start + how.length, how.leap(constant, outputs, start)
+
+        i, outputs = lax.while_loop(
+            lambda c: may_leap(c[0], stable, begun), leap, (i, outputs)
+        )
+        return i, outputs, first
+
+    return lax.while_loop(lambda c: c[0] < total, turn, (zero, outputs, zero))[1]
+
+
+def equal_from(same: Array, length: int) -> Array:
+    """Return for each step whether it and the `length` - 1 after it are all `same`.
+
+    Args:
+        same: `(T,)` boolean.
+        length: A power of two.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> equal_from(jnp.array([False, True, True, False]), 2).tolist()
+        [False, True, False, False]
+    """
+    equal, reach = same, 1
+    while reach < length:
+        later = jnp.zeros_like(equal).at[:-reach].set(equal[reach:])
+        equal, reach = equal & later, 2 * reach
+    return equal
+
+
+def rows_at(tree: Any, start: Array, count: int) -> Any:
+    """Return `count` entries of arrays with a leading axis of time."""
+
+    def one(x: Array) -> Array:
+        return lax.dynamic_slice_in_dim(x, start, count)
+
+    return jax.tree.map(one, tree)
+
+
+def write_rows(tree: Any, rows: Any, start: Array) -> Any:
+    """Return the arrays with some of their entries written."""
+
+    def one(x: Array, y: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(x, y, start, 0)
+
+    return jax.tree.map(one, tree, rows)
