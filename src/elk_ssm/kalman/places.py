@@ -16,6 +16,7 @@ from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.parallel.mesh import Shards, on_mesh
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
+_GROUPS = "elk_ssm.groups"
 # From the problem of one group to arrays and `Dense` operators over time, and sums.
 Task: TypeAlias = Callable[[Problem, TimeAxis], tuple[Any, Any]]
 
@@ -34,9 +35,22 @@ def by_groups(task: Task, problem: Problem, axis: TimeAxis = LOCAL) -> tuple[Any
     groups = Problem._make((*parts, *problem[9:]))
     over_time = (int(name in problem.varying) for name in problem._fields[:9])
     axes = Problem._make((*over_time, None, None))
-    one = jax.vmap(lambda group: task(group, axis), in_axes=(axes,), out_axes=(1, 0))
+    one = jax.vmap(
+        lambda group: task(group, axis),
+        in_axes=(axes,),
+        out_axes=(1, 0),
+        axis_name=_GROUPS,
+    )
     found, sums = one(groups)
     return kind.join(found), jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+
+
+def num_groups() -> int:
+    """Return how many groups are run side by side, from inside of a task."""
+    try:
+        return jax.lax.axis_size(_GROUPS)
+    except NameError:
+        return 1
 
 
 def run_task(

@@ -16,8 +16,7 @@ _ROUNDINGS = 16
 def powers_of(matrix: Array, length: int) -> Array:
     """Return A, A^2, A^4, ..., the last one less than `length`, `(log2(length), D, D)`.
 
-    In loops, here and below: written out, a doubling takes the compiler longer than
-    all the rest.
+    In a loop: written out it takes the compiler longer than all the rest.
     """
 
     def square(power: Array, _: None) -> tuple[Array, Array]:
@@ -27,19 +26,30 @@ def powers_of(matrix: Array, length: int) -> Array:
 
 
 def affine_by_powers(powers: Array, drive: Array, start: Array) -> Array:
-    """Return x_t = A x_{t-1} + b_t for many t, given A, A^2, A^4, ... and x_{-1}."""
-    length = drive.shape[0]
-    index = jnp.arange(length)[:, None]
+    """Return x_t = A x_{t-1} + b_t for many t, given A, A^2, A^4, ... and x_{-1}.
 
-    def double(x: Array, level: tuple) -> tuple[Array, None]:
-        power, lag = level
-        padded = jnp.concatenate([jnp.zeros_like(x), x])
-        earlier = lax.dynamic_slice_in_dim(padded, length - lag, length)
-        return x + jnp.where(index >= lag, matmul(earlier, transpose(power)), 0), None
+    In lanes side by side: once for where each ends that begins at zero, which A^n takes
+    through those after it, and once from where each begins.
 
-    lags = 2 ** jnp.arange(powers.shape[0])
-    first = drive.at[0].add(matvec(powers[0], start))
-    return lax.scan(double, first, (powers, lags))[0]
+    Args:
+        powers: `(k, D, D)`.
+        drive: b_t, `(T, D)` of T = 2^k.
+        start: x_{-1}, `(D,)`.
+    """
+    half = powers.shape[0] // 2
+    A, far = transpose(powers[0]), powers[half]
+    lanes = drive.reshape(-1, 2**half, drive.shape[1]).swapaxes(0, 1)
+
+    def step(x: Array, offset: Array) -> tuple[Array, Array]:
+        x = matmul(x, A) + offset
+        return x, x
+
+    def along(x: Array, end: Array) -> tuple[Array, Array]:
+        return matvec(far, x) + end, x
+
+    ends, _ = lax.scan(lambda x, b: (step(x, b)[0], None), lanes[0] * 0, lanes)
+    starts = lax.scan(along, start, ends)[1]
+    return lax.scan(step, starts, lanes)[1].swapaxes(0, 1).reshape(drive.shape)
 
 
 def are_close(one: Array, other: Array) -> Array:

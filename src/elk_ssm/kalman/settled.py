@@ -6,8 +6,8 @@ Where steps repeat, P_t goes to the fixed point of its recursion, and from then 
     e_t   = G (F m_{t-1} + c_t) + W z_t        the innovations, one scalar at a time
     d_t   = E (d_{t+1} + m_{t+1} - F m_t - c_{t+1})
 
-with constant matrices: many steps at once by doubling, x_t <- x_t + A^(2^k) x_{t-2^k}
-(see `settling` for who decides when). The fixed point is the one of the recursion in
+with constant matrices: many steps at once, in lanes that a power of A joins (see
+`settling` for who decides when). The fixed point is the one of the recursion in
 its own arithmetic: it moved by no more than its roundings for a while, and A is stable.
 
 Derivatives are those of the recursion that is run to its end.
@@ -24,6 +24,7 @@ from jax import Array, lax
 from elk_ssm.kalman.backward import Marginals
 from elk_ssm.kalman.forward import Filtered, filter_by_steps
 from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.places import num_groups
 from elk_ssm.kalman.rauch_tung_striebel import rauch_tung_striebel
 from elk_ssm.kalman.repetition import (
     affine_by_powers,
@@ -49,9 +50,9 @@ from elk_ssm.parallel.settling import (
     write_rows,
 )
 
-# Below this many dimensions XLA compiles the scan on a CPU in one piece, and below
-# this many steps there is nothing to leap.
-_SMALLEST, _SHORTEST = 3, 128
+# Up to so many dimensions, of one model or of all of its groups, XLA compiles the scan
+# on a CPU in one piece, and below so many steps there is nothing to leap.
+_DENSE, _GROUPED, _SHORTEST = 2, 4, 128
 
 # Means, covariances, and Cov(z_{t-1}, z_t | y) at entry t if asked for.
 Smoothed: TypeAlias = tuple[Array, Array, Array | None]
@@ -89,7 +90,8 @@ def look_back_all(
 
 def _may_settle(problem: Problem) -> bool:
     size, steps = problem.initial_mean.shape[0], problem.num_steps
-    return size >= _SMALLEST and steps >= _SHORTEST
+    many = size > _DENSE or size * num_groups() > _GROUPED
+    return many and steps >= _SHORTEST
 
 
 def _filter_all(problem: Problem) -> Filtered:

@@ -58,6 +58,9 @@ def matvec(matrix: Array, vector: Array) -> Array:
     if 0 < inner <= _UNROLLED:
         terms = [matrix[..., :, k] * vector[..., None, k] for k in range(inner)]
         return sum(terms[1:], terms[0])
+    if matrix.ndim == 2:
+        # One product, where one for each vector would repeat the matrix.
+        return jnp.matmul(vector, matrix.T, precision=_HIGHEST)
     return jnp.matmul(matrix, vector[..., None], precision=_HIGHEST)[..., 0]
 
 
