@@ -62,6 +62,12 @@ def test_diffuse_is_the_exact_prior_of_statsmodels(kind):
     model, theirs = by_statsmodels(y, parameters, **components)
     found = elk.lgssm_smoother(model, jnp.asarray(y)[:, None])
     np.testing.assert_allclose(found.log_likelihood, theirs.llf, rtol=1e-9)
+    dims, covariance = model.initial_covariance
+    if not dims.all():  # of which statsmodels, too, solves the stationary part
+        part = model._replace(initial_covariance=elk.Diffuse(dims, elk.Stationary()))
+        start = pose(part, jnp.asarray(y)[:, None], None, None).initial_covariance
+        kept = np.asarray(start.to_dense())[~dims][:, ~dims]
+        np.testing.assert_allclose(kept, covariance[~dims][:, ~dims], rtol=1e-9)
     close = {"rtol": 1e-7, "atol": 1e-8}
     means, covs = theirs.smoothed_state.T, theirs.smoothed_state_cov.T
     np.testing.assert_allclose(found.smoothed_means, means, **close)
@@ -186,6 +192,16 @@ def test_what_does_not_go_together_is_said():
     ):
         with pytest.raises(ValueError, match=message):
             elk.lgssm_filter(model._replace(initial_covariance=wrong), y)
+    turned = jnp.array([[0.5, 0.0], [0.1, 1.0]])
+    some = elk.Diffuse(jnp.array([True, False]), elk.Stationary())
+    coupled = model._replace(initial_covariance=some, dynamics_weights=turned)
+    with pytest.raises(ValueError, match="must not depend on those that are"):
+        elk.lgssm_filter(coupled, y)
+    number = model._replace(
+        initial_covariance=elk.Diffuse(jnp.array([True, False]), 1.0)
+    )
+    inside = jax.jit(elk.lgssm_log_likelihood)(number, y)
+    np.testing.assert_allclose(inside, elk.lgssm_log_likelihood(number, y), rtol=1e-6)
     vague = model._replace(initial_covariance=elk.Diffuse())
     with pytest.raises(ValueError, match="needs form='square_root' or 'auto'"):
         elk.lgssm_filter(vague, y, form="covariance")

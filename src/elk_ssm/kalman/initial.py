@@ -31,8 +31,9 @@ class Diffuse(NamedTuple):
     Attributes:
         dims: `(D,)` boolean, which dimensions; `None` for all of them.
         covariance: `(D, D)` or declared otherwise, of the others; those of `dims` in
-            it count for nothing. `None`, which needs `dims=None`, or a number for a
-            multiple of the identity.
+            it count for nothing. `None`, which needs `dims=None`; a number for a
+            multiple of the identity; or `Stationary()`, where the others do not
+            depend on `dims`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -47,7 +48,7 @@ class Diffuse(NamedTuple):
     """
 
     dims: Array | None = None
-    covariance: Matrix | float | None = None
+    covariance: Any = None
 
 
 class Stationary(NamedTuple):
@@ -117,13 +118,30 @@ def initial_operator(declared: Any, F: Operator, Q: Operator, size: int) -> Oper
         )
     if covariance is None:
         raise ValueError("Diffuse: dims need a covariance for the other dimensions.")
-    if isinstance(covariance, int | float):
-        covariance = Diagonal(jnp.full(size, covariance, F.array.dtype))
-    rest = as_operator(covariance, size, name)
+    if isinstance(covariance, Stationary):
+        rest = _stationary_part(F, Q, ~dims)
+    elif not isinstance(covariance, tuple) and jnp.ndim(covariance) == 0:
+        rest = Diagonal(jnp.full(size, covariance, F.array.dtype))
+    else:
+        rest = as_operator(covariance, size, name)
     if not rest.mixes:
         return rest.like(jnp.where(dims, jnp.inf, rest.array))
     matrix = jnp.where(dims[:, None] | dims, 0, rest.to_dense())
     return Dense(matrix + jnp.diag(jnp.where(dims, jnp.inf, 0)).astype(matrix.dtype))
+
+
+def _stationary_part(F: Operator, Q: Operator, keep: Array) -> Operator:
+    """Return the stationary covariance of some dimensions, zero for the others."""
+    inside = keep[:, None] & keep
+    F, Q = (Dense(x.to_dense()) for x in (F, Q))
+    crossing = (F.matrix != 0) & keep[:, None] & ~keep
+    if not is_traced(crossing) and crossing.any():
+        raise ValueError(
+            "Stationary: dimensions that are not diffuse must not depend on those "
+            "that are; dynamics_weights say that they do."
+        )
+    parts = (Dense(jnp.where(inside, x.matrix, 0)) for x in (F, Q))
+    return stationary(*parts)
 
 
 def stationary(F: Operator, Q: Operator) -> Operator:
