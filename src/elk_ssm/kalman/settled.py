@@ -34,9 +34,7 @@ from elk_ssm.kalman.repetition import (
     powers_of,
     repeats,
 )
-from elk_ssm.kalman.scalar_updates import (
-    condition,
-)
+from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.settled_filter import filter_settling
 from elk_ssm.kalman.steps import Entry, transition_into
 from elk_ssm.linalg.small import matmul, transpose
