@@ -32,6 +32,7 @@ from jax import Array
 from elk_ssm.kalman.future import Future, Link
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.prior import Kept, Moments, moments, prior_of
+from elk_ssm.kalman.roundings import LOG_TWO_PI
 from elk_ssm.kalman.runs import (
     Run,
     as_emission,
@@ -55,7 +56,6 @@ from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Element, State
 from elk_ssm.parallel.time_axis import TimeAxis
 
-_LOG_TWO_PI = 1.8378770664093453
 _KEPT = "(d,d),(d),(d,d),(d,n),()"
 
 
@@ -89,7 +89,7 @@ class _KeptFilter(_Apart[Kept, Kept]):
         emission = self.rows(entry)
         scale = jnp.max(jnp.abs(into.noise))
         found, seen, logs = condition_run_with_evidence(*through, emission, scale)
-        logs = logs + _LOG_TWO_PI * jnp.sum(emission.observed)
+        logs = logs + LOG_TWO_PI * jnp.sum(emission.observed)
         rows, residual = compress_with_residual(jnp.concatenate([seen, rows]))
         state = Kept(Run(*found, rows), evidence + logs + residual)
         return state, state
@@ -143,9 +143,7 @@ def filter_apart(
     problem: Problem, axis: TimeAxis, backend: Backend
 ) -> tuple[Kept, Moments]:
     """Filter; return what was kept of every step, and the moments."""
-    nothing = Kept(no_run(problem.initial_mean), jnp.zeros((), problem.values.dtype))
-    recursion = _KeptFilter(**steps_of(problem, nothing))
-    kept = run(recursion, backend=backend, axis=axis)
+    kept = run(_filter_of(problem), backend=backend, axis=axis)
     return kept, jax.vmap(moments, (None, 0))(prior_of(problem), kept)
 
 
@@ -161,23 +159,28 @@ def smooth_apart(
     problem: Problem, kept: Kept, axis: TimeAxis, backend: Backend
 ) -> tuple[Array, Array, Array]:
     """Return the smoothed moments, and A of the link into every step (see `future`)."""
-    future = _ApartFuture(**steps_of(problem, no_rows(problem.initial_mean)))
-    rows, links = run(future, backend=backend, axis=axis, reverse=True)
-
+    rows, links = run(_future_of(problem), backend=backend, axis=axis, reverse=True)
     means, covs, _ = jax.vmap(partial(_given_all, problem))(kept, rows)
     return means, covs, links.A
 
 
 def links_apart(problem: Problem, backend: Backend) -> Link:
     """Return p(z_t | z_{t-1}, y_{t:T-1}) for all steps; of step 0 given all data."""
-    future = _ApartFuture(**steps_of(problem, no_rows(problem.initial_mean)))
-    rows, links = run(future, backend=backend, reverse=True)
-    nothing = Kept(no_run(problem.initial_mean), jnp.zeros((), problem.values.dtype))
-    begin = _KeptFilter(**steps_of(problem, nothing))
+    rows, links = run(_future_of(problem), backend=backend, reverse=True)
+    begin = _filter_of(problem)
     entry = jax.tree.map(lambda x: x[0], begin.entries)
     mean, cov, _ = _given_all(problem, begin.element(entry), rows[0])
     first = Link(jnp.zeros_like(cov), mean, cov)
     return jax.tree.map(lambda x, y: x.at[0].set(y), links, first)
+
+
+def _filter_of(problem: Problem) -> _KeptFilter:
+    nothing = Kept(no_run(problem.initial_mean), jnp.zeros((), problem.values.dtype))
+    return _KeptFilter(**steps_of(problem, nothing))
+
+
+def _future_of(problem: Problem) -> _ApartFuture:
+    return _ApartFuture(**steps_of(problem, no_rows(problem.initial_mean)))
 
 
 def _given_all(problem: Problem, kept: Kept, rows: Array) -> Moments:

@@ -13,7 +13,13 @@ import numpy as np
 from jax import Array
 
 from elk_ssm._jax import is_traced
-from elk_ssm.linalg.structure import Dense, Diagonal, Matrix, Operator, as_operator
+from elk_ssm.linalg.structure import (
+    Dense,
+    Diagonal,
+    Operator,
+    as_operator,
+    unified,
+)
 
 # P adds up 2^n steps of the past; a root of 1 - 1e-15 is gone after 2^56 of them.
 _DOUBLINGS = 56
@@ -66,9 +72,6 @@ class Stationary(NamedTuple):
         >>> round(float(found.filtered_covariances.diagonal[0, 0]), 6)
         1.333333
     """
-
-
-Initial = Matrix | Diffuse | Stationary
 
 
 def is_diffuse(covariance: Any) -> bool:
@@ -165,14 +168,12 @@ def stationary(F: Operator, Q: Operator) -> Operator:
                 f"{radius:.6g}, so there is no stationary distribution; Diffuse() "
                 "assumes nothing of the first state."
             )
-    noise = Q if Q.mixes == F.mixes else F.diag(Q.variances()) if F.mixes else Q
-    if not F.mixes and Q.mixes:
-        F = Q.diag(F.variances())
+    F, Q = unified(F, Q)
 
     def double(carry: tuple, _: None) -> tuple[tuple, None]:
         A, P = carry
         return (A.mm(A), P.add(A.congruence(P))), None
 
-    (A, P), _ = jax.lax.scan(double, (F, noise), length=_DOUBLINGS)
+    (A, P), _ = jax.lax.scan(double, (F, Q), length=_DOUBLINGS)
     settled = jnp.max(jnp.abs(A.array)) < 0.5
     return P.like(jnp.where(settled, P.array, jnp.nan))

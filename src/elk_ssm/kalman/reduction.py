@@ -19,16 +19,15 @@ from jax import Array, lax
 
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
+from elk_ssm.kalman.roundings import LOG_TWO_PI, reciprocal, safe_sqrt
 from elk_ssm.kalman.runs import compress_with_residual, triangular
 from elk_ssm.kalman.scalar_updates import Rows
-from elk_ssm.kalman.steps import Entry, Steps
+from elk_ssm.kalman.steps import Entry
 from elk_ssm.linalg.small import matmul, transpose
 from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.backend import by_backend
 
-_LOG_TWO_PI = 1.8378770664093453
 # Fewer emissions than this are quicker taken in as they are.
 _FEWEST = 5
 
@@ -108,7 +107,7 @@ def _at_once(problem: Problem) -> tuple[Array, Array, Array]:
     eye = jnp.eye(seen, dtype=weights.dtype)
     table = triangular(jnp.append(weights, eye, axis=1), size)
     T, across = table[:size, :size], table[:size, size:]
-    values = _values_of_all(problem, steps) * _deviations(first)
+    values = steps.values_like(entry, problem.values) * _deviations(first)
     few = matmul(values, transpose(across))
     residual = jnp.sum((values - matmul(few, across)) ** 2, axis=1)
     terms = -(residual + log_terms(seen - size)) / 2
@@ -122,14 +121,6 @@ def _at_once_jvp(primals: tuple, tangents: tuple) -> tuple:
     return jax.jvp(_by_step, primals, tangents)
 
 
-def _values_of_all(problem: Problem, steps: Steps) -> Array:
-    """Return the decorrelated values of all steps, `(T, E)`."""
-    if steps.whole is None:
-        return problem.values
-    inverse = steps.whole.whitener.inverse
-    return matmul(problem.values, transpose(inverse))
-
-
 def _unit_rows(rows: Rows):
     """Return weights and values of unit noise, and what they add but for the residual.
 
@@ -139,7 +130,7 @@ def _unit_rows(rows: Rows):
     noisy = rows.observed & (rows.variances > 0)
     logs = jnp.sum(jnp.log(jnp.where(noisy, rows.variances, 1)))
     weights, values = rows.weights * scale[:, None], rows.values * scale
-    return weights, values, lambda spared: logs + _LOG_TWO_PI * spared
+    return weights, values, lambda spared: logs + LOG_TWO_PI * spared
 
 
 def _deviations(rows: Rows) -> Array:

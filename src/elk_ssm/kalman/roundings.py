@@ -9,6 +9,8 @@ less than that is known, and is compared with what is known of it (`slack_of`).
 import jax.numpy as jnp
 from jax import Array, lax
 
+LOG_TWO_PI = 1.8378770664093453
+
 
 def safe_sqrt(value: Array) -> Array:
     """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""

@@ -129,13 +129,8 @@ def _filter_many(
 ) -> tuple[Array, Array]:
     """Return the means of many steps, and what they add to the log likelihood."""
     entry, offsets = gains.entry, varying["offsets"]
-
-    def values_of(values: Array) -> Rows:
-        here = entry._replace(varying=entry.varying | {"values": values})
-        return recursion.rows(here)
-
     rows = recursion.rows(entry)
-    values = jax.vmap(lambda one: values_of(one).values)(varying["values"])
+    values = recursion.values_like(entry, varying["values"])
     weights = transition_into(recursion.problem, entry).weights
     drive = matmul(jnp.append(offsets, values, axis=1), transpose(gains.means))
     means = affine_by_powers(gains.powers, drive, start)

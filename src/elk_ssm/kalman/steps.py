@@ -8,6 +8,7 @@ the model is one of a single step.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -63,6 +64,20 @@ class Steps(Recursion[State, Element]):
             weights = weights.where(here.exists, 0.0)
         data = here.values, here.observed
         return emission_rows(weights, covariance, *data, self.whole)
+
+    def values_like(self, entry: Entry, values: Array) -> Array:
+        """Return the decorrelated values of many steps, which are `entry` but for them.
+
+        Args:
+            entry: The step; its emission is decorrelated once.
+            values: `(n, E)`.
+        """
+
+        def one(values: Array) -> Array:
+            varying = entry.varying | {"values": values}
+            return self.rows(entry._replace(varying=varying)).values
+
+        return jax.vmap(one)(values)
 
     def conditioned(self, entry: Entry) -> tuple[tuple[Array, Array, Array], Array]:
         """Return the transition into a step given its emission; see `condition_run`."""
