@@ -207,6 +207,15 @@ def _freeze(value: Any, sign_rule: SignRule) -> Hashable:
     return value
 
 
+def count_equations(jaxpr: Any) -> int:
+    """Return how many equations a program has, those of programs inside included."""
+    inside = (leaf for e in jaxpr.eqns for leaf in jax.tree.leaves(list(e.params.values())))
+    nested = (x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in inside)
+    return len(jaxpr.eqns) + sum(
+        count_equations(x) for x in nested if isinstance(x, Jaxpr)
+    )
+
+
 def _constant(value: Any) -> Hashable:
     """Identify an array that a rule closes over: small ones by their entries."""
     if is_traced(value) or np.size(value) > _SMALL:

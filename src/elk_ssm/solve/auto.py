@@ -5,13 +5,16 @@ blocks side by side, one that does not step by step, because there nothing is fa
 see `solve.forgetful`. In the worst case that is sequential evaluation after a probe and
 `max_passes` passes.
 
-**Where scans are parallel (GPU, TPU).** Newton's method over the blocks with the gate,
-damped by annealed noise; the exact prefix bounds it by T / C passes of C steps.
+**Where scans are parallel (GPU, TPU).** There every operation is a launch, and nothing
+is cheaper than evaluating f for all of time at once: short blocks are rolled out until
+they fit together, see `solve.short_blocks`. What does not forget goes on with Newton's
+method over the blocks with the gate, damped by annealed noise; the exact prefix bounds
+it by T / C passes of C steps.
 """
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +29,16 @@ from elk_ssm.surrogate.linearization import Linearization, is_zero
 from elk_ssm.surrogate.noise import Annealed
 from elk_ssm.surrogate.policy import NoisePolicy
 
-Strategy: TypeAlias = Literal["auto", "forgetful", "newton"]
+Strategy: TypeAlias = Literal["auto", "forgetful", "short_blocks", "newton"]
 NO_PROBE, BATCHED = -2, -3
 _DENSE_UP_TO, _CHEAP_UP_TO = 64, 8
 # Measured break-even lengths on a CPU (docs/speed.md), for D <= 8 and above.
 _SHORTEST_CHEAP, _SHORTEST = 2_000, 4_000
 _LEAST_BLOCK, _LARGEST_BLOCK = 32, 1024
+# Short blocks on an accelerator: bounds of C, most steps of all passes, and what moving
+# a state costs beside two launches for a recurrence that forgets in some 40 steps.
+_LEAST_SHORT, _LARGEST_SHORT, _MOST_STEPS = 8, 64, 512
+_MOVING_OVER_LAUNCHING = 1.28e-4
 
 
 class PlanKind(enum.IntEnum):
@@ -108,10 +115,12 @@ class Auto:
         noise: Noise policy of the Newton strategy where its linearisation is not zero;
             None is undamped.
         block_size: Steps C in a block, or None to choose from T and D.
-        strategy: `"forgetful"`, `"newton"`, or `"auto"` by platform.
+        strategy: `"forgetful"`, `"short_blocks"`, `"newton"`, or `"auto"` by platform.
         max_passes: Largest number of passes of the forgetful strategy, burn-in and
             collection, before what is left is evaluated sequentially. None is 4 for
-            D <= 8, where a pass over blocks costs a fifth of a scan, and 2 above.
+            D <= 8, where a pass over blocks costs a fifth of a scan, and 2 above. Of
+            short blocks, the passes before Newton's method takes over; None is as many
+            as 512 steps give.
 
     Raises:
         ValueError: An unknown strategy, or a size that is not positive.
@@ -130,9 +139,9 @@ class Auto:
     max_passes: int | None = static(default=None)
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("auto", "forgetful", "newton"):
+        if self.strategy not in get_args(Strategy):
             raise ValueError(
-                'strategy must be "auto", "forgetful" or "newton"; got '
+                f"strategy must be one of {', '.join(get_args(Strategy))}; got "
                 f"{self.strategy!r}."
             )
         size = self.block_size
@@ -167,6 +176,23 @@ class Auto:
         if self.block_size is not None:
             return length >= 4 * self.block_size * (self.most_passes(size) - 1)
         return length >= (_SHORTEST_CHEAP if size <= _CHEAP_UP_TO else _SHORTEST)
+
+    def short_block_size(self, length: int, width: int) -> int:
+        """Block size C of short blocks, for `width` numbers in every step of a batch.
+
+        A pass costs C launches or so, and the passes move the states about L / C times
+        through memory: the best C grows as the square root of what there is to move.
+        """
+        if self.block_size is not None:
+            return self.block_size
+        best = round((length * width * _MOVING_OVER_LAUNCHING) ** 0.5)
+        return min(max(best, _LEAST_SHORT), _LARGEST_SHORT)
+
+    def most_short_passes(self, block_size: int) -> int:
+        """Largest number of passes over short blocks before Newton's method."""
+        if self.max_passes is not None:
+            return self.max_passes
+        return max(4, _MOST_STEPS // block_size)
 
     def newton(self, length: int, size: int, block_size: int | None = None) -> Method:
         """Return the method of the Newton strategy, its C chosen or given."""

@@ -22,6 +22,7 @@ are added up for each dimension as well, and e is at least the size of their sum
 Cost: two evaluations of f for every step, 32 steps deep, once in a solve that succeeds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
+from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solution import Status
 from elk_ssm.solve.carry import Carry
 from elk_ssm.solve.nodes import Blocks
@@ -124,16 +126,70 @@ def is_certain(
         bound: The largest error of each node, and its rounding floor, `(n, D)`.
         backend: How windows are combined.
     """
-    allowed_error, floor = bound
-    tiny = jnp.finfo(nodes.dtype).tiny
-    unit = jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
-    shot = _shoot(blocks, nodes, unit, floor)
-    error, allowed, drift = _accumulate(blocks, shot, backend)
+    unit, floor = _unit(bound), bound[1]
+    return is_accepted(_shoot(blocks, nodes, unit, floor), backend, blocks.axis)
+
+
+def is_accepted(shot: Shot, backend: Backend, axis: TimeAxis) -> Array:
+    """Whether windows that do this to errors keep all of them small, `()`."""
+    error, allowed, drift = _accumulate(shot, backend, axis)
     error = jnp.maximum(error, jnp.max(jnp.abs(drift), axis=1))
     # Written so that a NaN fails it.
     worst = shot.peak_gain * error + shot.peak_misfit
     fine = worst <= _SLACK * jnp.maximum(1, shot.peak_gain * allowed)
-    return blocks.axis.all(fine)
+    return axis.all(fine)
+
+
+def shot_of_blocks(
+    roll: Callable[[Array], Array],
+    started: Array,
+    ends: Array,
+    bound: tuple[Array, Array],
+) -> Shot:
+    """Return what blocks do to errors, each of them a window that was rolled out.
+
+    Args:
+        roll: From where the blocks start, `(n, D)`, to their ends.
+        started: Where they were started, `(n, D)`; the nodes.
+        ends: Where they ended.
+        bound: The largest error and the rounding floor of each end, `(n, D)`.
+    """
+    unit, floor = _unit(bound), bound[1]
+    nudge = jnp.concatenate([unit[:1], unit[:-1]])
+    beside = roll(started + _signs(*started.shape).astype(started.dtype) * nudge)
+    nodes = jnp.concatenate([started[1:], ends[-1:]])
+    gain, misfit, drift = _measure((ends, beside), nodes, unit, floor)
+    return Shot(gain, misfit, gain, misfit, drift)
+
+
+def _unit(bound: tuple[Array, Array]) -> Array:
+    """What errors are measured in: the tolerance, where rounding is not larger."""
+    allowed_error, floor = bound
+    tiny = jnp.finfo(floor.dtype).tiny
+    return jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
+
+
+def _signs(count: int, dimension: int) -> Array:
+    """Signs of nudges, `(count, dimension)`, of which no two rows are alike for long."""
+    signs = jnp.arange(dimension) * 7 // 3 + jnp.arange(count)[:, None]
+    return 1 - 2 * (signs % 2)
+
+
+def _measure(
+    moved: tuple[Array, Array], nodes: Array, unit: Array, floor: Array
+) -> tuple[Array, Array, Array]:
+    """Return gain, misfit and drift where a rollout and its twin have arrived."""
+    drift = (moved[0] - nodes) / unit
+    drift = jnp.clip(jnp.where(jnp.isfinite(drift), drift, 0), -_LARGEST, _LARGEST)
+    off = jnp.abs(moved[0] - nodes)
+    off = jnp.where(off <= floor, 0, off)
+    misfit = jnp.minimum(jnp.max(off / unit, axis=1), _LARGEST)
+    # A NaN must not be dropped, as maxima may do.
+    misfit = jnp.where(jnp.all(jnp.isfinite(off), axis=1), misfit, jnp.inf)
+    gain = jnp.max(jnp.abs(moved[1] - moved[0]) / unit, axis=1)
+    # Beside the trajectory f may be undefined; an error then counts as kept.
+    gain = jnp.where(jnp.all(jnp.isfinite(moved[1]), axis=1), gain, 1)
+    return jnp.minimum(gain, _LARGEST), misfit, drift
 
 
 def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
@@ -143,8 +199,7 @@ def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
     first = jnp.arange(0, count, width)
     start = blocks.axis.shift(blocks.initial, nodes)[first]
     nudge = blocks.axis.shift(bound[0], bound)[first]
-    signs = jnp.arange(dimension) * 7 // 3 + jnp.arange(len(first))[:, None]
-    signs = (1 - 2 * (signs % 2)).astype(nodes.dtype)
+    signs = _signs(len(first), dimension).astype(nodes.dtype)
     pair = jnp.stack([start, start + signs * nudge])
     lanes = jax.vmap(jax.vmap(blocks.step), (0, None))
 
@@ -165,17 +220,8 @@ def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
         if blocks.real is not None:
             exists = exists & blocks.real[index]
         moved = through(pair, index)
-        drift = (moved[0] - nodes[index]) / bound[index]
-        drift = jnp.clip(jnp.where(jnp.isfinite(drift), drift, 0), -_LARGEST, _LARGEST)
-        off = jnp.abs(moved[0] - nodes[index])
-        off = jnp.where(off <= floor[index], 0, off)
-        misfit = jnp.minimum(jnp.max(off / bound[index], axis=1), _LARGEST)
-        # A NaN must not be dropped, as maxima may do.
-        misfit = jnp.where(jnp.all(jnp.isfinite(off), axis=1), misfit, jnp.inf)
-        gain = jnp.max(jnp.abs(moved[1] - moved[0]) / bound[index], axis=1)
-        # Beside the trajectory f may be undefined; an error then counts as kept.
-        gain = jnp.where(jnp.all(jnp.isfinite(moved[1]), axis=1), gain, 1)
-        gain = jnp.minimum(gain, _LARGEST)
+        places = nodes[index], bound[index], floor[index]
+        gain, misfit, drift = _measure((moved[0], moved[1]), *places)
         now = Shot(
             gain,
             misfit,
@@ -203,12 +249,12 @@ def _where(condition: Array, chosen: Array, other: Array) -> Array:
     return jnp.where(condition.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
 
 
-def _accumulate(blocks: Blocks, shot: Shot, backend: Backend) -> "Claim":
+def _accumulate(shot: Shot, backend: Backend, axis: TimeAxis) -> "Claim":
     """Error, allowed error and drift that enter each window."""
     one, zero = jnp.ones_like(shot.gain), jnp.zeros_like(shot.gain[0])
     entries = Growth(shot.gain, shot.misfit, one, shot.drift)
     every = _Accumulated(entries, Claim(zero, zero + 1, jnp.zeros_like(shot.drift[0])))
-    return run(every, backend=backend, axis=blocks.axis, before=True)
+    return run(every, backend=backend, axis=axis, before=True)
 
 
 class Claim(NamedTuple):

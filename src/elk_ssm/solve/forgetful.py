@@ -36,11 +36,10 @@ from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.repair import repair
 from elk_ssm.solve.rollout import roll_out_sequentially, roll_out_whole, roll_to_ends
-from elk_ssm.solve.stopping import Tolerance, scale_of
+from elk_ssm.solve.stopping import Tolerance, per_block, scale_of
 
-_TIGHT = 0.1
 _SAFETY, _SLACK = 1.5, 16
-_ROUNDING_UNITS, _LONGEST_STRETCH = 16, 4
+_LONGEST_STRETCH = 4
 
 
 class Evaluated(NamedTuple):
@@ -145,7 +144,7 @@ def _evaluate(task: Task, problem: Problem, tolerance: Tolerance) -> Evaluated:
     initial, length = problem.initial, problem.length
     size, keep_all = task.block_size, task.keep_all
     reach = size * task.burn_in_blocks
-    tight = _per_block(tolerance, length // size, initial.dtype)
+    tight = per_block(tolerance, length // size, initial.dtype)
     probe = _probe(problem, reach, tight)
     burn_in = burn_in_steps(probe.length, size)
     pays = (probe.length >= 0) & (burn_in <= reach)
@@ -184,17 +183,6 @@ def _evaluate(task: Task, problem: Problem, tolerance: Tolerance) -> Evaluated:
 def burn_in_steps(forgetting: Array | int, block_size: int) -> Array:
     """Steps B by which a block is entered early, from the forgetting length L."""
     return jnp.ceil(_SAFETY * forgetting + block_size / _SLACK).astype(jnp.int32)
-
-
-def _per_block(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
-    """What one of `count` blocks may be off, as errors of blocks may add up.
-
-    A tenth of the tolerance for all, but no block is asked for more than rounding.
-    """
-    tight = tolerance.times(_TIGHT)
-    rounding = _ROUNDING_UNITS * jnp.finfo(dtype).eps
-    relative = jnp.maximum(tight.relative / count, rounding)
-    return Tolerance(jnp.minimum(relative, tight.relative), tight.absolute / count)
 
 
 def _probe(problem: Problem, reach: int, tight: Tolerance) -> Probe:

@@ -16,6 +16,7 @@ from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 # Sizes are seen over so many steps, in windows of so many unknowns.
 _REACH_STEPS, _WINDOW = 64, 8
 _ROUNDING_UNITS = 32
+_TIGHT, _ROUNDING_UNITS_OF_BLOCK = 0.1, 16
 _SLOWEST_ROOM = 0.2
 _SMALLEST_STATE = 1e-12
 
@@ -71,6 +72,17 @@ def make_tolerance(
     if absolute is None:
         absolute = _SMALLEST_STATE * relative
     return Tolerance(relative, jnp.asarray(absolute, dtype))
+
+
+def per_block(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
+    """What one of `count` blocks may be off, as errors of blocks may add up.
+
+    A tenth of the tolerance for all, but no block is asked for more than rounding.
+    """
+    tight = tolerance.times(_TIGHT)
+    rounding = _ROUNDING_UNITS_OF_BLOCK * jnp.finfo(dtype).eps
+    relative = jnp.maximum(tight.relative / count, rounding)
+    return Tolerance(jnp.minimum(relative, tight.relative), tight.absolute / count)
 
 
 def scale_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Array:

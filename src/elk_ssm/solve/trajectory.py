@@ -1,5 +1,6 @@
 """A trajectory and its derivatives: the loop wrapped as one differentiable function."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._jax import zero_tangent
 from elk_ssm._types import Array
+from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.mesh import on_mesh
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import trajectory_tangent
@@ -26,6 +28,7 @@ from elk_ssm.solve.problem import Primals, Problem, StepWithConsts
 from elk_ssm.solve.recursions import choose_recursion
 from elk_ssm.solve.replay import replay_states
 from elk_ssm.solve.rollout import roll_out
+from elk_ssm.solve.short_blocks import settle_short_blocks
 from elk_ssm.surrogate.linearization import forms_dense
 from elk_ssm.surrogate.noise import unknowns_apart
 
@@ -167,15 +170,45 @@ def _find(problem: Problem, options: Options, policy: Any) -> tuple[Array, Repor
         report = Report(done, plan.passes, misfit, misfit, nowhere, history, plan)
         return states, report
 
-    def newton() -> tuple[Array, Report]:
+    def newton(
+        guess: Array | None = options.guess, limit: Array = options.max_iters
+    ) -> tuple[Array, Report]:
         concrete = _newton(options, problem.initial)
-        states, report = _iterate(problem, replace(options, method=concrete), None)
+        on = replace(options, method=concrete, guess=guess, max_iters=limit)
+        states, report = _iterate(problem, on, None)
         plan = newton_plan(concrete.block_size, report.num_iters)
         return states, report._replace(plan=plan)
 
+    def short_blocks() -> tuple[Array, Report]:
+        return _short_blocks_or(newton, problem, options)
+
     if method.strategy == "auto":
-        return jax.lax.platform_dependent(cpu=forgetful, default=newton)
-    return forgetful() if method.strategy == "forgetful" else newton()
+        return jax.lax.platform_dependent(cpu=forgetful, default=short_blocks)
+    chosen = {"forgetful": forgetful, "short_blocks": short_blocks, "newton": newton}
+    return chosen[method.strategy]()
+
+
+def _short_blocks_or(
+    newton: Callable, problem: Problem, options: Options
+) -> tuple[Array, Report]:
+    """Try short blocks, and go on with Newton's method where they do not fit."""
+    settled = settle_short_blocks(problem, options)
+    fits, nowhere = settled.fits, jnp.asarray(-1, jnp.int32)
+    history = empty_history(options.history, settled.states.dtype)
+    size = settled.misfit, settled.misfit
+    done = int_status(Status.converged)
+    report = Report(done, settled.passes, *size, nowhere, history, settled.plan)
+
+    def go_on() -> tuple[Array, Report]:
+        left = jnp.maximum(options.max_iters - settled.passes, 1)
+        guess = settled.states if options.keeps_all else options.guess
+        states, after = newton(guess, left)
+        total = settled.passes + after.num_iters
+        found = states, after._replace(num_iters=total)
+        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), settled_, found)
+
+    settled_ = settled.states, report
+    return jax.lax.cond(anywhere(~fits), go_on, lambda: settled_)
 
 
 def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Report]:

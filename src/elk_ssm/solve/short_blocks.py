@@ -1,0 +1,272 @@
+r"""Short blocks rolled out side by side until they fit: the first resort of accelerators.
+
+Where every operation is a launch, one pass over all time costs as much as a few steps
+one after the other, and nothing is cheaper than evaluating f. So time is cut into n
+short blocks of C steps; every pass rolls all of them out from where the one before
+ended,
+
+    E_k = F_k(S_k),      S_{k+1} <- E_k,      S_1 = x_0,
+
+and a recurrence that forgets its start within L steps fits together after about
+L / C + 1 passes, with no Jacobian and no scan. What is left to do is measured in digits,
+
+    M = sum_k max_d log(|E_k - S_{k+1}| / bound),      zero where below the bound,
+
+which falls by the same amount in every pass where a recurrence contracts, so that
+M / (fall of M) says how many passes are to come. More than allowed, and the recurrence
+is given up to Newton's method: a few passes have been lost.
+
+Blocks that fit are believed once a twin has shown what the recurrence does to errors:
+every block is rolled out once more, from a tolerance beside its start, and misfits are
+added up with the gains that this shows: see `certify`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._jax import custom_vmap
+from elk_ssm._types import Array, PyTree
+from elk_ssm.parallel.anywhere import anywhere
+from elk_ssm.parallel.backend import Backend
+from elk_ssm.solve.auto import Auto, Plan, PlanKind, make_plan
+from elk_ssm.solve.certify import is_accepted, shot_of_blocks
+from elk_ssm.solve.nodes import Blocks, cut, shift
+from elk_ssm.solve.options import Options
+from elk_ssm.solve.problem import Problem
+from elk_ssm.solve.rollout import unrolled
+from elk_ssm.solve.stopping import (
+    Tolerance,
+    differs_in_sign_of_zero,
+    largest,
+    per_block,
+    rounding_floor,
+    scale_of,
+)
+
+# A misfit that is not a number counts as so many digits (natural ones).
+_LOST = 100.0
+_PATIENCE = 2
+
+
+class Settled(NamedTuple):
+    """What the passes over short blocks ended in.
+
+    Attributes:
+        states: `(T, D)`, or the block ends `(T // C, D)`.
+        fits: Whether they are the trajectory, `()`.
+        misfit: Largest disagreement between blocks, `()`.
+        passes: Passes done, an integer `()`.
+        plan: What was done.
+    """
+
+    states: Array
+    fits: Array
+    misfit: Array
+    passes: Array
+    plan: Plan
+
+
+class _Carry(NamedTuple):
+    """What travels through the passes.
+
+    Attributes:
+        states: Of the last rollout: all, `(C, n, D)`, or the ends, `(1, n, D)`.
+        starts: Where the blocks start next, `(n, D)`.
+        started: Where they started last.
+        digits: M of the last pass.
+        doubts: How many predictions in a row were too long.
+        passes: Passes done.
+        going: Whether to go on, one flag for a whole batch.
+    """
+
+    states: Array
+    starts: Array
+    started: Array
+    digits: Array
+    doubts: Array
+    passes: Array
+    going: Array
+
+
+class _Task(NamedTuple):
+    """The static side: C, whether all states are kept, the most passes, which scans."""
+
+    block_size: int
+    keep_all: bool
+    most_passes: int
+    backend: Backend
+
+
+def settle_short_blocks(problem: Problem, options: Options) -> Settled:
+    """Roll short blocks out until they fit, as far as that pays.
+
+    Under `vmap` the blocks of a whole batch are rolled out side by side, and C is
+    chosen for all of them.
+    """
+
+    def planned(batch: int) -> Callable[[tuple, tuple], Settled]:
+        task = _plan(problem, options, batch)
+
+        def settle(primals: tuple, numbers: tuple) -> Settled:
+            consts, initial, inputs = primals
+            here = problem._replace(consts=consts, initial=initial, inputs=inputs)
+            return _settle(task, here, *numbers)
+
+        return settle
+
+    primals = problem.consts, problem.initial, problem.inputs
+    numbers = options.tolerance, options.guess, options.max_iters
+    return _knowing_batch(planned)(primals, numbers)
+
+
+def _knowing_batch(planned: Callable[[int], Callable], batch: int = 1) -> Callable:
+    """Return `planned(batch)`, and under `vmap` what is planned for the larger batch."""
+
+    @custom_vmap
+    def run(*operands: PyTree) -> PyTree:
+        return planned(batch)(*operands)
+
+    @run.def_vmap
+    def _(axis_size: int, batched: Any, *operands: PyTree) -> tuple:
+        axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
+
+        def wider(total: int) -> Callable:
+            return jax.vmap(planned(total), axes, axis_size=axis_size)
+
+        found = _knowing_batch(wider, batch * axis_size)(*operands)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return run
+
+
+def _plan(problem: Problem, options: Options, batch: int) -> _Task:
+    auto = options.method
+    assert isinstance(auto, Auto)
+    size = auto.short_block_size(problem.length, batch * len(problem.initial))
+    size = min(size if options.keeps_all else options.every, problem.length)
+    most = auto.most_short_passes(size)
+    return _Task(size, options.keeps_all, most, options.backend)
+
+
+@jax.named_scope("short_blocks")
+def _settle(
+    task: _Task,
+    problem: Problem,
+    tolerance: Tolerance,
+    guess: Array | None,
+    max_iters: Array,
+) -> Settled:
+    blocks = _blocks(task, problem)
+    tight = per_block(tolerance, blocks.number, problem.initial.dtype)
+    most = jnp.minimum(task.most_passes, max_iters)
+
+    def one_pass(carry: _Carry) -> _Carry:
+        starts = carry.starts
+        states = _roll_out(blocks, starts, task.keep_all)
+        following = _starts(blocks, states[-1])
+        bound = tight.bound(scale_of(states[-1], blocks.size))
+        left = _digits(starts[1:], following[1:], bound[:-1])
+        passes = carry.passes + 1
+        to_come = left / (carry.digits - left)
+        doubtful = ~((to_come >= 0) & (passes + to_come <= most))
+        doubts = jnp.where(doubtful & (passes > 2), carry.doubts + 1, 0)
+        going = (left > 0) & (doubts < _PATIENCE) & (passes < most)
+        # One flag for a batch: what fits already only gets better.
+        going = anywhere(going)
+        return _Carry(states, following, starts, left, doubts, passes, going)
+
+    carry = jax.lax.while_loop(
+        lambda carry: carry.going, one_pass, _begin(task, blocks, guess)
+    )
+    ends = carry.states[-1]
+    fits = (carry.digits <= 0) & _is_certain(blocks, carry, tolerance, task.backend)
+    states = ends
+    if task.keep_all:
+        every = jnp.swapaxes(carry.states, 0, 1)
+        states = every.reshape(-1, ends.shape[1])[: problem.length]
+    fits = fits & jnp.all(jnp.isfinite(states))
+    misfit = largest(carry.starts - carry.started)
+    forgotten = (carry.passes - 1) * task.block_size
+    plan = PlanKind.forgetful_blocks, task.block_size, forgotten, carry.passes, 0
+    return Settled(states, fits, misfit, carry.passes, make_plan(*plan))
+
+
+def _blocks(task: _Task, problem: Problem) -> Blocks:
+    """Cut into blocks; the last one is filled up where all states are kept."""
+    size, length = task.block_size, problem.length
+    fill = -length % size if task.keep_all else 0
+    if not fill:
+        return cut(problem, size)
+
+    def fill_up(x: Array) -> Array:
+        return jnp.concatenate([x, jnp.repeat(x[-1:], fill, axis=0)])
+
+    inputs: PyTree = jax.tree.map(fill_up, problem.inputs)
+    return cut(problem._replace(inputs=inputs, length=length + fill), size)
+
+
+def _begin(task: _Task, blocks: Blocks, guess: Array | None) -> _Carry:
+    initial, number = blocks.initial, blocks.number
+    starts = jnp.broadcast_to(initial, (number, len(initial)))
+    if guess is not None:
+        before = guess[task.block_size - 1 :: task.block_size][: number - 1]
+        starts = starts.at[1 : 1 + len(before)].set(
+            jnp.where(jnp.isfinite(before), before, initial)
+        )
+    rows = task.block_size if task.keep_all else 1
+    return _Carry(
+        states=jnp.zeros((rows, *starts.shape), initial.dtype),
+        starts=starts,
+        started=starts,
+        digits=jnp.asarray(jnp.inf, initial.dtype),
+        doubts=jnp.asarray(0, jnp.int32),
+        passes=jnp.asarray(0, jnp.int32),
+        going=jnp.asarray(True),
+    )
+
+
+def _roll_out(blocks: Blocks, starts: Array, keep_all: bool) -> Array:
+    """Return all states `(C, n, D)`, or the ends `(1, n, D)`."""
+    lanes = jax.vmap(blocks.step)
+
+    def body(states: Array, inputs: PyTree) -> tuple[Array, Array | None]:
+        states = lanes(states, inputs)
+        return states, states if keep_all else None
+
+    how: Any = {"length": blocks.size, "unroll": unrolled(blocks)}
+    ends, states = jax.lax.scan(body, starts, blocks.inputs, **how)
+    return ends[None] if states is None else states
+
+
+def _starts(blocks: Blocks, ends: Array) -> Array:
+    """Where the blocks start next: where the one before ended, if that is finite."""
+    usable = jnp.all(jnp.isfinite(ends), axis=1, keepdims=True)
+    return shift(blocks.initial, jnp.where(usable, ends, blocks.initial))
+
+
+def _digits(started: Array, following: Array, bound: Array) -> Array:
+    """Return M of the module docstring; a NaN counts as lost."""
+    off = jnp.abs(following - started)
+    fits = (off <= bound) & ~differs_in_sign_of_zero(following, started)
+    tiny = jnp.finfo(off.dtype).tiny
+    digits = jnp.clip(jnp.log(off / jnp.maximum(bound, tiny)), 1e-3, _LOST)
+    digits = jnp.where(fits, 0, jnp.where(jnp.isnan(digits), _LOST, digits))
+    return jnp.sum(jnp.max(digits, axis=1))
+
+
+def _is_certain(
+    blocks: Blocks, carry: _Carry, tolerance: Tolerance, backend: Backend
+) -> Array:
+    """Let a twin of every block show what becomes of its misfit."""
+    ends = carry.states[-1]
+    scale = scale_of(ends, blocks.size)
+    bound = tolerance.bound(scale), rounding_floor(scale)
+
+    def roll(starts: Array) -> Array:
+        return _roll_out(blocks, starts, keep_all=False)[0]
+
+    shot = shot_of_blocks(roll, carry.started, ends, bound)
+    return is_accepted(shot, backend, blocks.axis)
