@@ -13,7 +13,7 @@ x_t = p_{t+1} + b_t.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -89,7 +89,10 @@ class Map(NamedTuple):
 class _Affine(Recursion[Array, Map]):
     entries: Map
     initial: Array
-    written_out: ClassVar[bool] = True
+
+    @property
+    def fan_in(self) -> int:
+        return self.entries.operator.fan_in
 
     def step(self, state: Array, entry: Map) -> tuple[Array, Array]:
         state = entry.operator.mv(state) + entry.offset

@@ -39,6 +39,9 @@ class Operator:
     # True: groups of dimensions never mix, so that whatever is asked of a model of such
     # matrices may be asked of each group; `cut` takes them apart, `join` puts back.
     grouped: ClassVar[bool] = False
+    # How many products in a row an accelerator does in one kernel, in which every entry
+    # of a result is found by itself.
+    fan_in: ClassVar[int] = 2
 
     # ------------------------------------------------------- given by the structure
 

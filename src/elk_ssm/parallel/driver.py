@@ -27,6 +27,7 @@ from elk_ssm.parallel.backend import Backend, by_backend
 from elk_ssm.parallel.prefix import prefix_scan
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.tree import climb, descend, whole
 
 
 def run(
@@ -153,13 +154,14 @@ def _prefix(
     every: Any = None,
 ) -> tuple[Any, Any]:
     """Combine all elements of a shard, and let them act on the state that enters."""
+    if recursion.fan_in:
+        return _by_tree(recursion, axis, reverse=reverse, before=before, every=every)
     combine, entries, first = recursion.combine, recursion.entries, -reverse
     elements = jax.vmap(recursion.element)(entries)
     begin = _beginning(recursion, axis), jax.tree.map(lambda x: x[first], elements)
     begun = combine(*begin)
     elements = jax.tree.map(lambda x, y: x.at[first].set(y), elements, begun)
-    scan = jax.lax.associative_scan if recursion.written_out else prefix_scan
-    up_to = scan(combine, elements, reverse=reverse)
+    up_to = prefix_scan(combine, elements, reverse=reverse)
     if axis.is_sharded:
         if every is None:
             every = axis.gather(jax.tree.map(lambda x: x[0 if reverse else -1], up_to))
@@ -167,6 +169,27 @@ def _prefix(
         after = jax.vmap(recursion.act, (0, None))(up_to, start)
     else:
         start, after = recursion.initial, recursion.state(up_to)
+    earlier = _shift(start, after, reverse)
+    outputs = earlier if before else recursion.outputs(earlier, entries, after)
+    return outputs, every
+
+
+def _by_tree(
+    recursion: Recursion, axis: TimeAxis, *, reverse: bool, before: bool, every: Any
+) -> tuple[Any, Any]:
+    """Combine up a tree, and let its elements act on states on the way down."""
+
+    def ordered(elements: Any) -> Any:
+        return jax.tree.map(lambda x: x[::-1], elements) if reverse else elements
+
+    entries, start = recursion.entries, recursion.initial
+    levels = climb(recursion, ordered(jax.vmap(recursion.element)(entries)))
+    if axis.is_sharded:
+        if every is None:
+            every = whole(recursion, levels)
+            every = axis.gather(recursion.combine(_beginning(recursion, axis), every))
+        start = _exclusive(recursion, axis, every, "associative")
+    after = ordered(descend(recursion, levels, start))
     earlier = _shift(start, after, reverse)
     outputs = earlier if before else recursion.outputs(earlier, entries, after)
     return outputs, every

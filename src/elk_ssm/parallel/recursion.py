@@ -10,7 +10,7 @@ run. A recursion is a subclass that holds its entries and the state before the f
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 
@@ -24,13 +24,17 @@ class Recursion(ABC, Generic[State, Element]):
     Attributes:
         entries: What the steps are made of, leaves with a leading axis T.
         initial: The state before the first step.
-        written_out: Whether the combination is so small that a prefix scan may repeat
-            it for each of its log2(T) levels, which spares it a loop.
+        fan_in: How many elements may be joined at once by written-out combinations, of
+            which an accelerator then runs a level in a kernel or two; see `tree`. Zero
+            for a combination that is too large to be repeated: a loop holds it once.
     """
 
     entries: Any
     initial: State
-    written_out: ClassVar[bool] = False
+
+    @property
+    def fan_in(self) -> int:
+        return 0
 
     @abstractmethod
     def step(self, state: State, entry: Any) -> tuple[State, Any]:

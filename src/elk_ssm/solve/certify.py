@@ -270,6 +270,10 @@ class _Accumulated(Recursion[Claim, Growth]):
     entries: Growth
     initial: Claim
 
+    @property
+    def fan_in(self) -> int:
+        return 16
+
     def step(self, state: Claim, entry: Growth) -> tuple[Claim, Claim]:
         state = self.act(entry, state)
         return state, state
