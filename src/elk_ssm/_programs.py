@@ -209,7 +209,9 @@ def _freeze(value: Any, sign_rule: SignRule) -> Hashable:
 
 def count_equations(jaxpr: Any) -> int:
     """Return how many equations a program has, those of programs inside included."""
-    inside = (leaf for e in jaxpr.eqns for leaf in jax.tree.leaves(list(e.params.values())))
+    inside = (
+        leaf for e in jaxpr.eqns for leaf in jax.tree.leaves(list(e.params.values()))
+    )
     nested = (x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in inside)
     return len(jaxpr.eqns) + sum(
         count_equations(x) for x in nested if isinstance(x, Jaxpr)

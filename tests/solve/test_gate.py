@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
+from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.gate import (
     Gate,
-    extend_prefix,
+    beyond_prefix,
     instead_of_rejected,
     rejected,
     settle_prefix,
@@ -17,6 +18,12 @@ from elk_ssm.solve.nodes import cut
 from elk_ssm.solve.problem import Problem
 
 NODES = jnp.asarray([[1.0], [2.0], [3.0], [4.0]])
+
+
+def extend_prefix(exact, nodes, values):
+    """The exact prefix ends with the first node that is not, which becomes so."""
+    (first,) = LOCAL.first_true(beyond_prefix(exact, nodes, values))
+    return min(int(first) + 1, len(nodes))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Recursion(ABC, Generic[State, Element]):
 
     @property
     def fan_in(self) -> int:
+        """Zero, unless a subclass says otherwise."""
         return 0
 
     @abstractmethod

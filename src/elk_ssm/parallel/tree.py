@@ -1,4 +1,4 @@
-r"""A recursion by a tree of few levels, for elements that are joined in a kernel or two.
+r"""A recursion by a tree of few levels, for elements that join in a kernel or two.
 
     up      C neighbouring elements become one, level by level, until C are left
     down    the state before each run goes through the elements of that run
@@ -83,10 +83,7 @@ def _groups(recursion: Recursion, elements: Any, size: int = 0) -> list[Any]:
         return jnp.concatenate([x, more.astype(x.dtype)]) if fill else x
 
     filled = jax.tree.map(fill_up, elements, recursion.nothing())
-    return [
-        jax.tree.map(lambda x, j=j: x[j::size], filled)
-        for j in range(size)
-    ]
+    return [jax.tree.map(lambda x, j=j: x[j::size], filled) for j in range(size)]
 
 
 def _shift(first: Array, x: Array) -> Array:

@@ -23,8 +23,9 @@ from elk_ssm.parallel.mesh import on_mesh
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solve.nodes import block_map, in_blocks
 from elk_ssm.solve.options import Options
+from elk_ssm.solve.path import Path
 from elk_ssm.solve.problem import Primals, StepWithConsts
-from elk_ssm.solve.recursions import Path, Recursion, solve_tangents
+from elk_ssm.solve.recursions import Recursion, solve_tangents
 
 # How many steps, or blocks of so many steps, are differentiated side by side.
 _CHUNK, _BLOCK_CHUNK, _LEAST_CHUNK = 512, 32_768, 8

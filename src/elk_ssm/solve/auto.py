@@ -8,8 +8,8 @@ see `solve.forgetful`. In the worst case that is sequential evaluation after a p
 **Where scans are parallel (GPU, TPU).** There every operation is a launch, and nothing
 is cheaper than evaluating f for all of time at once: short blocks are rolled out until
 they fit together, see `solve.short_blocks`. What does not forget goes on with Newton's
-method over the blocks with the gate, damped by annealed noise; the exact prefix bounds
-it by T / C passes of C steps.
+method over the blocks with the gate; the exact prefix bounds it by T / C passes of C
+steps.
 """
 
 import enum
@@ -26,7 +26,6 @@ from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.surrogate.jacobians import DenseJacobian, ZeroJacobian
 from elk_ssm.surrogate.linearization import Linearization, is_zero
-from elk_ssm.surrogate.noise import Annealed
 from elk_ssm.surrogate.policy import NoisePolicy
 
 Strategy: TypeAlias = Literal["auto", "forgetful", "short_blocks", "newton"]
@@ -113,7 +112,7 @@ class Auto:
         linearization: Boundary linearisation of the Newton strategy; None chooses dense
             for D <= 64 and zero above.
         noise: Noise policy of the Newton strategy where its linearisation is not zero;
-            None is undamped.
+            None is undamped, which with the gate takes fewer and cheaper passes.
         block_size: Steps C in a block, or None to choose from T and D.
         strategy: `"forgetful"`, `"short_blocks"`, `"newton"`, or `"auto"` by platform.
         max_passes: Largest number of passes of the forgetful strategy, burn-in and
@@ -133,7 +132,7 @@ class Auto:
 
     gate: Gate | None = Gate()
     linearization: Linearization | None = None
-    noise: NoisePolicy | None = Annealed(1.0, 2.0)
+    noise: NoisePolicy | None = None
     block_size: int | None = static(default=None)
     strategy: Strategy = static(default="auto")
     max_passes: int | None = static(default=None)

@@ -24,7 +24,6 @@ Cost: two evaluations of f for every step, 32 steps deep, once in a solve that s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -36,9 +35,12 @@ from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import TimeAxis
+from elk_ssm.parallel.unrolling import scan_by_platform
 from elk_ssm.solution import Status
 from elk_ssm.solve.carry import Carry
 from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.rollout import equations_of_step
+from elk_ssm.solve.stopping import Tolerance, rounding_floor
 
 _WINDOW_STEPS = 32
 _LARGEST = 1e30
@@ -77,41 +79,37 @@ class Growth(NamedTuple):
 
 @jax.named_scope("trial")
 def try_out(
-    blocks: Blocks,
-    bound: tuple[Array, Array],
-    backend: Backend,
-    before: Carry,
-    after: Carry,
+    blocks: Blocks, tolerance: Tolerance, backend: Backend, carry: Carry
 ) -> Carry:
     """Let f say whether nodes that look done are; each refusal is waited for longer.
 
-    `bound` holds the largest error and the rounding floor of each node, `(n, D)`. At
-    the rounding floor an iterate is better than its update, which rounding made.
+    At the rounding floor an iterate is better than its update, which rounding made.
     """
-    limited = after.status == Status.precision_limit
-    converged = (after.status == Status.converged) & (after.exact < blocks.unknowns)
-    nodes = jnp.where(limited, before.nodes, after.nodes)
+    limited = carry.status == Status.precision_limit
+    converged = (carry.status == Status.converged) & (carry.exact < blocks.unknowns)
     open_ = limited | converged
-    wanted = open_ & (before.iteration >= before.next_trial)
+    wanted = open_ & (carry.iteration > carry.next_trial)
 
-    def once(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def once(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         # Nothing in here is the same in every round, or the compiler would hoist it
-        # out of the loop and run it in every pass.
-        tried = jnp.where(state[1], before.nodes, nodes)
-        certain = is_certain(blocks, tried, bound, backend)
-        return jnp.zeros_like(state[0]), certain
+        # out of the loop and always run it.
+        nodes = jnp.where(limited | state[1], carry.before, state[2])
+        scale = jnp.where(state[1], 0, carry.scale)
+        bound = tolerance.bound(scale), rounding_floor(scale)
+        certain = is_certain(blocks, nodes, bound, backend)
+        return jnp.zeros_like(state[0]), certain, jnp.where(certain, nodes, state[2])
 
-    # A loop and no `cond`, of which `vmap` would run both branches in every pass.
-    _, certain = jax.lax.while_loop(
-        lambda state: state[0], once, (wanted, jnp.zeros_like(wanted))
-    )
-    refusals = before.refusals + (wanted & ~certain)
-    later = after.iteration + refusals
-    return after._replace(
-        nodes=jnp.where(certain, nodes, after.nodes),
-        status=jnp.where(open_ & ~certain, RUNNING, after.status),
+    # A loop and no `cond`, of which `vmap` would run both branches.
+    begin = wanted, jnp.zeros_like(wanted), carry.nodes
+    _, certain, nodes = jax.lax.while_loop(lambda state: state[0], once, begin)
+    refused = wanted & ~certain
+    refusals = carry.refusals + refused
+    later = carry.iteration + refusals
+    return carry._replace(
+        nodes=nodes,
+        status=jnp.where(open_ & ~certain, RUNNING, carry.status),
         refusals=refusals,
-        next_trial=jnp.where(wanted & ~certain, later, before.next_trial),
+        next_trial=jnp.where(refused, later, carry.next_trial),
     )
 
 
@@ -170,7 +168,7 @@ def _unit(bound: tuple[Array, Array]) -> Array:
 
 
 def _signs(count: int, dimension: int) -> Array:
-    """Signs of nudges, `(count, dimension)`, of which no two rows are alike for long."""
+    """Signs of nudges, `(count, dimension)`, which alternate in both directions."""
     signs = jnp.arange(dimension) * 7 // 3 + jnp.arange(count)[:, None]
     return 1 - 2 * (signs % 2)
 
@@ -183,58 +181,75 @@ def _measure(
     drift = jnp.clip(jnp.where(jnp.isfinite(drift), drift, 0), -_LARGEST, _LARGEST)
     off = jnp.abs(moved[0] - nodes)
     off = jnp.where(off <= floor, 0, off)
-    misfit = jnp.minimum(jnp.max(off / unit, axis=1), _LARGEST)
+    misfit = jnp.minimum(jnp.max(off / unit, axis=-1), _LARGEST)
     # A NaN must not be dropped, as maxima may do.
-    misfit = jnp.where(jnp.all(jnp.isfinite(off), axis=1), misfit, jnp.inf)
-    gain = jnp.max(jnp.abs(moved[1] - moved[0]) / unit, axis=1)
+    misfit = jnp.where(jnp.all(jnp.isfinite(off), axis=-1), misfit, jnp.inf)
+    gain = jnp.max(jnp.abs(moved[1] - moved[0]) / unit, axis=-1)
     # Beside the trajectory f may be undefined; an error then counts as kept.
-    gain = jnp.where(jnp.all(jnp.isfinite(moved[1]), axis=1), gain, 1)
+    gain = jnp.where(jnp.all(jnp.isfinite(moved[1]), axis=-1), gain, 1)
     return jnp.minimum(gain, _LARGEST), misfit, drift
 
 
-def _shoot(blocks: Blocks, nodes: Array, bound: Array, floor: Array) -> Shot:
+def _shoot(blocks: Blocks, nodes: Array, unit: Array, floor: Array) -> Shot:
     """Roll every window out, from its node and from beside it."""
     count, dimension = nodes.shape
     width = max(-(-_WINDOW_STEPS // blocks.size), 1)
-    first = jnp.arange(0, count, width)
-    start = blocks.axis.shift(blocks.initial, nodes)[first]
-    nudge = blocks.axis.shift(bound[0], bound)[first]
-    signs = _signs(len(first), dimension).astype(nodes.dtype)
+    start = blocks.axis.shift(blocks.initial, nodes)[::width]
+    nudge = blocks.axis.shift(unit[0], unit)[::width]
+    signs = _signs(len(start), dimension).astype(nodes.dtype)
     pair = jnp.stack([start, start + signs * nudge])
+    moved = _through(blocks, pair, width)
+    places = [_in_windows(x, width) for x in (nodes, unit, floor)]
+    gain, misfit, drift = _measure((moved[:, 0], moved[:, 1]), *places)
+    exists = jnp.arange(count) if blocks.real is None else jnp.where(blocks.real, 0, -1)
+    exists = _in_windows(exists, width, fill=-1) >= 0
+    gain, misfit = jnp.where(exists, gain, 0), jnp.where(exists, misfit, 0)
+    end = jnp.maximum(jnp.sum(exists, axis=0) - 1, 0)
+    lane = jnp.arange(len(start))
+    return Shot(
+        gain[end, lane],
+        misfit[end, lane],
+        jnp.max(gain, axis=0),
+        jnp.max(misfit, axis=0),
+        jnp.where(exists[end, lane, None], drift[end, lane], 0),
+    )
+
+
+def _through(blocks: Blocks, pair: Array, width: int) -> Array:
+    """Both states at the ends of the `width` blocks of every window, `(w, 2, k, D)`."""
     lanes = jax.vmap(jax.vmap(blocks.step), (0, None))
+    number, last = pair.shape[1], blocks.number - 1
+    laid_out = width > 1 and blocks.size == 1 and blocks.laid_out
+    inputs = blocks.inputs
+    if laid_out:  # every step of a window where the next one finds it
+        inputs = jax.tree.map(lambda x: _in_windows(x[0], width), inputs)
 
-    def through(pair: Array, index: Array) -> Array:
-        """Both states through the block that ends at each of these nodes."""
+    def entry(place: Array, j: Array | int) -> PyTree:
+        index = jnp.minimum(jnp.arange(number) * width + place, last)
+        return _inputs(blocks, index, j)
 
-        def body(j: Array | int, pair: Array) -> Array:
-            return lanes(pair, _inputs(blocks, index, j))
+    def block(pair: Array, given: tuple) -> tuple[Array, Array]:
+        place, inputs = given
+        if laid_out:
+            pair = lanes(pair, inputs)
+        else:
+            pair = jax.lax.fori_loop(
+                0, blocks.size, lambda j, pair: lanes(pair, entry(place, j)), pair
+            )
+        return pair, pair
 
-        if blocks.size == 1:
-            return body(0, pair)
-        return jax.lax.fori_loop(0, blocks.size, body, pair)
+    given = jnp.arange(width), inputs if laid_out else None
+    return scan_by_platform(
+        block, pair, given, blocks.size * equations_of_step(blocks)
+    )[1]
 
-    def node(carry: tuple[Array, Shot], j: Array) -> tuple[tuple[Array, Shot], None]:
-        pair, seen = carry
-        index = jnp.minimum(first + j, count - 1)
-        exists = first + j < count
-        if blocks.real is not None:
-            exists = exists & blocks.real[index]
-        moved = through(pair, index)
-        places = nodes[index], bound[index], floor[index]
-        gain, misfit, drift = _measure((moved[0], moved[1]), *places)
-        now = Shot(
-            gain,
-            misfit,
-            jnp.maximum(seen.peak_gain, gain),
-            jnp.maximum(seen.peak_misfit, misfit),
-            drift,
-        )
-        seen = jax.tree.map(partial(_where, exists), now, seen)
-        return (moved, seen), None
 
-    nothing = jnp.zeros(first.shape, nodes.dtype)
-    begin = pair, Shot(nothing, nothing, nothing, nothing, jnp.zeros_like(start))
-    return jax.lax.scan(node, begin, jnp.arange(width))[0][1]
+def _in_windows(x: Array, width: int, fill: int | None = None) -> Array:
+    """Fold `(n, ...)` into `(width, k, ...)`, the last window filled up."""
+    more = -x.shape[0] % width
+    rest = x[-1:] if fill is None else jnp.full_like(x[-1:], fill)
+    filled = jnp.concatenate([x, jnp.repeat(rest, more, axis=0)]) if more else x
+    return jnp.swapaxes(filled.reshape(-1, width, *x.shape[1:]), 0, 1)
 
 
 def _inputs(blocks: Blocks, index: Array, j: Array | int) -> PyTree:
@@ -242,11 +257,6 @@ def _inputs(blocks: Blocks, index: Array, j: Array | int) -> PyTree:
     if blocks.laid_out:
         return jax.tree.map(lambda x: x[j, index], blocks.inputs)
     return jax.tree.map(lambda x: x[index, j], blocks.inputs)
-
-
-def _where(condition: Array, chosen: Array, other: Array) -> Array:
-    """Choose among windows."""
-    return jnp.where(condition.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
 
 
 def _accumulate(shot: Shot, backend: Backend, axis: TimeAxis) -> "Claim":

@@ -41,16 +41,15 @@ class Gate:
     factor: ArrayLike = 3.0
 
 
-def extend_prefix(
+def beyond_prefix(
     exact: Array, nodes: Array, values: Array, axis: TimeAxis = LOCAL
 ) -> Array:
-    """Number of exact nodes after this pass, given `exact` before it."""
-    count = nodes.shape[0]
+    """Which nodes differ from their rollout values, `(n,)`, none of `exact` ones.
+
+    The first of them is exact once it takes its rollout value.
+    """
     equal = (nodes == values) & ~differs_in_sign_of_zero(nodes, values)
-    same = jnp.all(equal, axis=1) | (axis.index(count) < exact)
-    # First node that differs from its rollout value; it is exact once it takes it.
-    (first,) = axis.first_true(~same)
-    return jnp.minimum(first + 1, axis.size * count).astype(exact.dtype)
+    return ~(jnp.all(equal, axis=1) | (axis.index(nodes.shape[0]) < exact))
 
 
 def settle_prefix(

@@ -27,7 +27,7 @@ def all_iterates(
     never = replace(options, tolerance=options.tolerance.times(0))
 
     def body(carry: Carry, _: None) -> tuple[Carry, Array]:
-        carry = one_pass(blocks, never, carry)[0]
+        carry = one_pass(blocks, never, carry)
         return carry, roll_out(blocks, carry.nodes)
 
     begin = start(options.concrete, nodes, 0)

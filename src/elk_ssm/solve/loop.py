@@ -27,7 +27,7 @@ from elk_ssm.solve.carry import Carry, Prefix, record, start
 from elk_ssm.solve.certify import try_out
 from elk_ssm.solve.gate import (
     Gate,
-    extend_prefix,
+    beyond_prefix,
     instead_of_rejected,
     rejected,
     settle_prefix,
@@ -41,7 +41,6 @@ from elk_ssm.solve.stopping import (
     going_on,
     judge,
     may_end,
-    rounding_floor,
     scale_of,
 )
 from elk_ssm.surrogate.policy import NoisePolicy, see
@@ -79,18 +78,21 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
     """
 
     def body(carry: Carry) -> Carry:
-        after, scale = one_pass(blocks, options, carry)
-        bound = options.tolerance.bound(scale), rounding_floor(scale)
-        return try_out(blocks, bound, options.backend, carry, after)
+        return one_pass(blocks, options, carry)
+
+    def until_tried(carry: Carry) -> Carry:
+        # Apart from the passes, of which each would have to ask whether to try.
+        carry = run_passes(body, carry, options.max_iters)
+        return try_out(blocks, options.tolerance, options.backend, carry)
 
     begin = start(options.concrete, nodes, options.history, policy)
-    return cut_off(run_passes(body, begin, options.max_iters))
+    return cut_off(run_passes(until_tried, begin, options.max_iters))
 
 
 @jax.named_scope("one_pass")
-def one_pass(blocks: Blocks, options: Options, carry: Carry) -> tuple[Carry, Array]:
-    """Evaluate, judge, update; and the sizes that a conclusion is relative to."""
-    method, axis = options.concrete, blocks.axis
+def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
+    """Evaluate, judge, update."""
+    method, axis, began = options.concrete, blocks.axis, carry.nodes
     seen = evaluate_pass(blocks, options, carry.nodes, carry.iteration)
     carry, accept = _consult_policy(blocks, method.noise, carry, seen)
     verdict, scale = _judge(blocks, options, carry, seen)
@@ -98,9 +100,13 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> tuple[Carry, Arr
     noise, update = None, seen.undamped
     if method.noise is not None:
         noise = method.noise.noise(carry.policy)
-        update = damped_update(blocks, options, seen, noise)
-        update = jnp.where(verdict.converged, seen.undamped, update)
-    exact = extend_prefix(carry.exact, carry.nodes, seen.values, axis)
+        # While the first updates are undamped, nobody asks for a damped one.
+        unasked = verdict.converged
+        if carry.gated is not None:
+            unasked = unasked | carry.undamped
+        update = damped_update(blocks, options, seen, noise, unasked)
+    exact = jnp.minimum(verdict.first_inexact + 1, axis.size * blocks.number)
+    exact = exact.astype(carry.exact.dtype)
     prefix = Prefix(exact, axis.row(seen.values, exact - 1))
     found = _candidates(blocks, carry, seen, update, prefix, bound)
     nodes, carry = _gate(blocks, method.gate, carry, found, verdict, exact)
@@ -120,13 +126,15 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> tuple[Carry, Arr
         carry = carry._replace(predicted=_predicted_merit(blocks, seen, update))
     return carry._replace(
         nodes=nodes,
+        before=began,
+        scale=scale,
         iteration=carry.iteration + 1,
         exact=exact,
         status=status,
         stalls=stalls,
         residual_norm=verdict.residual_norm,
         step_norm=verdict.step_norm,
-    ), scale
+    )
 
 
 def _frozen(blocks: Blocks, exact: Array) -> Array:
@@ -144,15 +152,16 @@ def _judge(
     """
     axis, tolerance = blocks.axis, options.tolerance
     found = seen.residual, seen.undamped
+    inexact = beyond_prefix(carry.exact, carry.nodes, seen.values, axis)
 
     def judged() -> tuple[Verdict, Array]:
         alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
         scale = scale_of(seen.values, blocks.size, axis)
-        verdict = judge(*found, alike, scale, tolerance, carry.step_norm, axis)
+        verdict = judge(*found, alike, inexact, scale, tolerance, carry.step_norm, axis)
         return verdict, scale
 
     def unjudged() -> tuple[Verdict, Array]:
-        return going_on(*found), jnp.zeros_like(seen.values)
+        return going_on(*found, inexact), jnp.zeros_like(seen.values)
 
     def judged_if_needed() -> tuple[Verdict, Array]:
         needed = may_end(seen.residual, seen.values, tolerance)

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.problem import Problem
-from elk_ssm.surrogate.linearization import Linearization, Where
+from elk_ssm.surrogate.linearization import Linearization, Where, time_chunks
 
 
 class Blocks(NamedTuple):
@@ -186,25 +187,38 @@ def linearize_nodes(
         return one_step(state, before, inputs, time)
 
     begin = blocks.axis.shift(blocks.initial, nodes)
-    chunk = linearization.time_chunk(size)
+    chunks = time_chunks(linearization, size)
     if blocks.size == 1:
         first = blocks.entry(0)
-        return _map_nodes(from_start, (begin, *first), chunk)
+        return _map_nodes(from_start, (begin, *first), chunks)
     # The first step starts from the identity, the others push what has accumulated.
     every = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (nodes.shape[0], *x.shape)), before
     )
 
     def body(carry: tuple, j: Array) -> tuple[tuple, None]:
-        return _map_nodes(one_step, (*carry, *blocks.entry(j)), chunk), None
+        return _map_nodes(one_step, (*carry, *blocks.entry(j)), chunks), None
 
-    return jax.lax.scan(body, (begin, every), jnp.arange(blocks.size))[0]
+    first = jax.tree.map(lambda x: x[0], (begin, every, *blocks.entry(0)))
+    equations = equations_of(one_step, *first)
+    steps = jnp.arange(blocks.size)
+    return scan_by_platform(body, (begin, every), steps, equations)[0]
 
 
-def _map_nodes(function: Any, operands: tuple, chunk: int | None) -> Any:
-    """Map over the leading axis, at most `chunk` entries side by side."""
+def _map_nodes(function: Any, operands: tuple, chunks: tuple[int | None, ...]) -> Any:
+    """Map over the leading axis, at most so many entries side by side, by platform."""
     count = jax.tree.leaves(operands)[0].shape[0]
-    if chunk is None or count <= chunk:
-        return jax.vmap(function)(*operands)
-    chunk = near_divisor(count, chunk)
-    return jax.lax.map(lambda args: function(*args), operands, batch_size=chunk)
+    on_cpu, elsewhere = (None if c is None or c >= count else c for c in chunks)
+
+    def by(chunk: int | None) -> Any:
+        def mapped(*operands: PyTree) -> Any:
+            if chunk is None:
+                return jax.vmap(function)(*operands)
+            size = near_divisor(count, chunk)
+            return jax.lax.map(lambda args: function(*args), operands, batch_size=size)
+
+        return mapped
+
+    if on_cpu == elsewhere:
+        return by(on_cpu)(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=by(on_cpu), default=by(elsewhere))

@@ -13,7 +13,7 @@ from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.stopping import Tolerance
 
-Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks"]
+Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks", "short_blocks"]
 Keep: TypeAlias = Literal["all", "boundaries", "last"]
 
 

@@ -9,6 +9,7 @@ from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.damped import damped_filter_means, damped_smoother
 from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.solve.nodes import Blocks, linearize_nodes
 from elk_ssm.solve.options import Options
 
@@ -37,8 +38,14 @@ def evaluate_pass(
     return Pass(values, operator, residual, affine_scan(operator, -residual, **how))
 
 
-def damped_update(blocks: Blocks, options: Options, seen: Pass, noise: Array) -> Array:
-    """Filter or smoother mean; the undamped step itself where s^2 is inf throughout."""
+def damped_update(
+    blocks: Blocks, options: Options, seen: Pass, noise: Array, unasked: Array
+) -> Array:
+    """Filter or smoother mean; the undamped step itself where s^2 is inf throughout.
+
+    And where nobody asks for another, which spares the filter if it is so for all
+    members of a batch.
+    """
     axis = blocks.axis
     how: Any = {"backend": options.backend, "axis": axis}
 
@@ -50,7 +57,9 @@ def damped_update(blocks: Blocks, options: Options, seen: Pass, noise: Array) ->
 
     undamped = jnp.isinf(noise)
     undamped = axis.all(undamped) if _varies(noise) else jnp.all(undamped)
-    return jax.lax.cond(undamped, lambda s: s.undamped, damped, seen)
+    undamped = undamped | unasked
+    found = jax.lax.cond(anywhere(~undamped), damped, lambda s: s.undamped, seen)
+    return jnp.where(undamped, seen.undamped, found)
 
 
 def _varies(noise: Array) -> bool:

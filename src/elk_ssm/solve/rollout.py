@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._programs import count_equations
 from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm.parallel.unrolling import equations_of
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.problem import Problem
-
-_EQUATIONS = 768
 
 
 def roll_out(blocks: Blocks, nodes: Array) -> Array:
@@ -73,12 +71,7 @@ def roll_out_in_turn(problem: Problem, states: Array) -> Array:
     return jax.lax.fori_loop(0, axis.size, one_round, states)
 
 
-def unrolled(blocks: Blocks) -> int:
-    """How many steps to write out, so that a program has no more than so many equations.
-
-    On an accelerator every round of a loop has launches of its own: its counter, and the
-    slices of its inputs.
-    """
+def equations_of_step(blocks: Blocks) -> int:
+    """How many equations a step of these blocks has."""
     entry = jax.tree.map(lambda x: x[0, 0], blocks.inputs)
-    step = jax.make_jaxpr(blocks.step)(blocks.initial, entry)
-    return min(max(_EQUATIONS // max(count_equations(step.jaxpr), 1), 1), blocks.size)
+    return equations_of(blocks.step, blocks.initial, entry)

@@ -1,4 +1,4 @@
-r"""Short blocks rolled out side by side until they fit: the first resort of accelerators.
+r"""Short blocks rolled out side by side until they fit: what accelerators try first.
 
 Where every operation is a launch, one pass over all time costs as much as a few steps
 one after the other, and nothing is cheaper than evaluating f. So time is cut into n
@@ -8,13 +8,12 @@ ended,
     E_k = F_k(S_k),      S_{k+1} <- E_k,      S_1 = x_0,
 
 and a recurrence that forgets its start within L steps fits together after about
-L / C + 1 passes, with no Jacobian and no scan. What is left to do is measured in digits,
+L / C + 1 passes, with no Jacobian and no scan. What is left to do is
 
-    M = sum_k max_d log(|E_k - S_{k+1}| / bound),      zero where below the bound,
+    M = sum_k max_d log(|E_k - S_{k+1}| / bound),      zero where below the bound;
 
-which falls by the same amount in every pass where a recurrence contracts, so that
-M / (fall of M) says how many passes are to come. More than allowed, and the recurrence
-is given up to Newton's method: a few passes have been lost.
+`fitting_blocks` says when to give up, and Newton's method takes over: a few passes have
+been lost.
 
 Blocks that fit are believed once a twin has shown what the recurrence does to errors:
 every block is rolled out once more, from a tolerance beside its start, and misfits are
@@ -29,14 +28,15 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
-from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.backend import Backend
+from elk_ssm.parallel.unrolling import scan_by_platform
 from elk_ssm.solve.auto import Auto, Plan, PlanKind, make_plan
 from elk_ssm.solve.certify import is_accepted, shot_of_blocks
+from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
-from elk_ssm.solve.rollout import unrolled
+from elk_ssm.solve.rollout import equations_of_step
 from elk_ssm.solve.stopping import (
     Tolerance,
     differs_in_sign_of_zero,
@@ -48,7 +48,6 @@ from elk_ssm.solve.stopping import (
 
 # A misfit that is not a number counts as so many digits (natural ones).
 _LOST = 100.0
-_PATIENCE = 2
 
 
 class Settled(NamedTuple):
@@ -67,28 +66,6 @@ class Settled(NamedTuple):
     misfit: Array
     passes: Array
     plan: Plan
-
-
-class _Carry(NamedTuple):
-    """What travels through the passes.
-
-    Attributes:
-        states: Of the last rollout: all, `(C, n, D)`, or the ends, `(1, n, D)`.
-        starts: Where the blocks start next, `(n, D)`.
-        started: Where they started last.
-        digits: M of the last pass.
-        doubts: How many predictions in a row were too long.
-        passes: Passes done.
-        going: Whether to go on, one flag for a whole batch.
-    """
-
-    states: Array
-    starts: Array
-    started: Array
-    digits: Array
-    doubts: Array
-    passes: Array
-    going: Array
 
 
 class _Task(NamedTuple):
@@ -123,7 +100,7 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
 
 
 def _knowing_batch(planned: Callable[[int], Callable], batch: int = 1) -> Callable:
-    """Return `planned(batch)`, and under `vmap` what is planned for the larger batch."""
+    """Return `planned(batch)`, and under `vmap` what is planned for a larger one."""
 
     @custom_vmap
     def run(*operands: PyTree) -> PyTree:
@@ -163,35 +140,25 @@ def _settle(
     tight = per_block(tolerance, blocks.number, problem.initial.dtype)
     most = jnp.minimum(task.most_passes, max_iters)
 
-    def one_pass(carry: _Carry) -> _Carry:
-        starts = carry.starts
+    def roll(starts: Array) -> Rolled:
         states = _roll_out(blocks, starts, task.keep_all)
-        following = _starts(blocks, states[-1])
-        bound = tight.bound(scale_of(states[-1], blocks.size))
-        left = _digits(starts[1:], following[1:], bound[:-1])
-        passes = carry.passes + 1
-        to_come = left / (carry.digits - left)
-        doubtful = ~((to_come >= 0) & (passes + to_come <= most))
-        doubts = jnp.where(doubtful & (passes > 2), carry.doubts + 1, 0)
-        going = (left > 0) & (doubts < _PATIENCE) & (passes < most)
-        # One flag for a batch: what fits already only gets better.
-        going = anywhere(going)
-        return _Carry(states, following, starts, left, doubts, passes, going)
+        return Rolled(states[-1], _starts(blocks, states[-1]), states)
 
-    carry = jax.lax.while_loop(
-        lambda carry: carry.going, one_pass, _begin(task, blocks, guess)
-    )
-    ends = carry.states[-1]
-    fits = (carry.digits <= 0) & _is_certain(blocks, carry, tolerance, task.backend)
-    states = ends
+    def left(starts: Array, rolled: Rolled) -> Array:
+        bound = tight.bound(scale_of(rolled.ends, blocks.size))
+        return _digits(starts[1:], rolled.following[1:], bound[:-1])
+
+    fitted = fit_blocks(roll, left, _first(task, blocks, guess), most)
+    fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task.backend)
+    states = fitted.rolled.ends
     if task.keep_all:
-        every = jnp.swapaxes(carry.states, 0, 1)
-        states = every.reshape(-1, ends.shape[1])[: problem.length]
+        every = jnp.swapaxes(fitted.rolled.outputs, 0, 1)
+        states = every.reshape(-1, states.shape[1])[: problem.length]
     fits = fits & jnp.all(jnp.isfinite(states))
-    misfit = largest(carry.starts - carry.started)
-    forgotten = (carry.passes - 1) * task.block_size
-    plan = PlanKind.forgetful_blocks, task.block_size, forgotten, carry.passes, 0
-    return Settled(states, fits, misfit, carry.passes, make_plan(*plan))
+    misfit = largest(fitted.rolled.following - fitted.started)
+    forgotten = (fitted.passes - 1) * task.block_size
+    plan = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
+    return Settled(states, fits, misfit, fitted.passes, make_plan(*plan))
 
 
 def _blocks(task: _Task, problem: Problem) -> Blocks:
@@ -208,36 +175,27 @@ def _blocks(task: _Task, problem: Problem) -> Blocks:
     return cut(problem._replace(inputs=inputs, length=length + fill), size)
 
 
-def _begin(task: _Task, blocks: Blocks, guess: Array | None) -> _Carry:
+def _first(task: _Task, blocks: Blocks, guess: Array | None) -> Array:
+    """Where the blocks start first: at the guess, or all at x_0."""
     initial, number = blocks.initial, blocks.number
     starts = jnp.broadcast_to(initial, (number, len(initial)))
-    if guess is not None:
-        before = guess[task.block_size - 1 :: task.block_size][: number - 1]
-        starts = starts.at[1 : 1 + len(before)].set(
-            jnp.where(jnp.isfinite(before), before, initial)
-        )
-    rows = task.block_size if task.keep_all else 1
-    return _Carry(
-        states=jnp.zeros((rows, *starts.shape), initial.dtype),
-        starts=starts,
-        started=starts,
-        digits=jnp.asarray(jnp.inf, initial.dtype),
-        doubts=jnp.asarray(0, jnp.int32),
-        passes=jnp.asarray(0, jnp.int32),
-        going=jnp.asarray(True),
-    )
+    if guess is None:
+        return starts
+    before = guess[task.block_size - 1 :: task.block_size][: number - 1]
+    before = jnp.where(jnp.isfinite(before), before, initial)
+    return starts.at[1 : 1 + len(before)].set(before)
 
 
 def _roll_out(blocks: Blocks, starts: Array, keep_all: bool) -> Array:
     """Return all states `(C, n, D)`, or the ends `(1, n, D)`."""
     lanes = jax.vmap(blocks.step)
 
-    def body(states: Array, inputs: PyTree) -> tuple[Array, Array | None]:
-        states = lanes(states, inputs)
+    def body(states: Array, entry: tuple) -> tuple[Array, Array | None]:
+        states = lanes(states, entry[1])
         return states, states if keep_all else None
 
-    how: Any = {"length": blocks.size, "unroll": unrolled(blocks)}
-    ends, states = jax.lax.scan(body, starts, blocks.inputs, **how)
+    steps = jnp.arange(blocks.size), blocks.inputs
+    ends, states = scan_by_platform(body, starts, steps, equations_of_step(blocks))
     return ends[None] if states is None else states
 
 
@@ -258,15 +216,15 @@ def _digits(started: Array, following: Array, bound: Array) -> Array:
 
 
 def _is_certain(
-    blocks: Blocks, carry: _Carry, tolerance: Tolerance, backend: Backend
+    blocks: Blocks, fitted: Fitted, tolerance: Tolerance, backend: Backend
 ) -> Array:
     """Let a twin of every block show what becomes of its misfit."""
-    ends = carry.states[-1]
+    ends = fitted.rolled.ends
     scale = scale_of(ends, blocks.size)
     bound = tolerance.bound(scale), rounding_floor(scale)
 
     def roll(starts: Array) -> Array:
         return _roll_out(blocks, starts, keep_all=False)[0]
 
-    shot = shot_of_blocks(roll, carry.started, ends, bound)
+    shot = shot_of_blocks(roll, fitted.started, ends, bound)
     return is_accepted(shot, backend, blocks.axis)

@@ -40,6 +40,7 @@ class Verdict(NamedTuple):
     """What one pass concludes, all booleans and integers of shape `()`.
 
     Attributes:
+        first_inexact: Position of the first node beyond the exact prefix.
         converged: Residual and undamped step are below tolerance everywhere; or the
             residual is at the rounding floor, and the step below the tolerance of the
             largest state of all.
@@ -51,6 +52,7 @@ class Verdict(NamedTuple):
         step_norm: Largest undamped step, `inf` for a NaN.
     """
 
+    first_inexact: Array
     converged: Array
     suspect: Array
     stalled: Array
@@ -159,16 +161,21 @@ def differs_in_sign_of_zero(x: Array, y: Array) -> Array:
     return (x == 0) & (y == 0) & (jnp.signbit(x) != jnp.signbit(y))
 
 
-def largest(x: Array) -> Array:
-    """Largest magnitude, `inf` when any entry is NaN. For reports, not decisions."""
-    magnitude = jnp.where(jnp.isnan(x), jnp.inf, jnp.abs(x))
-    return jnp.max(magnitude, initial=0)
+def largest(*arrays: Array) -> Array:
+    """Largest magnitude of each, `inf` when any entry is NaN; of one, a scalar.
+
+    For reports, not decisions. Arrays of one shape are reduced together.
+    """
+    every = jnp.stack(arrays).reshape(len(arrays), -1)
+    magnitude = jnp.where(jnp.isnan(every), jnp.inf, jnp.abs(every))
+    found = jnp.max(magnitude, axis=1, initial=0)
+    return found[0] if len(arrays) == 1 else found
 
 
-def going_on(residual: Array, step: Array) -> Verdict:
+def going_on(residual: Array, step: Array, inexact: Array) -> Verdict:
     """Return the verdict of a pass that ends nothing, of one device."""
     no = jnp.asarray(False)
-    return Verdict(no, no, no, largest(residual), largest(step))
+    return Verdict(*LOCAL.first_true(inexact), no, no, no, *largest(residual, step))
 
 
 def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:
@@ -191,6 +198,7 @@ def judge(
     residual: Array,
     step: Array,
     alike: Array,
+    inexact: Array,
     scale: Array,
     tolerance: Tolerance,
     last_step_norm: Array,
@@ -202,6 +210,7 @@ def judge(
         residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
         step: `(n, D)`, the undamped step from it.
         alike: `(n, D)`, whether state and rollout value have the same sign if zero.
+        inexact: `(n,)`, which nodes are beyond the exact prefix and not exact.
         scale: `(n, D)`, from `scale_of`.
         tolerance: Relative and absolute tolerance.
         last_step_norm: Largest undamped step of the pass before.
@@ -209,7 +218,7 @@ def judge(
     """
     bound = tolerance.bound(scale)
     residual_norm, step_norm, top = axis.largest(
-        largest(residual), largest(step), jnp.max(scale, axis=0)
+        *largest(residual, step), jnp.max(scale, axis=0)
     )
     # With steps that shrink by a factor rate, the error after this one is about
     # step * rate / (1 - rate): a slow method has to get further down.
@@ -224,19 +233,19 @@ def judge(
     # Rounding of large states stays in a recurrence that forgets nothing, and where the
     # state is small later, steps are no smaller than that.
     carried = rounded & alike & (jnp.abs(step) <= room * tolerance.bound(top))
-    first_unsettled, first_unsettled_row, first_broken, first_above_floor, no_carry = (
-        axis.first_true(
-            ~jnp.all(settled, axis=1),
-            ~jnp.all(row_settled, axis=1),
-            ~jnp.all(jnp.isfinite(residual), axis=1),
-            ~jnp.all(rounded, axis=1),
-            ~jnp.all(carried, axis=1),
-        )
+    first_inexact, first_unsettled, first_unsettled_row, *others = axis.first_true(
+        inexact,
+        ~jnp.all(settled, axis=1),
+        ~jnp.all(row_settled, axis=1),
+        ~jnp.all(jnp.isfinite(residual), axis=1),
+        ~jnp.all(rounded, axis=1),
+        ~jnp.all(carried, axis=1),
     )
+    first_broken, first_above_floor, no_carry = others
     none = axis.size * residual.shape[0]
     converged = (first_unsettled == none) | (no_carry == none)
     suspect = (first_broken < none) & (first_unsettled_row >= first_broken)
     stalled = (first_above_floor == none) & (step_norm >= last_step_norm)
     # Steps below tolerance that do not shrink are slow, not spoiled by rounding.
     stalled = stalled & ~converged & (first_unsettled_row < none)
-    return Verdict(converged, suspect, stalled, residual_norm, step_norm)
+    return Verdict(first_inexact, converged, suspect, stalled, residual_norm, step_norm)

@@ -22,7 +22,8 @@ from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator
 from elk_ssm.surrogate.linearization import Where
 
-_ENTRIES_AT_ONCE = 2**19
+# What a core's cache holds, and a small part of an accelerator's memory.
+_ENTRIES_AT_ONCE, _ENTRIES_ON_ACCELERATOR = 2**19, 2**28
 
 
 class _Unbound:
@@ -79,7 +80,7 @@ class DiagonalJacobian(_DiagonalStart):
 
     Attributes:
         chunk: Time steps linearised side by side; None for as many as 2 MB of such
-            intermediates in float32 allow.
+            intermediates in float32 allow on a CPU, and 1 GB on an accelerator.
 
     Example:
         >>> import elk_ssm as elk
@@ -92,6 +93,12 @@ class DiagonalJacobian(_DiagonalStart):
     def time_chunk(self, size: int) -> int | None:
         """Time steps linearised side by side."""
         return max(_ENTRIES_AT_ONCE // size**2, 1) if self.chunk is None else self.chunk
+
+    def accelerator_chunk(self, size: int) -> int | None:
+        """The same where memory and not a cache is the limit."""
+        if self.chunk is not None:
+            return self.chunk
+        return max(_ENTRIES_ON_ACCELERATOR // size**2, 1)
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where

@@ -63,6 +63,16 @@ def forms_dense(linearization: Linearization) -> bool:
     return bool(getattr(linearization, "forms_dense", False))
 
 
+def time_chunks(linearization: Linearization, size: int) -> tuple[int | None, ...]:
+    """How many time steps are linearised side by side on a CPU, and elsewhere.
+
+    A linearisation whose chunk is that of a cache has `accelerator_chunk` besides.
+    """
+    on_cpu = linearization.time_chunk
+    elsewhere = getattr(linearization, "accelerator_chunk", on_cpu)
+    return on_cpu(size), elsewhere(size)
+
+
 def is_zero(linearization: Linearization) -> bool:
     """Whether nothing is propagated across steps, so that damping tames nothing.
 

@@ -1,0 +1,53 @@
+"""A step along a known trajectory, and how tangents and cotangents go through it."""
+
+from typing import NamedTuple
+
+import jax
+
+from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm.parallel.time_axis import TimeAxis
+from elk_ssm.solve.nodes import near_divisor
+
+
+class Path(NamedTuple):
+    """A step along a known trajectory: what it is linearised at.
+
+    Attributes:
+        step: `step(state, input) -> state`.
+        before: State before every step of this device, `(T, D)`.
+        inputs: Inputs of these steps.
+        axis: Where time lives.
+        chunk: How many steps are differentiated side by side.
+    """
+
+    step: FlatStep
+    before: Array
+    inputs: PyTree
+    axis: TimeAxis
+    chunk: int
+
+    def over_time(self, before: Array) -> Array:
+        """Evaluate f, on a CPU in chunks; recomputed when differentiated in reverse."""
+        step, count = jax.checkpoint(self.step), before.shape[0]
+
+        def whole(before: Array, inputs: PyTree) -> Array:
+            return jax.vmap(step)(before, inputs)
+
+        def in_chunks(before: Array, inputs: PyTree) -> Array:
+            size = near_divisor(count, self.chunk)
+            entries = before, inputs
+            return jax.lax.map(lambda xu: step(*xu), entries, batch_size=size)
+
+        if count <= self.chunk:
+            return whole(before, self.inputs)
+        return jax.lax.platform_dependent(
+            before, self.inputs, cpu=in_chunks, default=whole
+        )
+
+    def push(self, x: Array, u: PyTree, tangent: Array) -> Array:
+        """J d."""
+        return jax.jvp(lambda x: self.step(x, u), (x,), (tangent,))[1]
+
+    def pull(self, x: Array, u: PyTree, cotangent: Array) -> Array:
+        """J^T w."""
+        return jax.vjp(lambda x: self.step(x, u), x)[1](cotangent)[0]
