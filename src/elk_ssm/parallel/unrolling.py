@@ -1,4 +1,4 @@
-"""Loops over time that are written out where a round of a loop has launches of its own."""
+"""Loops over time, written out where a round of a loop has launches of its own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +35,6 @@ def scan_by_platform(
     return jax.lax.platform_dependent(carry, entries, cpu=by(1), default=by(unroll))
 
 
-def equations_of(function: Callable, *example: PyTree) -> int:
+def equations_of(function: Callable, *example: Any) -> int:
     """How many equations a function has."""
     return count_equations(jax.make_jaxpr(function)(*example).jaxpr)

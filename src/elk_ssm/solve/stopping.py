@@ -175,7 +175,9 @@ def largest(*arrays: Array) -> Array:
 def going_on(residual: Array, step: Array, inexact: Array) -> Verdict:
     """Return the verdict of a pass that ends nothing, of one device."""
     no = jnp.asarray(False)
-    return Verdict(*LOCAL.first_true(inexact), no, no, no, *largest(residual, step))
+    (first,) = LOCAL.first_true(inexact)
+    residual_norm, step_norm = largest(residual, step)
+    return Verdict(first, no, no, no, residual_norm, step_norm)
 
 
 def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:

@@ -3,8 +3,8 @@ r"""Tangents and cotangents swept through blocks of a path, all blocks side by s
 `sweep_blocks` always takes two sweeps of about sqrt(T) steps, the first of which pushes
 (pulls) D unit vectors along. `sweep_short_blocks` does without: short blocks are
 swept from where their neighbours ended until they fit, as `short_blocks` does with the
-states; what the recurrence forgets, its derivatives forget. They fit when all misfits together
-are rounding,
+states; what the recurrence forgets, its derivatives forget. They fit when all misfits
+together are rounding,
 
     sum_k max_d |m_k| / size <= 16 eps,
 
