@@ -31,7 +31,7 @@ LEFT_OUT = ("gru_D64", "gru_D128", "lstm_D64", "lstm_D128")
 
 METHODS: dict[str, Callable[[], Any]] = {
     "auto (CPU)": lambda: elk.auto(strategy="forgetful"),
-    "auto (accelerator)": lambda: elk.auto(strategy="newton"),
+    "auto (accelerator)": lambda: elk.auto(strategy="short_blocks"),
     "deer": elk.deer,
     "quasi_deer": elk.quasi_deer,
     "elk, annealed": lambda: elk.elk(elk.Annealed(1.0, 4.0)),
@@ -42,7 +42,7 @@ METHODS: dict[str, Callable[[], Any]] = {
 def block_size(method: Any, length: int, size: int) -> int:
     """C of a method."""
     if isinstance(method, elk.Auto):
-        if method.strategy == "newton":
+        if method.strategy == "short_blocks":
             return method.newton(length, size).block_size
         return method.forgetful_block_size(length, size)
     return method.block_size
@@ -62,9 +62,8 @@ def run(problem: problems.Problem, name: str, method: Any, limit: int | None) ->
     size = block_size(method, length, problem.state_dim)
     depth = passes * (size + 2 * np.log2(max(length / size, 1)))
     if sol.plan is not None and int(sol.plan.kind) != elk.PlanKind.newton_blocks:
-        depth = passes * size * (int(sol.plan.kind) == 1) + int(
-            sol.plan.sequential_steps
-        )
+        in_blocks = passes * int(sol.plan.block_size) * (int(sol.plan.kind) == 1)
+        depth = in_blocks + int(sol.plan.sequential_steps)
     return {
         "problem": problem.name,
         "D": problem.state_dim,
@@ -97,8 +96,8 @@ def measure_long(draws: tuple[int, ...] = (0, 1, 2)) -> list[Row]:
         problem = problem._replace(name=f"{name}, noise {draw}")
         for method in ("auto (CPU)", "auto (accelerator)"):
             rows.append(run(problem, method, METHODS[method](), None))
-        undamped = elk.auto(strategy="newton", noise=None)
-        rows.append(run(problem, "the same, undamped", undamped, None))
+        damped = elk.auto(strategy="short_blocks", noise=elk.Annealed(1.0, 2.0))
+        rows.append(run(problem, "the same, damped", damped, None))
     return rows
 
 

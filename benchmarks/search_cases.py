@@ -173,6 +173,7 @@ USER = (
 METHODS = {
     "auto": "elk.auto()",
     "newton": 'elk.auto(strategy="newton")',
+    "short blocks": 'elk.auto(strategy="short_blocks")',
     "forgetful": 'elk.auto(strategy="forgetful", block_size=16)',
     "deer": "elk.deer()",
     "quasi_deer": "elk.quasi_deer()",
@@ -199,7 +200,7 @@ def lengths(method: str) -> tuple[int, ...]:
     """T to choose from; the default runs in blocks from T = 2,000 only."""
     if method == "auto":
         return 2_500, 2_500, 2_500, 10_000
-    if method in ("newton", "forgetful"):
+    if method in ("newton", "forgetful", "short blocks"):
         return 300, 2_500
     return (60, 60, 300) if "smoother" in method else (60, 300, 300, 2_500)
 

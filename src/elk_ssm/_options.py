@@ -108,15 +108,15 @@ def check_sharded_options(method: Method | Auto, adjoint: Adjoint) -> None:
     What goes from one step to the next on one device would have the devices wait for
     each other; a noise policy that looks at all residuals would see only some.
     """
-    if adjoint == "sequential":
+    if adjoint in ("sequential", "short_blocks"):
         raise ValueError(
-            'adjoint="sequential" goes step by step, one device after the other; with '
-            'a mesh use "blocks", "parallel" or "auto".'
+            f'adjoint="{adjoint}" is for one device; with a mesh use "blocks", '
+            '"parallel" or "auto".'
         )
-    if isinstance(method, Auto) and method.strategy == "forgetful":
+    if isinstance(method, Auto) and method.strategy in ("forgetful", "short_blocks"):
         raise ValueError(
-            'strategy="forgetful" repairs block after block on one device; with a mesh '
-            'auto uses "newton" on every platform.'
+            f'strategy="{method.strategy}" is for one device; with a mesh auto uses '
+            '"newton" on every platform.'
         )
     check_shardable(method.noise)
 

@@ -81,10 +81,13 @@ def evaluate(
             elsewhere.
         adjoint: How derivatives solve their linear recursion: `"sequential"` pushes
             (co)tangents through f step by step with memory T x D; `"blocks"` does so
-            for blocks of about sqrt(T) steps side by side; `"parallel"` forms the
-            `(T, D, D)` Jacobians and scans over them. `"auto"` is sequential on a CPU;
-            elsewhere parallel for `deer` and `elk` without blocks, which hold such
-            Jacobians anyway, and blocks for every other method.
+            for blocks of about sqrt(T) steps side by side; `"short_blocks"` for short
+            ones until they fit together, and as `"blocks"` where they do not;
+            `"parallel"` forms the `(T, D, D)` Jacobians and scans over them. `"auto"` is
+            sequential on a CPU; elsewhere parallel for `deer` and `elk` without blocks,
+            which hold such Jacobians anyway, and short blocks for every other method
+            (blocks on a mesh). Of short blocks, derivatives below 1e-10 of the largest
+            are right to rounding of that.
         keep: Which states to return. `"all"`; `"boundaries"`, those at the ends of
             blocks of C steps, t = C, 2C, ... (C is the method's `block_size`, and
             `plan.block_size` for `auto`); or `"last"`, x_T alone, without time axis.

@@ -11,6 +11,7 @@ from benchmarks import problems
 LENGTH = 1200
 FORGETFUL = elk.auto(strategy="forgetful", block_size=16, max_passes=4)
 NEWTON = elk.auto(strategy="newton", block_size=16)
+SHORT = elk.auto(strategy="short_blocks", block_size=16)
 
 
 def leaky(x, u):
@@ -90,7 +91,7 @@ def test_passes_never_exceed_the_stated_bound():
 @pytest.mark.parametrize("length", [1, 2, 15, 64, 191, 192, 1000])
 def test_any_length(length, reference):
     inputs = drive(0.5, length)
-    for method in (FORGETFUL, NEWTON):
+    for method in (FORGETFUL, SHORT, NEWTON):
         np.testing.assert_allclose(
             solve(inputs, method).states,
             reference(leaky, jnp.ones(2), inputs),
@@ -99,7 +100,7 @@ def test_any_length(length, reference):
         )
 
 
-@pytest.mark.parametrize("method", [FORGETFUL, NEWTON])
+@pytest.mark.parametrize("method", [FORGETFUL, SHORT, NEWTON])
 def test_nan_on_the_true_trajectory_is_reported_with_its_step(method):
     inputs = drive(0.5).at[777, 1].set(jnp.nan)
     sol = solve(inputs, method)

@@ -14,6 +14,7 @@ import elk_ssm as elk
 METHODS = {
     "default": None,
     "newton": elk.auto(strategy="newton"),
+    "short blocks": elk.auto(strategy="short_blocks"),
     "deer": elk.deer(),
     "quasi_deer": elk.quasi_deer(),
     "jacobi": elk.jacobi(),
@@ -26,7 +27,8 @@ METHODS = {
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 some_methods = pytest.mark.parametrize(
-    "name", ["default", "newton", "deer", "quasi_deer", "jacobi", "blocks"]
+    "name",
+    ["default", "newton", "short blocks", "deer", "quasi_deer", "jacobi", "blocks"],
 )
 TOLERANCE = 1e-5
 

@@ -173,6 +173,12 @@ class _Filter(Recursion[Marginals, FilterElement]):
     constant: Array
     means_only: bool
 
+    @property
+    def fan_in(self) -> int:
+        """As many as of products, if an element is a few numbers for each dimension."""
+        operator = self.entries[0]
+        return 0 if operator.mixes else operator.fan_in // 2
+
     def noise(self, entry: tuple) -> Array:
         offset, noise = entry[1:]
         return self.constant if noise is None else jnp.broadcast_to(noise, offset.shape)

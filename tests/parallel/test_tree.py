@@ -1,0 +1,66 @@
+"""A recursion by a tree: what a scan gives, whatever the number of entries and branches.
+
+The oracle is the recursion's own step, one after the other.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.parallel.toy import RunningMean, toy
+
+from elk_ssm.kalman.affine import affine_scan
+from elk_ssm.linalg.structure import Dense, Diagonal
+from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.tree import climb, descend, whole
+
+
+@dataclass(frozen=True)
+class Branching(RunningMean):
+    """The toy, joined `branches` at a time."""
+
+    branches: int = 2
+
+    @property
+    def fan_in(self):
+        return self.branches
+
+
+def branching(length, branches):
+    recursion = toy(length)
+    return Branching(recursion.entries, recursion.initial, branches)
+
+
+@pytest.mark.parametrize("branches", [2, 3, 16])
+@pytest.mark.parametrize("length", [1, 2, 15, 17, 50])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_tree_gives_what_steps_give(length, branches, reverse, x64):
+    recursion = branching(length, branches)
+    found = run(recursion, backend="associative", reverse=reverse)
+    expected = run(recursion, backend="sequential", reverse=reverse)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_levels_shrink_by_the_fan_in_and_end_below_it(x64):
+    recursion = branching(50, 3)
+    levels = climb(recursion, jax.vmap(recursion.element)(recursion.entries))
+    assert [len(level[0]) for level in levels] == [50, 17, 6, 2]
+    everything = whole(recursion, levels)
+    np.testing.assert_allclose(everything[2], np.mean(recursion.entries), rtol=1e-12)
+    after = descend(recursion, levels, recursion.initial)
+    np.testing.assert_allclose(after[0], 2 + np.arange(1, 51))
+
+
+@pytest.mark.parametrize("structure", ["dense", "diagonal"])
+def test_a_zero_passes_through_products_that_overflow(structure):
+    # An exact prefix is a zero increment, behind which maps may be as wild as they like.
+    size, length = 2, 40
+    wild = jnp.full((length, size), 1e30)
+    operator = Diagonal(wild)
+    if structure == "dense":
+        operator = Dense(wild[..., None] * jnp.eye(size))
+    offsets = jnp.zeros((length, size)).at[-1].set(1.0)
+    found = affine_scan(operator, offsets, backend="associative")
+    np.testing.assert_array_equal(found, offsets)

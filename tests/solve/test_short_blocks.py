@@ -1,0 +1,151 @@
+"""What accelerators try first: blocks that fit, or Newton's method from where they are.
+
+`strategy="short_blocks"` is the same plan on a CPU. The oracle is `lax.scan`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import elk_ssm as elk
+
+LENGTH = 600
+SHORT = elk.auto(strategy="short_blocks", block_size=8)
+FITS, NEWTON = elk.PlanKind.forgetful_blocks, elk.PlanKind.newton_blocks
+
+
+def leaky(x, u):
+    """Forgets at a rate that its input sets."""
+    return u[0] * x + u[1]
+
+
+def drive(rate, length=LENGTH, seed=0):
+    noise = np.random.default_rng(seed).normal(size=length)
+    rates = np.broadcast_to(rate, length)
+    return jnp.asarray(np.stack([rates, noise], 1), jnp.zeros(()).dtype)
+
+
+@jax.jit
+def solve(inputs, start):
+    return elk.evaluate(leaky, start, inputs, method=SHORT)
+
+
+def close(found, expected, tolerance=1e-5):
+    size = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * size)
+
+
+@pytest.mark.parametrize(
+    ("rate", "kind"),
+    [(0.0, FITS), (0.5, FITS), (0.9, FITS), (1.0, NEWTON), (1.005, NEWTON)],
+)
+def test_blocks_fit_where_the_recurrence_forgets(rate, kind, reference):
+    inputs, start = drive(rate), jnp.ones(2)
+    sol = solve(inputs, start)
+    assert int(sol.status) == elk.Status.converged
+    assert int(sol.plan.kind) == kind
+    close(sol.states, reference(leaky, start, inputs))
+
+
+def test_a_pass_carries_memory_by_one_block():
+    # What is forgotten to rounding in L steps takes L / C passes, and one to see it.
+    steps = np.log(16 * np.finfo(np.float32).eps) / np.log(0.5)
+    passes = int(solve(drive(0.5), jnp.ones(2)).num_iters)
+    assert steps / 8 <= passes <= steps / 8 + 3
+
+
+def test_a_stretch_that_remembers_is_left_to_newton(reference):
+    rate = np.full(LENGTH, 0.5)
+    rate[200:420] = 1.0
+    inputs, start = drive(rate), jnp.ones(2)
+    sol = solve(inputs, start)
+    assert int(sol.status) == elk.Status.converged
+    close(sol.states, reference(leaky, start, inputs))
+
+
+def test_steps_too_small_to_misfit_are_not_taken_for_a_fit(reference):
+    # No block differs from its neighbour by more than rounding; all of them do.
+    def drifting(x, u):
+        return x + 1e-7 * u
+
+    inputs, start = jnp.ones((4000, 1)), jnp.ones(1)
+    sol = elk.evaluate(drifting, start, inputs, method=SHORT)
+    assert int(sol.plan.kind) == NEWTON
+    close(sol.states, reference(drifting, start, inputs))
+
+
+def test_two_basins_are_told_apart(reference):
+    # Every block forgets within its basin, so blocks would agree on the wrong one.
+    def bistable(x, u):
+        return jnp.tanh(3 * x + u)
+
+    inputs = jnp.zeros((LENGTH, 1)).at[300:305].set(-6.0)
+    start = jnp.array([0.5])
+    sol = elk.evaluate(bistable, start, inputs, method=SHORT)
+    assert int(sol.status) == elk.Status.converged
+    close(sol.states, reference(bistable, start, inputs))
+
+
+def test_a_batch_is_planned_as_a_batch(reference):
+    wide = elk.auto(strategy="short_blocks")
+
+    def one(inputs, start):
+        return elk.evaluate(leaky, start, inputs, method=wide)
+
+    rates = jnp.asarray([0.1, 0.5, 0.8])
+    inputs = jnp.stack([drive(rate) for rate in rates])
+    starts = jnp.ones((3, 2))
+    sol = jax.jit(jax.vmap(one))(inputs, starts)
+    for k in range(3):
+        close(sol.states[k], reference(leaky, starts[k], inputs[k]))
+    sizes = [wide.short_block_size(10_000, batch * 32) for batch in (1, 8, 1000)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]
+
+
+def test_one_of_a_batch_that_remembers_does_not_spoil_the_others(reference):
+    inputs = jnp.stack([drive(0.5), drive(1.0)])
+    starts = jnp.ones((2, 2))
+    sol = jax.jit(jax.vmap(solve))(inputs, starts)
+    assert sol.plan.kind.tolist() == [FITS, NEWTON]
+    assert sol.status.tolist() == [0, 0]
+    for k in range(2):
+        close(sol.states[k], reference(leaky, starts[k], inputs[k]))
+
+
+@pytest.mark.parametrize("keep", ["boundaries", "last"])
+def test_what_is_kept_agrees_with_all(keep):
+    inputs, start = drive(0.5), jnp.ones(2)
+    whole = solve(inputs, start).states
+    sol = elk.evaluate(leaky, start, inputs, method=SHORT, keep=keep)
+    expected = whole[-1] if keep == "last" else whole[7::8]
+    np.testing.assert_allclose(sol.states, expected, rtol=0, atol=1e-5)
+
+
+def test_limits_on_passes_are_kept():
+    few = elk.evaluate(leaky, jnp.ones(2), drive(1.0), method=SHORT, max_iters=3)
+    assert int(few.num_iters) <= 4
+    allowed = elk.auto(strategy="short_blocks", block_size=8, max_passes=2)
+    sol = elk.evaluate(leaky, jnp.ones(2), drive(0.5), method=allowed)
+    assert int(sol.plan.kind) == NEWTON
+    assert int(sol.status) == elk.Status.converged
+
+
+def test_a_guess_that_is_right_takes_one_pass():
+    inputs, start = drive(0.5), jnp.ones(2)
+    states = solve(inputs, start).states
+    sol = elk.evaluate(leaky, start, inputs, method=SHORT, guess=states)
+    assert int(sol.num_iters) <= 2
+
+
+def test_loops_are_written_out_for_an_accelerator_only():
+    program = jax.jit(lambda x, u: elk.evaluate(leaky, x, u, method=SHORT).states)
+    traced = program.trace(jnp.ones(2), drive(0.5))
+    loops = {
+        platform: traced.lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.while")
+        for platform in ("cpu", "cuda")
+    }
+    assert loops["cuda"] < loops["cpu"]
