@@ -1,0 +1,150 @@
+"""What the kernel can evaluate: for each primitive its links, its rule, its refusal.
+
+Four families: entry by entry, moves of entries, reductions, products. A primitive that
+is in none of them (loops, gathers, random numbers, callbacks, factorisations) is refused
+by its name.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._jax import Literal
+from elk_ssm.kernels import copies, elementwise, products, reductions
+from elk_ssm.kernels.copies import COPIES, Copy
+from elk_ssm.kernels.cuts import Cuts, Link
+from elk_ssm.kernels.tiles import (
+    Begin,
+    Tile,
+    Tiled,
+    arrange,
+    begins,
+    frame,
+    sizes,
+    spread,
+)
+
+
+def refusal(equation: Any) -> str | None:
+    """Say why the kernel cannot evaluate an equation, or None."""
+    name = equation.primitive.name
+    if equation.effects:
+        return f"the primitive {name} has a side effect"
+    for variable in (*equation.invars, *equation.outvars):
+        why = odd_array(variable.aval)
+        if why is not None:
+            return f"the primitive {name} works on {why}"
+    if name in COPIES:
+        return _odd_copies(equation)
+    if name == "dot_general" and equation.invars[0].aval.dtype.kind != "f":
+        return "the primitive dot_general multiplies what is not floating point"
+    if name == "select_n" and len(equation.invars) != 3:
+        return "the primitive select_n chooses between more than two"
+    known = name in elementwise.NAMES or name in reductions.NAMES
+    if known or name == "dot_general":
+        return None
+    return f"the primitive {name} has no rule in registers"
+
+
+def odd_array(aval: Any) -> str | None:
+    """Say what about an array is not for registers, or None."""
+    if getattr(aval.dtype, "name", "") not in elementwise.DTYPES:
+        return f"dtype {aval.dtype}"
+    return "an array without entries" if 0 in aval.shape else None
+
+
+def _odd_copies(equation: Any) -> str | None:
+    name = equation.primitive.name
+    found = COPIES[name](equation)
+    if found is None:
+        shape, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        return f"the primitive {name} from {shape} to {out} has no rule in registers"
+    if sum(map(len, found)) > copies.MANY:
+        return f"the primitive {name} cuts its operand into too many pieces"
+    return None
+
+
+def links(equation: Any) -> list[Link]:
+    """Which axes of the operands and results of an equation are cut alike."""
+    name = equation.primitive.name
+    if name in COPIES:
+        return _links_of_copies(equation)
+    if name in reductions.NAMES:
+        return reductions.links(equation)
+    rule = products.links if name == "dot_general" else elementwise.links
+    return rule(equation)
+
+
+def _links_of_copies(equation: Any) -> list[Link]:
+    found = []
+    for variable, boxes in zip(equation.outvars, COPIES[equation.primitive.name](equation)):
+        for copy in boxes:
+            operand = equation.invars[copy.operand]
+            if isinstance(operand, Literal):
+                continue
+            for a in copy.spans:
+                # An axis of one side only is fixed: it is cut around that index.
+                own = (operand, a.axis, a.start), (variable, a.out_axis, a.out_start)
+                here, there = (x if x[1] is not None else y for x, y in (own, own[::-1]))
+                found.append(Link(*here, *there, a.size))
+    return found
+
+
+def evaluate(equation: Any, values: list[Tiled], cuts: dict[Any, Cuts]) -> list[Tiled]:
+    """Evaluate an equation on tiles; one value for each of its results."""
+    name, out = equation.primitive.name, equation.outvars[0]
+    if name in COPIES:
+        outputs = zip(equation.outvars, COPIES[name](equation))
+        fill = None if name != "pad" or _is_zero(equation.invars[1]) else values[1]
+        return [_moved(values, boxes, v, cuts[v], fill) for v, boxes in outputs]
+    if name in reductions.NAMES:
+        return [reductions.evaluate(equation, values[0], cuts[out])]
+    rule = products.evaluate if name == "dot_general" else elementwise.evaluate
+    return [rule(equation, values, cuts[out])]
+
+
+def _is_zero(atom: Any) -> bool:
+    return isinstance(atom, Literal) and float(atom.val) == 0.0
+
+
+def _moved(
+    values: list[Tiled], boxes: list[Copy], out: Any, cuts: Cuts, fill: Tiled | None
+) -> Tiled:
+    """Each block of the result is a block of an operand, or a padding (None: zeros)."""
+    lanes = next((v.lanes for v in values if v.lanes is not None), None)
+    if lanes is not None:
+        values = [spread(v, lanes) for v in values]
+    blocks: dict[Begin, Tile] = {}
+    for begin in begins(cuts):
+        block = sizes(cuts, begin)
+        found = [(c, c.reads(begin, len(values[c.operand].cuts))) for c in boxes]
+        hit = next(((c, at) for c, at in found if at is not None), None)
+        if hit is not None:
+            blocks[begin] = _brought(values[hit[0].operand], *hit, block)
+        else:
+            blocks[begin] = None if fill is None else _filled(fill, lanes, block)
+    return Tiled(cuts, out.aval.dtype, lanes, blocks)
+
+
+def _filled(fill: Tiled, lanes: int | None, block: tuple[int, ...]) -> Tile:
+    if lanes is None:
+        return jnp.broadcast_to(fill.tile(()), frame(block))
+    tile = spread(fill, lanes).tile(())
+    return jax.lax.broadcast_in_dim(tile, (lanes, *frame(block)), (0,))
+
+
+def _brought(value: Tiled, copy: Copy, at: Begin, block: tuple[int, ...]) -> Tile:
+    """The tile of an operand, its axes in the order of the result's."""
+    if value.blocks[at] is None:
+        return None
+    own = value.sizes(at)
+    place = {a.axis: a.out_axis for a in copy.spans if a.axis is not None}
+    have = [place[axis] for axis, size in enumerate(own) if size > 1]
+    shape = {axis: n for axis, n in enumerate(block) if n > 1}
+    wanted = dict(zip(shape, frame(block)))
+    if have == list(wanted):
+        return value.blocks[at]
+    tile = arrange(value.in_lanes(at, 1), have, wanted)
+    return tile if value.lanes is not None else tile[0]
+
