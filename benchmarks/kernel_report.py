@@ -61,9 +61,7 @@ def gru_adjoint(size: int, lanes: int, steps: int) -> Cell:
         return pull(w)[0] + v
 
     walk = Walk(reverse=True)
-    return Cell(
-        step, forward.consts, forward.starts, (forward.entries,) * 3, walk
-    )
+    return Cell(step, forward.consts, forward.starts, (forward.entries,) * 3, walk)
 
 
 def lstm(size: int, lanes: int, steps: int) -> Cell:
@@ -88,7 +86,11 @@ def vanilla(size: int, lanes: int, steps: int) -> Cell:
 
 def lorenz(lanes: int, steps: int) -> Cell:
     def step(_: Any, x: Any, entry: Any) -> Any:
-        slope = [10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]]
+        slope = [
+            10 * (x[1] - x[0]),
+            x[0] * (28 - x[2]) - x[1],
+            x[0] * x[1] - 8 / 3 * x[2],
+        ]
         return x + 0.01 * jnp.stack(slope)
 
     return Cell(step, (), shape(lanes, 3), None, Walk(steps=steps))

@@ -112,9 +112,7 @@ def _joined(equation: Any, axis: int) -> list[list[Copy]]:
 def _stacked(equation: Any) -> list[list[Copy]]:
     axis, copies = equation.params["axis"], []
     for place, atom in enumerate(equation.invars):
-        spans = [
-            Span(i, 0, i + (i >= axis), 0, n) for i, n in enumerate(_shape(atom))
-        ]
+        spans = [Span(i, 0, i + (i >= axis), 0, n) for i, n in enumerate(_shape(atom))]
         copies.append(Copy(place, (*spans, Span(None, 0, axis, place, 1))))
     return [copies]
 
@@ -163,7 +161,9 @@ def _broadcast(equation: Any) -> list[list[Copy]]:
     shape, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
     places = equation.params["broadcast_dimensions"]
     spans = [
-        Span(i, 0, j, 0, n) for i, (n, j) in enumerate(zip(shape, places)) if n == out[j]
+        Span(i, 0, j, 0, n)
+        for i, (n, j) in enumerate(zip(shape, places))
+        if n == out[j]
     ]
     return [[Copy(0, tuple(spans))]]
 
@@ -174,23 +174,30 @@ def _reshaped(equation: Any) -> list[list[Copy]] | None:
     ours = [i for i, n in enumerate(shape) if n != 1]
     theirs = [i for i, n in enumerate(out) if n != 1]
     if [shape[i] for i in ours] == [out[i] for i in theirs]:
-        return [[Copy(0, tuple(Span(i, 0, j, 0, shape[i]) for i, j in zip(ours, theirs)))]]
+        return [
+            [Copy(0, tuple(Span(i, 0, j, 0, shape[i]) for i, j in zip(ours, theirs)))]
+        ]
     if len(ours) == 2 and len(theirs) == 1:
         (a, b), (c,) = ours, theirs
         n = shape[b]
-        rows = [(Span(a, k, None, 0, 1), Span(b, 0, c, k * n, n)) for k in range(shape[a])]
+        rows = [
+            (Span(a, k, None, 0, 1), Span(b, 0, c, k * n, n)) for k in range(shape[a])
+        ]
         return [[Copy(0, row) for row in rows]]
     if len(ours) == 1 and len(theirs) == 2:
         (c,), (a, b) = ours, theirs
         n = out[b]
-        rows = [(Span(None, 0, a, k, 1), Span(c, k * n, b, 0, n)) for k in range(out[a])]
+        rows = [
+            (Span(None, 0, a, k, 1), Span(c, k * n, b, 0, n)) for k in range(out[a])
+        ]
         return [[Copy(0, row) for row in rows]]
     return None
 
 
 def _same(equation: Any) -> list[list[Copy]]:
     return [
-        [Copy(i, _whole(_shape(variable)))] for i, variable in enumerate(equation.outvars)
+        [Copy(i, _whole(_shape(variable)))]
+        for i, variable in enumerate(equation.outvars)
     ]
 
 
@@ -209,6 +216,7 @@ COPIES: dict[str, Callable[[Any], list[list[Copy]] | None]] = {
     "squeeze": _reshaped,
     "expand_dims": _reshaped,
     "stack": _stacked,
+    "stop_gradient": _same,
     "transpose": _transposed,
     "unstack": _unstacked,
 }

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import bind_equation
 from elk_ssm.kernels.cuts import Cuts, Link, link_whole
-from elk_ssm.kernels.tiles import Begin, Tile, Tiled, begins, frame, sizes
+from elk_ssm.kernels.tiles import Begin, Tile, Tiled, arrange, begins, frame, sizes
 
-_ARITHMETIC = "add add_any sub mul div rem neg abs square integer_pow pow sqrt rsqrt cbrt"
+_ARITHMETIC = (
+    "add add_any sub mul div rem neg abs square integer_pow pow sqrt rsqrt cbrt"
+)
 _ROUNDING = "sign floor ceil is_finite convert_element_type"
 _EXPONENTIAL = "exp exp2 expm1 log log1p logistic"
 _CIRCULAR = "sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh"
@@ -52,12 +54,13 @@ _OWN: dict[str, Callable[..., jax.Array]] = {
 
 
 def links(equation: Any) -> list[Link]:
-    """Every axis of every operand corresponds to that of the result."""
+    """Every axis of every operand corresponds to that of the result, unless spread."""
     out = equation.outvars[0]
     return [
         link
         for atom in equation.invars
-        for axis in range(len(atom.aval.shape))
+        for axis, size in enumerate(atom.aval.shape)
+        if size == out.aval.shape[axis]
         for link in link_whole(atom, axis, out, axis)
     ]
 
@@ -73,25 +76,32 @@ def evaluate(equation: Any, values: list[Tiled], cuts: Cuts) -> Tiled:
 def _block(
     equation: Any, values: list[Tiled], where: tuple[Cuts, Begin], lanes: int | None
 ) -> Tile:
-    begin = where[1]
-    tiles = [v.blocks[begin] if v.cuts else v.blocks[()] for v in values]
-    if equation.primitive.name in ("add_any", "neg") and None in tiles:
-        rest = [i for i, tile in enumerate(tiles) if tile is not None]
-        if not rest:
+    if equation.primitive.name in ("add_any", "neg"):
+        values = [v for v in values if v.blocks[_at(v, where[1])] is not None]
+        if not values:
             return None
-        values = [values[rest[0]]]
-        return _shaped(values[0], where, lanes)
+        if len(values) < len(equation.invars):
+            return _shaped(values[0], where, lanes)
     arguments = [_shaped(v, where, lanes) for v in values]
     own = _OWN.get(equation.primitive.name)
     return own(*arguments) if own else bind_equation(equation, *arguments)[0]
 
 
+def _at(value: Tiled, begin: Begin) -> Begin:
+    """The block of an operand that meets a block of the result."""
+    return tuple(0 if axis[-1] == 1 else b for axis, b in zip(value.cuts, begin))
+
+
 def _shaped(value: Tiled, where: tuple[Cuts, Begin], lanes: int | None) -> jax.Array:
     """The tile of a value in the shape of the result's."""
-    cuts, begin = where
-    lead = () if lanes is None else (lanes,)
-    shape = (*lead, *frame(sizes(cuts, begin)))
-    tile = value.tile(begin if value.cuts else ())
-    if value.lanes is not None and not value.cuts:
-        return jax.lax.broadcast_in_dim(tile, shape, (0,))
+    at, block = _at(value, where[1]), sizes(*where)
+    shape = (*(() if lanes is None else (lanes,)), *frame(block))
+    tile = value.tile(at)
+    if jnp.ndim(tile) > 0:
+        have = [axis for axis, size in enumerate(value.sizes(at)) if size > 1]
+        wanted = {axis: size for axis, size in enumerate(block) if size > 1}
+        if have != list(wanted):
+            wanted = dict(zip(wanted, frame(block)))
+            tile = arrange(value.in_lanes(at, 1), have, wanted)
+            tile = tile[0] if lanes is None else tile
     return tile if jnp.shape(tile) == shape else jnp.broadcast_to(tile, shape)

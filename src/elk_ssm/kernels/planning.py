@@ -133,8 +133,8 @@ def _choose(
         for e in stages.kernel
         if e.primitive.name == "dot_general"
     ]
-    wide = max(largest(cuts[v]) for e in stages.kernel for v in e.outvars)
-    wide = max([wide, largest(cuts[step.carry]), *volumes]) * words
+    values = [step.carry, *(v for e in stages.kernel for v in e.outvars)]
+    wide = words * max([*(largest(cuts[v]) for v in values), *volumes])
     if volumes:
         size = products.MATRIX if lanes >= FEW_LANES and _share(volumes, words) else 1
     else:
@@ -153,5 +153,6 @@ def _choose(
 
 def _share(volumes: list[int], words: int) -> bool:
     """Whether 16 lanes can share the matrices of a program."""
-    return words * max(volumes) <= max(SMALL, SQUARE**2) and words * sum(volumes) <= 8192
-
+    return (
+        words * max(volumes) <= max(SMALL, SQUARE**2) and words * sum(volumes) <= 8192
+    )

@@ -156,7 +156,9 @@ def _order(have: list[list[str]], length: dict[str, int]) -> list[str]:
     Batch, left and right axes keep their order, which is that of the result; contracted
     ones go where the larger factor has them.
     """
-    kept = sorted((n for n in length if n[0] != "k"), key=lambda n: ("blr".index(n[0]), n))
+    kept = sorted(
+        (n for n in length if n[0] != "k"), key=lambda n: ("blr".index(n[0]), n)
+    )
     large = max(have, key=len)
     names = list(kept)
     for name in (n for n in length if n[0] == "k"):

@@ -113,7 +113,9 @@ def _no_derivative(_: Any, __: Any) -> Any:
     )
 
 
-def plan_of(function: Callable, consts: Any, starts: Any, entries: PyTree) -> Plan | str:
+def plan_of(
+    function: Callable, consts: Any, starts: Any, entries: PyTree
+) -> Plan | str:
     """Plan the kernel of a step, or say why there is none; arguments as `why_not`."""
     (carry,), entry = shapes_of([starts], drop=1), shapes_of(entries, drop=2)
     return make_plan(function, consts, carry, entry, jnp.shape(starts)[0])
@@ -123,7 +125,9 @@ def _number_of_steps(entries: PyTree, walk: Walk) -> int:
     found = {jnp.shape(leaf)[walk.time_axis] for leaf in jax.tree.leaves(entries)}
     found |= set() if walk.steps is None else {walk.steps}
     if len(found) != 1:
-        raise ValueError(f"The number of steps must be one number; got {sorted(found)}.")
+        raise ValueError(
+            f"The number of steps must be one number; got {sorted(found)}."
+        )
     return found.pop()
 
 
@@ -172,6 +176,8 @@ def _kernel(plan: Plan, how: Walk, number: int) -> Callable:
         state = _Registers(plan, consts, launch.lanes)
 
         def body(index: Any, tiles: tuple[list, list]) -> tuple[list, list]:
+            # Of 64 bits in double precision, where the other indices have 32.
+            index = jax.lax.convert_element_type(index, jnp.int32)
             following = entry(jnp.minimum(index + 1, steps - 1))
             after = state.step(*tiles)
             if how.keep == "all":
@@ -220,7 +226,9 @@ class _Registers(NamedTuple):
 
         for equation in stages.kernel:
             values = [value(atom) for atom in equation.invars]
-            env.update(zip(equation.outvars, rules.evaluate(equation, values, plan.cuts)))
+            env.update(
+                zip(equation.outvars, rules.evaluate(equation, values, plan.cuts))
+            )
         after = spread(value(plan.step.result), self.lanes)
         blocks = {begin: after.tile(begin) for begin in begins(after.cuts)}
         return Tiled(after.cuts, after.dtype, after.lanes, blocks)

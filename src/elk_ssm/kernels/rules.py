@@ -57,6 +57,8 @@ def odd_array(aval: Any) -> str | None:
 def _odd_copies(equation: Any) -> str | None:
     name = equation.primitive.name
     found = COPIES[name](equation)
+    if found is None and name == "dynamic_slice":
+        return "the primitive dynamic_slice begins at a computed index"
     if found is None:
         shape, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
         return f"the primitive {name} from {shape} to {out} has no rule in registers"
@@ -78,7 +80,9 @@ def links(equation: Any) -> list[Link]:
 
 def _links_of_copies(equation: Any) -> list[Link]:
     found = []
-    for variable, boxes in zip(equation.outvars, COPIES[equation.primitive.name](equation)):
+    for variable, boxes in zip(
+        equation.outvars, COPIES[equation.primitive.name](equation)
+    ):
         for copy in boxes:
             operand = equation.invars[copy.operand]
             if isinstance(operand, Literal):
@@ -86,7 +90,9 @@ def _links_of_copies(equation: Any) -> list[Link]:
             for a in copy.spans:
                 # An axis of one side only is fixed: it is cut around that index.
                 own = (operand, a.axis, a.start), (variable, a.out_axis, a.out_start)
-                here, there = (x if x[1] is not None else y for x, y in (own, own[::-1]))
+                here, there = (
+                    x if x[1] is not None else y for x, y in (own, own[::-1])
+                )
                 found.append(Link(*here, *there, a.size))
     return found
 
@@ -145,6 +151,7 @@ def _brought(value: Tiled, copy: Copy, at: Begin, block: tuple[int, ...]) -> Til
     wanted = dict(zip(shape, frame(block)))
     if have == list(wanted):
         return value.blocks[at]
+    if jnp.ndim(value.tile(at)) == 0:  # a number has no axes to arrange
+        return jnp.broadcast_to(value.tile(at), tuple(wanted.values()))
     tile = arrange(value.in_lanes(at, 1), have, wanted)
     return tile if value.lanes is not None else tile[0]
-

@@ -61,7 +61,9 @@ class Stages(NamedTuple):
 def shapes_of(tree: PyTree, drop: int = 0) -> PyTree:
     """Shape and dtype of every leaf without its first `drop` axes."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jax.numpy.shape(x)[drop:], jax.numpy.result_type(x)),
+        lambda x: jax.ShapeDtypeStruct(
+            jax.numpy.shape(x)[drop:], jax.numpy.result_type(x)
+        ),
         tree,
     )
 
@@ -72,7 +74,11 @@ def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
     held, held_tree = jax.tree.flatten(consts)
 
     def flat(*args: Any) -> Any:
-        held, carry, leaves = args[: len(args) - 1 - n], args[-1 - n], args[len(args) - n :]
+        held, carry, leaves = (
+            args[: len(args) - 1 - n],
+            args[-1 - n],
+            args[len(args) - n :],
+        )
         entry = jax.tree.unflatten(tree, leaves)
         return function(jax.tree.unflatten(held_tree, held), carry, entry)
 
@@ -104,11 +110,20 @@ def _inline(jaxpr: Any, consts: Iterable[Any], args: Iterable[Any]) -> list[Any]
         values = [read(env, atom) for atom in equation.invars]
         inner = called_program(equation)
         if inner is None:
-            found = bind_equation(equation, *values)
+            found = bind_equation(_at_highest_precision(equation), *values)
         else:
             found = _inline(inner.jaxpr, inner.consts, values)
         env.update(zip(equation.outvars, found))
     return [read(env, atom) for atom in jaxpr.outvars]
+
+
+def _at_highest_precision(equation: Any) -> Any:
+    """Products that ask for no precision get that of the kernel's, wherever they run."""
+    params = equation.params
+    if equation.primitive.name != "dot_general" or params["precision"] is not None:
+        return equation
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    return equation.replace(params={**params, "precision": highest})
 
 
 def read(env: dict[Any, Any], atom: Any) -> Any:
@@ -218,4 +233,3 @@ def run_ahead(
     if made:
         found.update(zip(made, jax.vmap(jax.vmap(at_one_step))(*entries)))
     return [env[v] for v in stages.consts], [found[v] for v in stages.entries]
-
