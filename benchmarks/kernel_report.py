@@ -2,7 +2,7 @@
 
     python -m benchmarks.kernel_report [NAME ...]
 
-Compiled for a GPU that is only described (see `gpu_compile.py` for the environment), and
+Compiled for a GPU that is only described (see `gpu_compile.py` for the environment);
 nothing is timed. XLA writes the PTX of every kernel; `ptxas -v` of the CUDA wheel says
 what registers it takes and what does not fit them.
 """
@@ -37,7 +37,7 @@ class Cell(NamedTuple):
     consts: Any
     starts: Any
     entries: Any
-    walk: Walk = Walk()  # noqa: RUF009
+    walk: Walk = Walk()
 
 
 def shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -146,7 +146,8 @@ def registers() -> str:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     used = re.search(r"Used (\d+) registers", said)
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    assert used and spilled
+    assert used
+    assert spilled
     waits = latest.read_text().count("bar.sync")
     return (
         f"{used[1]:>3} registers, {spilled[1]} + {spilled[2]} bytes spilled, "

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from benchmarks.speed import fused, split
+
 from elk_ssm.kernels import Launch, Walk, roll_out_lanes, why_not
 from elk_ssm.kernels.rollout import plan_of
 

@@ -3,9 +3,9 @@ r"""Primitives that only move entries, as copies of boxes.
     out[o + i] = in[s + i],   0 <= i < size,   along each axis of the box
 
 A slice, a concatenation, a transposition or a reshape is a few such copies, each with a
-span for every axis that it runs along; an axis without a span is fixed at an index. From
-the copies follow both where operand and result must be cut alike (`cuts.py`) and which
-tile of the operand is a tile of the result (`rules.py`).
+span for every axis that it runs along; an axis without a span is fixed at an index.
+From the copies follow both where operand and result must be cut alike (`cuts.py`) and
+which tile of the operand is a tile of the result (`rules.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def _whole(shape: tuple[int, ...]) -> tuple[Span, ...]:
 def _box(
     shape: tuple[int, ...], starts: Any, steps: Any = None
 ) -> Iterator[tuple[Span, ...]]:
-    """Spans of out[i] = in[starts + steps * i], a box an index where steps are not 1."""
+    """Spans of out[i] = in[starts + steps i], one box an index unless steps are 1."""
     steps = steps or (1,) * len(shape)
     along = []
     for axis, (n, start, step) in enumerate(zip(shape, map(int, starts), steps)):
@@ -169,7 +169,7 @@ def _broadcast(equation: Any) -> list[list[Copy]]:
 
 
 def _reshaped(equation: Any) -> list[list[Copy]] | None:
-    """Axes of one entry come and go; two axes and their product turn into each other."""
+    """Axes of one entry come and go; two axes become one, or one becomes two."""
     shape, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
     ours = [i for i, n in enumerate(shape) if n != 1]
     theirs = [i for i, n in enumerate(out) if n != 1]
@@ -178,20 +178,25 @@ def _reshaped(equation: Any) -> list[list[Copy]] | None:
             [Copy(0, tuple(Span(i, 0, j, 0, shape[i]) for i, j in zip(ours, theirs)))]
         ]
     if len(ours) == 2 and len(theirs) == 1:
-        (a, b), (c,) = ours, theirs
-        n = shape[b]
-        rows = [
-            (Span(a, k, None, 0, 1), Span(b, 0, c, k * n, n)) for k in range(shape[a])
-        ]
-        return [[Copy(0, row) for row in rows]]
+        return [_rows(shape, ours, theirs[0], joined=True)]
     if len(ours) == 1 and len(theirs) == 2:
-        (c,), (a, b) = ours, theirs
-        n = out[b]
-        rows = [
-            (Span(None, 0, a, k, 1), Span(c, k * n, b, 0, n)) for k in range(out[a])
-        ]
-        return [[Copy(0, row) for row in rows]]
+        return [_rows(out, theirs, ours[0], joined=False)]
     return None
+
+
+def _rows(
+    shape: tuple[int, ...], pair: list[int], other: int, *, joined: bool
+) -> list[Copy]:
+    """A matrix and its rows one after the other: a box for every row."""
+    (row, column), copies = pair, []
+    n = shape[column]
+    for k in range(shape[row]):
+        if joined:
+            spans = Span(row, k, None, 0, 1), Span(column, 0, other, k * n, n)
+        else:
+            spans = Span(None, 0, row, k, 1), Span(other, k * n, column, 0, n)
+        copies.append(Copy(0, spans))
+    return copies
 
 
 def _same(equation: Any) -> list[list[Copy]]:

@@ -1,7 +1,7 @@
 r"""Where the values of a program are cut into tiles.
 
-A register tile cannot be sliced, joined or indexed. So no slice is ever taken: the value
-is cut where the slice begins and ends, and so is everything it is computed from,
+A register tile cannot be sliced, joined or indexed. So no slice is ever taken: the
+value is cut where the slice begins and ends, and so is all that it is computed from,
 
     (h W)[a:b] = h W[:, a:b],    (g + k)[a:b] = g[a:b] + k[a:b],
 
@@ -59,7 +59,7 @@ def find_cuts(
         cuts[link.variable][link.axis] |= {link.start, link.start + link.size}
         ends = {link.other_start, link.other_start + link.size}
         cuts[link.other][link.other_axis] |= ends
-    while any([_exchange(link, cuts) for link in links]):
+    while sum(_exchange(link, cuts) for link in links):
         pass
     return {v: tuple(tuple(sorted(axis)) for axis in axes) for v, axes in cuts.items()}
 

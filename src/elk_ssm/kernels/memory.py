@@ -83,8 +83,6 @@ def _address(begin: tuple, block: tuple, place: Place) -> tuple[tuple, Any]:
 def _along(begin: int, size: int, zero: Any) -> Any:
     """Index of a block along one axis: a number for one entry, else a slice."""
     tile = power_of_two(size)
-    if 1 < size == tile:
-        return pl.ds(begin, tile)
     return zero + begin if size == 1 else pl.ds(zero + begin, tile)
 
 

@@ -3,9 +3,9 @@ r"""Whether a step fits a kernel, and with how many lanes and warps.
 Registers bound everything: a multiprocessor has 65,536, a thread at most 255. What a
 program holds through all steps is the matrices, once, and for every lane the state and
 the entry of the next step. With one lane the entries of the matrices are spread over
-the threads of up to 16 warps; with 16 the hardware's matrix product repeats them in many
-threads, which fits up to 32 x 32. Few lanes get one each: they run at the same time on
-different multiprocessors, and each waits for nobody.
+the threads of up to 16 warps; with 16 the hardware's matrix product repeats them in
+many threads, which fits up to 32 x 32. Few lanes get a program each: they run at the
+same time on different multiprocessors, and none waits for another.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from elk_ssm._types import PyTree
 from elk_ssm.kernels import products, rules
-from elk_ssm.kernels.cuts import Cuts, Link, find_cuts, link_whole
+from elk_ssm.kernels.cuts import Cuts, find_cuts, link_whole
 from elk_ssm.kernels.tiles import entries, largest, power_of_two
 from elk_ssm.kernels.tracing import ENTRY, Stages, Step, levels, stage, trace
 
@@ -26,8 +26,9 @@ HELD = 104
 FEW_LANES = 1024
 """Below, every lane has a program of its own."""
 
-SMALL, SQUARE = 256, 32
-"""Entries of a product, or rows of a matrix, with which 16 lanes share registers."""
+SMALL, SQUARE, SHARED = 256, 32, 8192
+"""What 16 lanes of a program can share: products that small are written out, matrices
+have at most so many rows, and all of them together so many entries."""
 
 MOST_TILES = 1024
 """Operations on tiles of one step: beyond, compiling takes long and registers spill."""
@@ -153,6 +154,4 @@ def _choose(
 
 def _share(volumes: list[int], words: int) -> bool:
     """Whether 16 lanes can share the matrices of a program."""
-    return (
-        words * max(volumes) <= max(SMALL, SQUARE**2) and words * sum(volumes) <= 8192
-    )
+    return words * max(volumes) <= SQUARE**2 and words * sum(volumes) <= SHARED

@@ -2,14 +2,14 @@ r"""Products of vectors and matrices in registers.
 
     out[l, n] = sum_k x[l, k] W[k, n]
 
-A product of at least `MATRIX` lanes with a matrix that lanes share, of at least `MATRIX`
-rows and columns, is the hardware's matrix product; at the highest precision, as a
-product of float32 would otherwise be one of 10 bits. Every other product is written out,
-multiplied and summed: with one lane each entry of W is held by one thread, where the
-matrix product would hold it many times. What is contracted is summed over its blocks.
+A product of at least `MATRIX` lanes with a matrix that lanes share, of as many or more
+rows and columns, is the hardware's matrix product; at the highest precision, as one of
+float32 would otherwise be one of 10 bits. Every other product is written out, as a sum
+of products of entries. With one lane each entry of W is then held by one thread, where
+the matrix product would hold it many times. What is contracted is summed over blocks.
 """
 
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ MATRIX = 16
 
 
 class _Axes(NamedTuple):
-    """Name of every axis of the operands: b0, b1, ... batch, l and r free, k contracted."""
+    """Names of the axes: b0, b1, ... of the batch, l and r free, k contracted."""
 
     left: list[str]
     right: list[str]
@@ -73,7 +73,7 @@ def volume(equation: Any, cuts: dict[Any, Cuts]) -> int:
     names, most = _axes(equation), {}
     for atom, own in zip(equation.invars, (names.left, names.right)):
         for name, axis in zip(own, cuts[atom]):
-            most[name] = power_of_two(max(b - a for a, b in zip(axis, axis[1:])))
+            most[name] = power_of_two(max(b - a for a, b in pairwise(axis)))
     count = 1
     for size in most.values():
         count *= size
@@ -84,7 +84,7 @@ def evaluate(equation: Any, values: list[Tiled], cuts: Cuts) -> Tiled:
     """Evaluate one product on tiles."""
     names = _axes(equation)
     lanes = next((v.lanes for v in values if v.lanes is not None), None)
-    blocks: dict[Begin, Tile] = {begin: None for begin in begins(cuts)}
+    blocks: dict[Begin, Tile] = dict.fromkeys(begins(cuts))
     for place, pair in _pairs(names, values):
         if any(value.blocks[at] is None for value, at in zip(values, pair)):
             continue
@@ -114,16 +114,15 @@ def _times(names: _Axes, values: list[Tiled], pair: list[Begin]) -> jax.Array:
         tiles.append(hide(value.in_lanes(begin, 1), block, contracted, 0))
         have.append([name for name, s in zip(own, block) if s > 1])
         length |= {n: power_of_two(s) for n, s in zip(own, block) if s > 1}
-    # A factor without entries beyond its block needs no hiding, and the other's are
-    # multiplied by the zeros that were loaded around a matrix; but zero times what is
-    # not a number is none, so both are hidden.
+    # Both are hidden: zeros around a matrix do not hide what is not a number.
     found = _matrix_product(tiles, have)
     return _written_out(tiles, have, length) if found is None else found
 
 
 def _matrix_product(tiles: list[jax.Array], have: list[list[str]]) -> jax.Array | None:
     """Vectors in lanes times a matrix that lanes share, by the hardware's product."""
-    for x, w, of_x, of_w in ((*tiles, *have), (*tiles[::-1], *have[::-1])):
+    for i, j in ((0, 1), (1, 0)):
+        x, w, of_x, of_w = tiles[i], tiles[j], have[i], have[j]
         fits = len(of_x) == 1 and len(of_w) == 2 and of_x[0] in of_w
         fits = fits and of_x[0][0] == "k" and w.shape[0] == 1
         if fits and min(*x.shape, *w.shape[1:]) >= MATRIX:

@@ -156,7 +156,8 @@ def _kernel(plan: Plan, how: Walk, number: int) -> Callable:
     """The program of one tile of lanes."""
     stages, cuts, carry = plan.stages, plan.cuts, plan.step.carry
     launch, steps = how.launch, how.steps
-    assert launch is not None and steps is not None
+    assert launch is not None
+    assert steps is not None
 
     def elk_rollout(*refs: Any) -> None:
         zero = pl.program_id(0) * 0
@@ -221,7 +222,7 @@ class _Registers(NamedTuple):
 
         def value(atom: Any) -> Tiled:
             if isinstance(atom, Literal):
-                return constant(atom.val, atom.aval.dtype)
+                return constant(atom.val, atom.val.dtype)
             return env[atom]
 
         for equation in stages.kernel:

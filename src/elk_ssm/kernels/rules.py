@@ -1,8 +1,8 @@
 """What the kernel can evaluate: for each primitive its links, its rule, its refusal.
 
 Four families: entry by entry, moves of entries, reductions, products. A primitive that
-is in none of them (loops, gathers, random numbers, callbacks, factorisations) is refused
-by its name.
+is in none of them (loops, gathers, random numbers, callbacks, factorisations) is
+refused by its name.
 """
 
 from typing import Any
@@ -80,20 +80,25 @@ def links(equation: Any) -> list[Link]:
 
 def _links_of_copies(equation: Any) -> list[Link]:
     found = []
-    for variable, boxes in zip(
-        equation.outvars, COPIES[equation.primitive.name](equation)
-    ):
+    for variable, boxes in zip(equation.outvars, _boxes(equation)):
         for copy in boxes:
             operand = equation.invars[copy.operand]
             if isinstance(operand, Literal):
                 continue
             for a in copy.spans:
                 # An axis of one side only is fixed: it is cut around that index.
-                own = (operand, a.axis, a.start), (variable, a.out_axis, a.out_start)
-                here, there = (
-                    x if x[1] is not None else y for x, y in (own, own[::-1])
-                )
-                found.append(Link(*here, *there, a.size))
+                ends: list[tuple[Any, int, int]] = []
+                if a.axis is not None:
+                    ends.append((operand, a.axis, a.start))
+                if a.out_axis is not None:
+                    ends.append((variable, a.out_axis, a.out_start))
+                found.append(Link(*ends[0], *ends[-1], a.size))
+    return found
+
+
+def _boxes(equation: Any) -> list[list[Copy]]:
+    found = COPIES[equation.primitive.name](equation)
+    assert found is not None  # refused before
     return found
 
 
@@ -101,7 +106,7 @@ def evaluate(equation: Any, values: list[Tiled], cuts: dict[Any, Cuts]) -> list[
     """Evaluate an equation on tiles; one value for each of its results."""
     name, out = equation.primitive.name, equation.outvars[0]
     if name in COPIES:
-        outputs = zip(equation.outvars, COPIES[name](equation))
+        outputs = zip(equation.outvars, _boxes(equation))
         fill = None if name != "pad" or _is_zero(equation.invars[1]) else values[1]
         return [_moved(values, boxes, v, cuts[v], fill) for v, boxes in outputs]
     if name in reductions.NAMES:

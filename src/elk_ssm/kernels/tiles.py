@@ -138,7 +138,7 @@ def hide(
     return tile
 
 
-def arrange(tile: jax.Array, have: list[int], shape: dict[int, int]) -> jax.Array:
+def arrange(tile: jax.Array, have: list[Any], shape: dict[Any, int]) -> jax.Array:
     """Transpose and broadcast a tile with a lane axis.
 
     Args:

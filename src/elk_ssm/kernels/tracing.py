@@ -4,15 +4,16 @@ r"""A step as one flat program, cut by what its equations depend on.
     ahead:     e_j = b(c, e_t)       for all steps at once, before the kernel
     kernel:    x_t = g(c, e, x_{t-1})
 
-Calls are inlined, so that an equation is one primitive. What depends on the inputs alone
-may run ahead: whatever the kernel has no rule for (an embedding, random numbers), and
-products where few lanes make the recurrence wait for every operation.
+Calls are inlined, so that an equation is one primitive. What depends on the inputs
+alone may run ahead: whatever the kernel has no rule for (an embedding, random numbers),
+and products where few lanes make the recurrence wait for every operation.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from elk_ssm._jax import Literal, bind_equation, called_program, needed_equations
 from elk_ssm._types import PyTree
@@ -60,12 +61,11 @@ class Stages(NamedTuple):
 
 def shapes_of(tree: PyTree, drop: int = 0) -> PyTree:
     """Shape and dtype of every leaf without its first `drop` axes."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            jax.numpy.shape(x)[drop:], jax.numpy.result_type(x)
-        ),
-        tree,
-    )
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(x)[drop:], jnp.result_type(x))
+
+    return jax.tree.map(shape, tree)
 
 
 def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
@@ -73,16 +73,13 @@ def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
     leaves, tree = jax.tree.flatten(entry)
     held, held_tree = jax.tree.flatten(consts)
 
-    def flat(*args: Any) -> Any:
-        held, carry, leaves = (
-            args[: len(args) - 1 - n],
-            args[-1 - n],
-            args[len(args) - n :],
-        )
-        entry = jax.tree.unflatten(tree, leaves)
-        return function(jax.tree.unflatten(held_tree, held), carry, entry)
+    first = len(held)
 
-    n = len(leaves)
+    def flat(*args: Any) -> Any:
+        consts = jax.tree.unflatten(held_tree, args[:first])
+        entry = jax.tree.unflatten(tree, args[first + 1 :])
+        return function(consts, args[first], entry)
+
     shapes = [*shapes_of(held), *shapes_of([carry]), *shapes_of(leaves)]
     called = jax.make_jaxpr(flat)(*shapes)
 
@@ -91,7 +88,6 @@ def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
 
     closed = jax.make_jaxpr(inlined)(*shapes)
     jaxpr = needed_equations(closed)
-    first = len(held)
     return Step(
         [*jaxpr.constvars, *jaxpr.invars[:first]],
         [*closed.consts, *held],
@@ -118,7 +114,7 @@ def _inline(jaxpr: Any, consts: Iterable[Any], args: Iterable[Any]) -> list[Any]
 
 
 def _at_highest_precision(equation: Any) -> Any:
-    """Products that ask for no precision get that of the kernel's, wherever they run."""
+    """Products that ask for no precision get the kernel's, wherever they run."""
     params = equation.params
     if equation.primitive.name != "dot_general" or params["precision"] is not None:
         return equation
@@ -156,8 +152,8 @@ def stage(step: Step, goes_ahead: Callable[[Any], bool]) -> Stages:
 
     Args:
         step: The flat program.
-        goes_ahead: Whether an equation that does not depend on the state must run before
-            the kernel; what it depends on then does too.
+        goes_ahead: Whether an equation that does not depend on the state must run
+            before the kernel; what it depends on then does too.
     """
     level = levels(step)
     by_level: dict[int, list[Any]] = {CONSTANT: [], ENTRY: [], STATE: []}
@@ -198,7 +194,7 @@ def _level(equation: Any, level: dict[Any, int]) -> int:
 
 
 def _is_fill(equation: Any) -> bool:
-    """A literal spread over a shape costs nothing in registers, but a load from memory."""
+    """A literal spread over a shape is free in registers, and else a load."""
     literal = not _variables(equation.invars)
     return literal and equation.primitive.name == "broadcast_in_dim"
 
