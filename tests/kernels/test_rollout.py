@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from benchmarks.speed import fused, split
 
+from elk_ssm._closures import HoistedFunction
+from elk_ssm._recurrence import canonicalize
 from elk_ssm.kernels import Launch, Walk, roll_out_lanes, why_not
 from elk_ssm.kernels.rollout import plan_of
 
@@ -227,6 +229,41 @@ def test_custom_rules_are_called_through():
     agree(step, (), draw(1, 2, 3), draw(2, 4, 2, 3))
 
 
+def substeps(_, x, u):
+    def slope(x):
+        return jnp.stack([x[1], (1 - x[0] ** 2) * x[1] - x[0] + u[0]])
+
+    def runge_kutta(i, x):
+        k = slope(x)
+        k = slope(x + 0.05 * k) * u[i % 2]
+        return jax.lax.cond(x[0] > 0, lambda: x + 0.1 * k, lambda: x + 0.1 * jnp.sin(k))
+
+    return jax.lax.fori_loop(0, 3, runge_kutta, x)
+
+
+def test_short_loops_and_branches_are_written_out():
+    agree(substeps, (), draw(1, 3, 2), draw(2, 6, 3, 2))
+
+    def powers(_, x, u):
+        y, ys = jax.lax.scan(lambda y, v: (y * v + u, y), x, x[:2], reverse=True)
+        return jnp.tanh(y + ys[0] - ys[1])
+
+    agree(powers, (), draw(1, 3, 2), draw(2, 6, 3, 2))
+
+
+def test_a_recurrence_of_the_library():
+    def step(state, u):
+        h, (count, c) = state
+        h = fused(weights)(h, u) * c / (1 + count % 2)
+        return h, (count + 1, jnp.tanh(c + h.mean()))
+
+    weights, inputs = weights_of(3), draw(2, 9, 3)
+    problem = canonicalize(step, (jnp.ones(3), (0, jnp.float32(0.5))), inputs)
+    entries = jax.tree.map(lambda x: x[:, None], problem.inputs)
+    assert isinstance(problem.function, HoistedFunction)
+    agree(problem.function, problem.consts, problem.initial[None], entries)
+
+
 @pytest.mark.parametrize("step", [lambda _, x, u: u, lambda c, x, u: c])
 def test_a_step_that_ignores_the_state(step):
     agree(step, draw(0, 3), draw(1, 2, 3), draw(2, 4, 2, 3))
@@ -319,6 +356,8 @@ REFUSED = {
     "lu": lambda c, x, u: jnp.linalg.solve(c + x[0], x),
     "cumsum": lambda c, x, u: jnp.cumsum(x),
     "callback": lambda c, x, u: jax.pure_callback(np.sin, x, x),
+    "debug": lambda c, x, u: (jax.debug.print("{}", u), x)[1],
+    "scan": lambda c, x, u: jax.lax.fori_loop(0, 99, lambda i, y: y * y, x),
     "bfloat16": lambda c, x, u: x.astype(jnp.bfloat16).astype(x.dtype),
     "turns": lambda c, x, u: x[:2],
 }
@@ -334,7 +373,11 @@ def test_what_has_no_rule_is_named(word):
 
 @pytest.mark.parametrize(
     ("step", "size", "word"),
-    [(lambda c, x, u: jnp.tanh(x @ c), 512, "registers"), (lorenz_96, 400, "tiles")],
+    [
+        (lambda c, x, u: jnp.tanh(x @ c), 512, "registers"),
+        (lorenz_96, 200, "tiles"),
+        (lorenz_96, 2000, "pieces"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_named(step, size, word):
     consts = jax.ShapeDtypeStruct((size, size), jnp.float32)

@@ -18,6 +18,9 @@ from elk_ssm._jax import Literal
 Cuts: TypeAlias = tuple[tuple[int, ...], ...]
 """For each axis the places 0 = p_0 < p_1 < ... < n where tiles begin and end."""
 
+MOST_PIECES = 256
+"""Pieces of one axis: each is a register of its own, and an operation of its own."""
+
 
 class Link(NamedTuple):
     """Entries `start + i` of one axis are entries `other_start + i` of another."""
@@ -43,8 +46,8 @@ def find_cuts(
     variables: Iterable[Any],
     links_of: Callable[[Any], list[Link]],
     more: list[Link],
-) -> dict[Any, Cuts]:
-    """Cut every variable so that linked axes are cut alike.
+) -> dict[Any, Cuts] | None:
+    """Cut every variable so that linked axes are cut alike, or give up.
 
     Args:
         equations: The program.
@@ -60,7 +63,8 @@ def find_cuts(
         ends = {link.other_start, link.other_start + link.size}
         cuts[link.other][link.other_axis] |= ends
     while sum(_exchange(link, cuts) for link in links):
-        pass
+        if max(len(axis) for axes in cuts.values() for axis in axes) > MOST_PIECES:
+            return None
     return {v: tuple(tuple(sorted(axis)) for axis in axes) for v, axes in cuts.items()}
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from elk_ssm._types import PyTree
 from elk_ssm.kernels import products, rules
-from elk_ssm.kernels.cuts import Cuts, find_cuts, link_whole
+from elk_ssm.kernels.cuts import MOST_PIECES, Cuts, find_cuts, link_whole
 from elk_ssm.kernels.tiles import entries, largest, power_of_two
-from elk_ssm.kernels.tracing import ENTRY, Stages, Step, levels, stage, trace
+from elk_ssm.kernels.tracing import ENTRY, Stages, Step, level_of, levels, stage, trace
 
 WARP = 32
 MOST_WARPS = 16
@@ -88,9 +88,9 @@ def _odd_state(step: Step) -> str | None:
 
 
 def _odd_equation(step: Step) -> str | None:
-    """The refusal of the first equation that depends on the state."""
-    level = levels(step)
-    moving = (e for e in step.equations if level[e.outvars[0]] > ENTRY)
+    """The refusal of the first equation that depends on the state, or prints."""
+    level, equations = levels(step), step.equations
+    moving = (e for e in equations if e.effects or level_of(e, level) > ENTRY)
     return next((why for e in moving if (why := rules.refusal(e))), None)
 
 
@@ -107,6 +107,8 @@ def _fit(step: Step, lanes: int, *, with_products: bool) -> Plan | str:
         return f"the step reads {odd}"
     loop = link_whole(step.carry, 0, step.result, 0)
     cuts = find_cuts(stages.kernel, outside, rules.links, loop)
+    if cuts is None:
+        return f"slices cut the state into more than {MOST_PIECES} pieces"
     tiles = sum(_operations(e, cuts) for e in stages.kernel)
     if tiles > MOST_TILES:
         return f"a step is {tiles} operations on tiles, more than {MOST_TILES}"

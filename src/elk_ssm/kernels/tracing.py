@@ -4,9 +4,9 @@ r"""A step as one flat program, cut by what its equations depend on.
     ahead:     e_j = b(c, e_t)       for all steps at once, before the kernel
     kernel:    x_t = g(c, e, x_{t-1})
 
-Calls are inlined, so that an equation is one primitive. What depends on the inputs
-alone may run ahead: whatever the kernel has no rule for (an embedding, random numbers),
-and products where few lanes make the recurrence wait for every operation.
+Calls are inlined (`inlining.py`): an equation is one primitive. What depends on the
+inputs alone may run ahead: whatever the kernel has no rule for (an embedding, random
+numbers), and products where few lanes make the recurrence wait for every operation.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._jax import Literal, bind_equation, called_program, needed_equations
+from elk_ssm._jax import Literal, bind_equation, needed_equations
 from elk_ssm._types import PyTree
+from elk_ssm.kernels.inlining import inline, read
 
 CONSTANT, ENTRY, STATE = 0, 1, 2
 
@@ -72,7 +73,6 @@ def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
     """Trace `function(consts, carry, entry)` with every call inlined."""
     leaves, tree = jax.tree.flatten(entry)
     held, held_tree = jax.tree.flatten(consts)
-
     first = len(held)
 
     def flat(*args: Any) -> Any:
@@ -84,7 +84,7 @@ def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
     called = jax.make_jaxpr(flat)(*shapes)
 
     def inlined(*args: Any) -> list[Any]:
-        return _inline(called.jaxpr, called.consts, args)
+        return inline(called.jaxpr, called.consts, args)
 
     closed = jax.make_jaxpr(inlined)(*shapes)
     jaxpr = needed_equations(closed)
@@ -96,35 +96,6 @@ def trace(function: Callable, consts: Any, carry: Any, entry: PyTree) -> Step:
         list(jaxpr.eqns),
         jaxpr.outvars[0],
     )
-
-
-def _inline(jaxpr: Any, consts: Iterable[Any], args: Iterable[Any]) -> list[Any]:
-    env: dict[Any, Any] = {}
-    env.update(zip(jaxpr.constvars, consts))
-    env.update(zip(jaxpr.invars, args))
-    for equation in jaxpr.eqns:
-        values = [read(env, atom) for atom in equation.invars]
-        inner = called_program(equation)
-        if inner is None:
-            found = bind_equation(_at_highest_precision(equation), *values)
-        else:
-            found = _inline(inner.jaxpr, inner.consts, values)
-        env.update(zip(equation.outvars, found))
-    return [read(env, atom) for atom in jaxpr.outvars]
-
-
-def _at_highest_precision(equation: Any) -> Any:
-    """Products that ask for no precision get the kernel's, wherever they run."""
-    params = equation.params
-    if equation.primitive.name != "dot_general" or params["precision"] is not None:
-        return equation
-    highest = (jax.lax.Precision.HIGHEST,) * 2
-    return equation.replace(params={**params, "precision": highest})
-
-
-def read(env: dict[Any, Any], atom: Any) -> Any:
-    """Value of a variable or a literal."""
-    return atom.val if isinstance(atom, Literal) else env[atom]
 
 
 def run(equations: list[Any], env: dict[Any, Any]) -> dict[Any, Any]:
@@ -142,8 +113,7 @@ def levels(step: Step) -> dict[Any, int]:
     found.update(dict.fromkeys(step.entries, ENTRY))
     found[step.carry] = STATE
     for equation in step.equations:
-        level = max((found[v] for v in _variables(equation.invars)), default=CONSTANT)
-        found.update(dict.fromkeys(equation.outvars, level))
+        found.update(dict.fromkeys(equation.outvars, level_of(equation, found)))
     return found
 
 
@@ -158,7 +128,7 @@ def stage(step: Step, goes_ahead: Callable[[Any], bool]) -> Stages:
     level = levels(step)
     by_level: dict[int, list[Any]] = {CONSTANT: [], ENTRY: [], STATE: []}
     for equation in step.equations:
-        by_level[_level(equation, level)].append(equation)
+        by_level[level_of(equation, level)].append(equation)
     ahead = _with_ancestors(by_level[ENTRY], goes_ahead)
     early = {id(e) for e in (*ahead, *by_level[CONSTANT])}
     kept = [e for e in step.equations if id(e) not in early or _is_fill(e)]
@@ -189,7 +159,8 @@ def _variables(atoms: Iterable[Any]) -> list[Any]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
-def _level(equation: Any, level: dict[Any, int]) -> int:
+def level_of(equation: Any, level: dict[Any, int]) -> int:
+    """What an equation depends on, given that of its operands."""
     return max((level[v] for v in _variables(equation.invars)), default=CONSTANT)
 
 
