@@ -64,6 +64,16 @@ def gru_adjoint(size: int, lanes: int, steps: int) -> Cell:
     return Cell(step, forward.consts, forward.starts, (forward.entries,) * 3, walk)
 
 
+def gru_tangent(size: int, lanes: int, steps: int) -> Cell:
+    forward = gru(size, lanes, steps)
+
+    def step(weights: Any, d: Any, entry: Any) -> Any:
+        x, u = entry
+        return jax.jvp(lambda x: forward.step(weights, x, u), (x,), (d,))[1]
+
+    return Cell(step, forward.consts, forward.starts, (forward.entries,) * 2)
+
+
 def lstm(size: int, lanes: int, steps: int) -> Cell:
     def step(weights: Any, state: Any, u: Any) -> Any:
         recurrent, driven = weights
@@ -116,7 +126,7 @@ def double(cell: Cell) -> Cell:
 
 def cells() -> dict[str, Cell]:
     """Every cell of the report by its name."""
-    found = {}
+    found: dict[str, Cell] = {}
     for size in (4, 8, 32, 64, 128):
         found[f"fused-gru-{size}-lanes"] = gru(size, LANES, STEPS)
         found[f"fused-gru-{size}-scan"] = gru(size, 1, LONG)
@@ -127,10 +137,17 @@ def cells() -> dict[str, Cell]:
     for size in (8, 32, 64):
         found[f"adjoint-gru-{size}-lanes"] = gru_adjoint(size, LANES, STEPS)
         found[f"adjoint-gru-{size}-scan"] = gru_adjoint(size, 1, LONG)
+    found["split-gru-48-lanes"] = gru(48, LANES, STEPS, "split")
+    found["lstm-64-lanes"] = lstm(64, LANES, STEPS)
+    found["lstm-64-scan"] = lstm(64, 1, LONG)
     found["lstm-32-lanes"] = lstm(32, LANES, STEPS)
     found["lstm-32-scan"] = lstm(32, 1, LONG)
     found["vanilla-32-scan"] = vanilla(32, 1, LONG)
     found["vanilla-128-scan"] = vanilla(128, 1, LONG)
+    found["vanilla-64-lanes"] = vanilla(64, LANES, STEPS)
+    found["vanilla-128-lanes"] = vanilla(128, LANES, STEPS)
+    found["tangent-gru-32-lanes"] = gru_tangent(32, LANES, STEPS)
+    found["adjoint-gru-32-float64-lanes"] = double(gru_adjoint(32, LANES, STEPS))
     found["lorenz-lanes"] = lorenz(LANES, STEPS)
     found["lorenz-scan"] = lorenz(1, LONG)
     found["lorenz-96-40-lanes"] = lorenz_96(40, LANES, STEPS)

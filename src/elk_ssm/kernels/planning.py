@@ -1,12 +1,4 @@
-r"""Whether a step fits a kernel, and with how many lanes and warps.
-
-Registers bound everything: a multiprocessor has 65,536, a thread at most 255. What a
-program holds through all steps is the matrices, once, and for every lane the state and
-the entry of the next step. With one lane the entries of the matrices are spread over
-the threads of up to 16 warps; with 16 the hardware's matrix product repeats them in
-many threads, which fits up to 32 x 32. Few lanes get a program each: they run at the
-same time on different multiprocessors, and none waits for another.
-"""
+"""Whether a step fits a kernel: what has a rule, what runs ahead, where it is cut."""
 
 from collections.abc import Callable
 from math import prod
@@ -15,30 +7,12 @@ from typing import Any, NamedTuple
 from elk_ssm._types import PyTree
 from elk_ssm.kernels import products, rules
 from elk_ssm.kernels.cuts import MOST_PIECES, Cuts, find_cuts, link_whole
-from elk_ssm.kernels.tiles import entries, largest, power_of_two
+from elk_ssm.kernels.registers import FEW_LANES, Launch, Load, choose
+from elk_ssm.kernels.tiles import entries, largest
 from elk_ssm.kernels.tracing import ENTRY, Stages, Step, level_of, levels, stage, trace
-
-WARP = 32
-MOST_WARPS = 16
-HELD = 104
-"""Registers of a thread for what is held through all steps, of 128 with 16 warps."""
-
-FEW_LANES = 1024
-"""Below, every lane has a program of its own."""
-
-SMALL, SQUARE, SHARED = 256, 32, 8192
-"""What 16 lanes of a program can share: products that small are written out, matrices
-have at most so many rows, and all of them together so many entries."""
 
 MOST_TILES = 1024
 """Operations on tiles of one step: beyond, compiling takes long and registers spill."""
-
-
-class Launch(NamedTuple):
-    """How a kernel is started: lanes of a program, and its warps of 32 threads."""
-
-    lanes: int
-    warps: int
 
 
 class Plan(NamedTuple):
@@ -112,7 +86,7 @@ def _fit(step: Step, lanes: int, *, with_products: bool) -> Plan | str:
     tiles = sum(_operations(e, cuts) for e in stages.kernel)
     if tiles > MOST_TILES:
         return f"a step is {tiles} operations on tiles, more than {MOST_TILES}"
-    launch = _choose(step, stages, cuts, lanes)
+    launch = choose(_load(step, stages, cuts), lanes)
     return launch if isinstance(launch, str) else Plan(step, stages, cuts, launch)
 
 
@@ -125,35 +99,14 @@ def _operations(equation: Any, cuts: dict[Any, Cuts]) -> int:
     return count * prod(len(axes[i]) - 1 for i in contracted)
 
 
-def _choose(
-    step: Step, stages: Stages, cuts: dict[Any, Cuts], lanes: int
-) -> Launch | str:
+def _load(step: Step, stages: Stages, cuts: dict[Any, Cuts]) -> Load:
+    """What a step holds in registers, in words of 32 bits."""
     words = step.carry.aval.dtype.itemsize // 4
-    held = words * sum(entries(cuts[v]) for v in stages.consts)
-    each = words * sum(entries(cuts[v]) for v in (step.carry, *stages.entries))
-    volumes = [
-        products.volume(e, cuts)
-        for e in stages.kernel
-        if e.primitive.name == "dot_general"
-    ]
+    multiplied = (e for e in stages.kernel if e.primitive.name == "dot_general")
     values = [step.carry, *(v for e in stages.kernel for v in e.outvars)]
-    wide = words * max([*(largest(cuts[v]) for v in values), *volumes])
-    if volumes:
-        size = products.MATRIX if lanes >= FEW_LANES and _share(volumes, words) else 1
-    else:
-        size = min(power_of_two(lanes), max(1, WARP // wide))
-    threads = power_of_two(-(-max(held + size * each, size * wide // 4) // HELD))
-    if size == products.MATRIX and max(volumes) > SMALL:
-        threads = max(threads, 4 * WARP)
-    warps = max(1, threads // WARP)
-    if warps > MOST_WARPS:
-        return (
-            f"matrices and state of {held + each:,} words, products of {wide:,} do not "
-            "fit the registers"
-        )
-    return Launch(size, warps)
-
-
-def _share(volumes: list[int], words: int) -> bool:
-    """Whether 16 lanes can share the matrices of a program."""
-    return words * max(volumes) <= SQUARE**2 and words * sum(volumes) <= SHARED
+    return Load(
+        held=words * sum(entries(cuts[v]) for v in stages.consts),
+        each=words * sum(entries(cuts[v]) for v in (step.carry, *stages.entries)),
+        tile=words * max(largest(cuts[v]) for v in values),
+        product=words * max((products.volume(e, cuts) for e in multiplied), default=0),
+    )

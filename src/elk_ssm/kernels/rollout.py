@@ -21,7 +21,8 @@ from elk_ssm._jax import Literal
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kernels import rules
 from elk_ssm.kernels.memory import Lanes, Place, load, store
-from elk_ssm.kernels.planning import Launch, Plan, make_plan
+from elk_ssm.kernels.planning import Plan, make_plan
+from elk_ssm.kernels.registers import Launch
 from elk_ssm.kernels.tiles import Tiled, begins, constant, spread
 from elk_ssm.kernels.tracing import run_ahead, shapes_of
 
