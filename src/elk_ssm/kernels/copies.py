@@ -137,17 +137,18 @@ def _split(equation: Any) -> list[list[Copy]]:
     return outputs
 
 
-def _padded(equation: Any) -> list[list[Copy]] | None:
-    config, shape = equation.params["padding_config"], _shape(equation.invars[0])
-    if any(low < 0 or high < 0 for low, high, _ in config):
-        return None
+def _padded(equation: Any) -> list[list[Copy]]:
+    """out[low + step i] = in[i] where that is in the result; `low` may be negative."""
+    shape, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
     along = []
-    for axis, (n, (low, _, inside)) in enumerate(zip(shape, config)):
-        if inside == 0:
-            along.append([Span(axis, 0, axis, int(low), n)])
+    for axis, (low, _, inside) in enumerate(equation.params["padding_config"]):
+        low, step, end = int(low), int(inside) + 1, out[axis]
+        inner = [i for i in range(shape[axis]) if 0 <= low + step * i < end]
+        if step == 1:
+            first = inner[0] if inner else 0
+            along.append([Span(axis, first, axis, low + first, len(inner))])
         else:
-            step, low = int(inside) + 1, int(low)
-            along.append([Span(axis, i, axis, low + step * i, 1) for i in range(n)])
+            along.append([Span(axis, i, axis, low + step * i, 1) for i in inner])
     return [[Copy(0, spans) for spans in product(*along)]]
 
 
@@ -199,6 +200,15 @@ def _rows(
     return copies
 
 
+def _tiled(equation: Any) -> list[list[Copy]]:
+    """The operand again and again along each axis."""
+    shape, copies = _shape(equation.invars[0]), []
+    for places in product(*map(range, equation.params["reps"])):
+        spans = [Span(i, 0, i, r * n, n) for i, (r, n) in enumerate(zip(places, shape))]
+        copies.append(Copy(0, tuple(spans)))
+    return [copies]
+
+
 def _same(equation: Any) -> list[list[Copy]]:
     return [
         [Copy(i, _whole(_shape(variable)))]
@@ -222,6 +232,7 @@ COPIES: dict[str, Callable[[Any], list[list[Copy]] | None]] = {
     "expand_dims": _reshaped,
     "stack": _stacked,
     "stop_gradient": _same,
+    "tile": _tiled,
     "transpose": _transposed,
     "unstack": _unstacked,
 }

@@ -57,7 +57,8 @@ def find_cuts(
     """
     everything = [*variables, *(v for e in equations for v in e.outvars)]
     cuts = {v: [{0, n} for n in v.aval.shape] for v in everything}
-    links = [*(link for e in equations for link in links_of(e)), *more]
+    found = (link for e in equations for link in links_of(e))
+    links = [link for link in (*found, *more) if link.size > 0]
     for link in links:
         cuts[link.variable][link.axis] |= {link.start, link.start + link.size}
         ends = {link.other_start, link.other_start + link.size}

@@ -37,21 +37,22 @@ def refusal(equation: Any) -> str | None:
             return f"the primitive {name} works on {why}"
     if name in COPIES:
         return _odd_copies(equation)
+    sums = name in reductions.NAMES or name == "dot_general"
+    if sums and any(0 in v.aval.shape for v in equation.invars):
+        return f"the primitive {name} works on an array without entries"
     if name == "dot_general" and equation.invars[0].aval.dtype.kind != "f":
         return "the primitive dot_general multiplies what is not floating point"
     if name == "select_n" and len(equation.invars) != 3:
         return "the primitive select_n chooses between more than two"
-    known = name in elementwise.NAMES or name in reductions.NAMES
-    if known or name == "dot_general":
+    if sums or name in elementwise.NAMES:
         return None
     return f"the primitive {name} has no rule in registers"
 
 
 def odd_array(aval: Any) -> str | None:
     """Say what about an array is not for registers, or None."""
-    if getattr(aval.dtype, "name", "") not in elementwise.DTYPES:
-        return f"dtype {aval.dtype}"
-    return "an array without entries" if 0 in aval.shape else None
+    name = getattr(aval.dtype, "name", "")
+    return None if name in elementwise.DTYPES else f"dtype {aval.dtype}"
 
 
 def _odd_copies(equation: Any) -> str | None:

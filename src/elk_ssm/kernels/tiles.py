@@ -52,7 +52,7 @@ def largest(cuts: Cuts) -> int:
     """Entries of the largest tile, for one lane."""
     count = 1
     for axis in cuts:
-        count *= power_of_two(max(b - a for a, b in pairwise(axis)))
+        count *= power_of_two(max((b - a for a, b in pairwise(axis)), default=1))
     return count
 
 
