@@ -1,10 +1,10 @@
 """What the rollout kernel becomes on an H100: launches, bytes, registers and spills.
 
-    python -m benchmarks.kernel_report [NAME ...]
+    python -m benchmarks.kernel_report [PART OF A NAME ...]
 
-Compiled for a GPU that is only described (see `gpu_compile.py` for the environment);
-nothing is timed. XLA writes the PTX of every kernel; `ptxas -v` of the CUDA wheel says
-what registers it takes and what does not fit them.
+Compiled for a GPU that is only described (`gpu_compile.py`, on the path, says in which
+environment); nothing is timed. XLA writes the PTX of every kernel, and `ptxas -v` of
+the CUDA wheel says what registers it takes and what does not fit them.
 """
 
 import os
@@ -14,18 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DUMP = tempfile.mkdtemp()
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={DUMP}"
+import jax
+import jax.numpy as jnp
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-
-from benchmarks.speed import WRITINGS, case  # noqa: E402
-from elk_ssm.kernels import NAME, Walk, roll_out_lanes, why_not  # noqa: E402
-from elk_ssm.kernels.rollout import plan_of  # noqa: E402
+from benchmarks.speed import WRITINGS, case
+from elk_ssm.kernels import NAME, Walk, roll_out_lanes, why_not
+from elk_ssm.kernels.rollout import plan_of
 
 LANES, STEPS, LONG = 1_568, 64, 100_000
 
@@ -154,9 +152,18 @@ def cells() -> dict[str, Cell]:
     return found
 
 
+@cache
+def dump() -> Path:
+    """Where XLA writes what it compiles; asked for before it compiles anything."""
+    folder = tempfile.mkdtemp()
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_dump_to={folder}"
+    return Path(folder)
+
+
 def registers() -> str:
     """What `ptxas` says of the kernel compiled last."""
-    paths = [p for p in Path(DUMP).glob("*.ptx") if f".entry {NAME}" in p.read_text()]
+    paths = [p for p in dump().glob("*.ptx") if f".entry {NAME}" in p.read_text()]
     latest = max(paths, key=lambda p: p.stat().st_mtime)
     tool = next(Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/ptxas"))
     command = [tool, "-v", "-arch=sm_90a", latest, "-o", os.devnull]
@@ -198,6 +205,7 @@ def report(name: str, cell: Cell) -> str:
 
 
 def main() -> None:
+    dump()
     jax.config.update("jax_enable_x64", True)
     for name, cell in cells().items():
         if not sys.argv[1:] or any(word in name for word in sys.argv[1:]):

@@ -5,7 +5,7 @@ value is cut where the slice begins and ends, and so is all that it is computed 
 
     (h W)[a:b] = h W[:, a:b],    (g + k)[a:b] = g[a:b] + k[a:b],
 
-up to the constants, inputs and the state, which are loaded and carried in pieces. Axes
+up to the constants, inputs and the state, which are loaded and carried in parts. Axes
 whose entries correspond are linked; the cuts of one are then those of the other, which
 is a fixed point, reached because there are finitely many places to cut.
 """
@@ -18,8 +18,8 @@ from elk_ssm._jax import Literal
 Cuts: TypeAlias = tuple[tuple[int, ...], ...]
 """For each axis the places 0 = p_0 < p_1 < ... < n where tiles begin and end."""
 
-MOST_PIECES = 256
-"""Pieces of one axis: each is a register of its own, and an operation of its own."""
+MOST_PARTS = 256
+"""Parts of one axis: each is a register of its own, and an operation of its own."""
 
 
 class Link(NamedTuple):
@@ -64,7 +64,7 @@ def find_cuts(
         ends = {link.other_start, link.other_start + link.size}
         cuts[link.other][link.other_axis] |= ends
     while sum(_exchange(link, cuts) for link in links):
-        if max(len(axis) for axes in cuts.values() for axis in axes) > MOST_PIECES:
+        if max(len(axis) for axes in cuts.values() for axis in axes) > MOST_PARTS:
             return None
     return {v: tuple(tuple(sorted(axis)) for axis in axes) for v, axes in cuts.items()}
 

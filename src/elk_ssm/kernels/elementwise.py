@@ -69,15 +69,15 @@ def evaluate(equation: Any, values: list[Tiled], cuts: Cuts) -> Tiled:
     """Evaluate one equation on tiles."""
     lanes = next((v.lanes for v in values if v.lanes is not None), None)
     dtype = equation.outvars[0].aval.dtype
-    blocks = {b: _block(equation, values, (cuts, b), lanes) for b in begins(cuts)}
-    return Tiled(cuts, dtype, lanes, blocks)
+    parts = {b: _part(equation, values, (cuts, b), lanes) for b in begins(cuts)}
+    return Tiled(cuts, dtype, lanes, parts)
 
 
-def _block(
+def _part(
     equation: Any, values: list[Tiled], where: tuple[Cuts, Begin], lanes: int | None
 ) -> Tile:
     if equation.primitive.name in ("add_any", "neg"):
-        values = [v for v in values if v.blocks[_at(v, where[1])] is not None]
+        values = [v for v in values if v.parts[_at(v, where[1])] is not None]
         if not values:
             return None
         if len(values) < len(equation.invars):
@@ -88,20 +88,20 @@ def _block(
 
 
 def _at(value: Tiled, begin: Begin) -> Begin:
-    """The block of an operand that meets a block of the result."""
+    """The part of an operand that meets a part of the result."""
     return tuple(0 if axis[-1] == 1 else b for axis, b in zip(value.cuts, begin))
 
 
 def _shaped(value: Tiled, where: tuple[Cuts, Begin], lanes: int | None) -> jax.Array:
     """The tile of a value in the shape of the result's."""
-    at, block = _at(value, where[1]), sizes(*where)
-    shape = (*(() if lanes is None else (lanes,)), *frame(block))
+    at, part = _at(value, where[1]), sizes(*where)
+    shape = (*(() if lanes is None else (lanes,)), *frame(part))
     tile = value.tile(at)
     if jnp.ndim(tile) > 0:
         have = [axis for axis, size in enumerate(value.sizes(at)) if size > 1]
-        wanted = {axis: size for axis, size in enumerate(block) if size > 1}
+        wanted = {axis: size for axis, size in enumerate(part) if size > 1}
         if have != list(wanted):
-            wanted = dict(zip(wanted, frame(block)))
+            wanted = dict(zip(wanted, frame(part)))
             tile = arrange(value.in_lanes(at, 1), have, wanted)
             tile = tile[0] if lanes is None else tile
     return tile if jnp.shape(tile) == shape else jnp.broadcast_to(tile, shape)

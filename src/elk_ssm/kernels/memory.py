@@ -2,7 +2,7 @@
 
 The whole array is at hand and is read where it lies: nothing is copied, padded or
 transposed for the kernel. A mask keeps what a tile of a power of two has beyond its
-block, or beyond the last lane, from being read or written.
+part, or beyond the last lane, from being read or written.
 """
 
 from typing import Any, NamedTuple
@@ -50,13 +50,13 @@ class Place(NamedTuple):
 
 def load(ref: Any, cuts: Cuts, dtype: Any, place: Place) -> Tiled:
     """Read a value, tile by tile; what a mask hides is zero."""
-    blocks: dict[tuple[int, ...], Tile] = {}
+    parts: dict[tuple[int, ...], Tile] = {}
     for begin in begins(cuts):
         index, mask = _address(begin, sizes(cuts, begin), place)
         other = None if mask is None else jnp.zeros((), dtype)
-        blocks[begin] = triton.load(ref.at[index], mask=mask, other=other)
+        parts[begin] = triton.load(ref.at[index], mask=mask, other=other)
     size = None if place.lanes is None else place.lanes.size
-    return Tiled(cuts, dtype, size, blocks)
+    return Tiled(cuts, dtype, size, parts)
 
 
 def store(ref: Any, value: Tiled, place: Place) -> None:
@@ -66,10 +66,10 @@ def store(ref: Any, value: Tiled, place: Place) -> None:
         triton.store(ref.at[index], value.tile(begin), mask=mask)
 
 
-def _address(begin: tuple, block: tuple, place: Place) -> tuple[tuple, Any]:
-    """Index of a block in its array, and the mask of its tile (None: all of it)."""
-    index = [_along(b, s, place.zero) for b, s in zip(begin, block)]
-    limits = [(s, power_of_two(s)) for s in block if s > 1]
+def _address(begin: tuple, part: tuple, place: Place) -> tuple[tuple, Any]:
+    """Index of a part in its array, and the mask of its tile (None: all of it)."""
+    index = [_along(b, s, place.zero) for b, s in zip(begin, part)]
+    limits = [(s, power_of_two(s)) for s in part if s > 1]
     lead: list[Any] = []
     if place.lanes is not None:
         first, size, number = place.lanes
@@ -81,7 +81,7 @@ def _address(begin: tuple, block: tuple, place: Place) -> tuple[tuple, Any]:
 
 
 def _along(begin: int, size: int, zero: Any) -> Any:
-    """Index of a block along one axis: a number for one entry, else a slice."""
+    """Index of a part along one axis: a number for one entry, else a slice."""
     tile = power_of_two(size)
     return zero + begin if size == 1 else pl.ds(zero + begin, tile)
 

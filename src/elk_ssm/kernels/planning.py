@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from elk_ssm._types import PyTree
 from elk_ssm.kernels import products, rules
-from elk_ssm.kernels.cuts import MOST_PIECES, Cuts, find_cuts, link_whole
+from elk_ssm.kernels.cuts import MOST_PARTS, Cuts, find_cuts, link_whole
 from elk_ssm.kernels.registers import FEW_LANES, Launch, Load, choose
 from elk_ssm.kernels.tiles import entries, largest
 from elk_ssm.kernels.tracing import ENTRY, Stages, Step, level_of, levels, stage, trace
@@ -82,7 +82,7 @@ def _fit(step: Step, lanes: int, *, with_products: bool) -> Plan | str:
     loop = link_whole(step.carry, 0, step.result, 0)
     cuts = find_cuts(stages.kernel, outside, rules.links, loop)
     if cuts is None:
-        return f"slices cut the state into more than {MOST_PIECES} pieces"
+        return f"slices cut the state into more than {MOST_PARTS} parts"
     tiles = sum(_operations(e, cuts) for e in stages.kernel)
     if tiles > MOST_TILES:
         return f"a step is {tiles} operations on tiles, more than {MOST_TILES}"

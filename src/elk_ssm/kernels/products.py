@@ -6,7 +6,7 @@ A product of at least `MATRIX` lanes with a matrix that lanes share, of as many 
 rows and columns, is the hardware's matrix product; at the highest precision, as one of
 float32 would otherwise be one of 10 bits. Every other product is written out, as a sum
 of products of entries. With one lane each entry of W is then held by one thread, where
-the matrix product would hold it many times. What is contracted is summed over blocks.
+the matrix product would hold it many times. What is contracted is summed over parts.
 """
 
 from itertools import pairwise, product
@@ -69,7 +69,7 @@ def links(equation: Any) -> list[Link]:
 
 
 def volume(equation: Any, cuts: dict[Any, Cuts]) -> int:
-    """Entries of the largest block of products of one lane, before they are summed."""
+    """Entries of the largest part of products of one lane, before they are summed."""
     names, most = _axes(equation), {}
     for atom, own in zip(equation.invars, (names.left, names.right)):
         for name, axis in zip(own, cuts[atom]):
@@ -84,18 +84,18 @@ def evaluate(equation: Any, values: list[Tiled], cuts: Cuts) -> Tiled:
     """Evaluate one product on tiles."""
     names = _axes(equation)
     lanes = next((v.lanes for v in values if v.lanes is not None), None)
-    blocks: dict[Begin, Tile] = dict.fromkeys(begins(cuts))
+    parts: dict[Begin, Tile] = dict.fromkeys(begins(cuts))
     for place, pair in _pairs(names, values):
-        if any(value.blocks[at] is None for value, at in zip(values, pair)):
+        if any(value.parts[at] is None for value, at in zip(values, pair)):
             continue
         found = _times(names, values, pair)
-        before = blocks[place]
-        blocks[place] = found if before is None else before + found
-    return Tiled(cuts, equation.outvars[0].aval.dtype, lanes, blocks)
+        before = parts[place]
+        parts[place] = found if before is None else before + found
+    return Tiled(cuts, equation.outvars[0].aval.dtype, lanes, parts)
 
 
 def _pairs(names: _Axes, values: list[Tiled]) -> Any:
-    """Blocks of both operands that meet, with the block of the result they add to."""
+    """Parts of both operands that meet, with the part of the result they add to."""
     left, right = values
     places = dict(zip(names.left, left.cuts)) | dict(zip(names.right, right.cuts))
     for point in product(*(axis[:-1] for axis in places.values())):
@@ -105,15 +105,15 @@ def _pairs(names: _Axes, values: list[Tiled]) -> Any:
 
 
 def _times(names: _Axes, values: list[Tiled], pair: list[Begin]) -> jax.Array:
-    """The product of two blocks, with a lane axis."""
+    """The product of two parts, with a lane axis."""
     tiles, have = [], []
     length: dict[str, int] = {}
     for value, begin, own in zip(values, pair, (names.left, names.right)):
-        block = sizes(value.cuts, begin)
+        part = sizes(value.cuts, begin)
         contracted = [i for i, name in enumerate(own) if name[0] == "k"]
-        tiles.append(hide(value.in_lanes(begin, 1), block, contracted, 0))
-        have.append([name for name, s in zip(own, block) if s > 1])
-        length |= {n: power_of_two(s) for n, s in zip(own, block) if s > 1}
+        tiles.append(hide(value.in_lanes(begin, 1), part, contracted, 0))
+        have.append([name for name, s in zip(own, part) if s > 1])
+        length |= {n: power_of_two(s) for n, s in zip(own, part) if s > 1}
     # Both are hidden: zeros around a matrix do not hide what is not a number.
     found = _matrix_product(tiles, have)
     return _written_out(tiles, have, length) if found is None else found

@@ -75,19 +75,19 @@ def links(equation: Any) -> list[Link]:
 def evaluate(equation: Any, value: Tiled, cuts: Cuts) -> Tiled:
     """Reduce a value with lanes over its axes."""
     kind, kept = _KINDS[equation.primitive.name], _kept(equation)
-    blocks: dict[tuple[int, ...], Tile] = {}
+    parts: dict[tuple[int, ...], Tile] = {}
     for begin in begins(value.cuts):
         found = _reduced(kind, value, begin, equation.params["axes"])
         out = tuple(begin[axis] for axis in kept)
-        before = blocks.get(out)
-        blocks[out] = found if before is None else kind.between(before, found)
-    return Tiled(cuts, equation.outvars[0].aval.dtype, value.lanes, blocks)
+        before = parts.get(out)
+        parts[out] = found if before is None else kind.between(before, found)
+    return Tiled(cuts, equation.outvars[0].aval.dtype, value.lanes, parts)
 
 
 def _reduced(kind: _Reduction, value: Tiled, begin: tuple, axes: Any) -> jax.Array:
-    block = value.sizes(begin)
-    tile = hide(value.tile(begin), block, axes, kind.neutral(value.dtype))
+    part = value.sizes(begin)
+    tile = hide(value.tile(begin), part, axes, kind.neutral(value.dtype))
     for axis in sorted(axes, reverse=True):
-        if block[axis] > 1:
-            tile = kind.within(tile, axis=1 + sum(s > 1 for s in block[:axis]))
+        if part[axis] > 1:
+            tile = kind.within(tile, axis=1 + sum(s > 1 for s in part[:axis]))
     return tile

@@ -185,7 +185,7 @@ def _kernel(plan: Plan, how: Walk, number: int) -> Callable:
             if how.keep == "all":
                 time = steps - 1 - index if how.reverse else index
                 store(refs[-1], after, Place(zero, here, time, how.time_axis))
-            return list(after.blocks.values()), state.flat(following)
+            return list(after.parts.values()), state.flat(following)
 
         first = state.flat(start), state.flat(entry(zero))
         last = jax.lax.fori_loop(0, steps, body, first)[0]
@@ -204,15 +204,15 @@ class _Registers(NamedTuple):
 
     def flat(self, values: dict[Any, Tiled]) -> list[Any]:
         """Tiles of all values in order."""
-        return [tile for value in values.values() for tile in value.blocks.values()]
+        return [tile for value in values.values() for tile in value.parts.values()]
 
     def named(self, variables: list[Any], tiles: list[Any]) -> dict[Any, Tiled]:
         """Values of variables from their tiles."""
         rest, found = iter(tiles), {}
         for v in variables:
             cuts = self.plan.cuts[v]
-            blocks = {begin: next(rest) for begin in begins(cuts)}
-            found[v] = Tiled(cuts, v.aval.dtype, self.lanes, blocks)
+            parts = {begin: next(rest) for begin in begins(cuts)}
+            found[v] = Tiled(cuts, v.aval.dtype, self.lanes, parts)
         return found
 
     def step(self, state: list[Any], entry: list[Any]) -> Tiled:
@@ -232,5 +232,5 @@ class _Registers(NamedTuple):
                 zip(equation.outvars, rules.evaluate(equation, values, plan.cuts))
             )
         after = spread(value(plan.step.result), self.lanes)
-        blocks = {begin: after.tile(begin) for begin in begins(after.cuts)}
-        return Tiled(after.cuts, after.dtype, after.lanes, blocks)
+        parts = {begin: after.tile(begin) for begin in begins(after.cuts)}
+        return Tiled(after.cuts, after.dtype, after.lanes, parts)

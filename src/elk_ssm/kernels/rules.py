@@ -64,7 +64,7 @@ def _odd_copies(equation: Any) -> str | None:
         shape, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
         return f"the primitive {name} from {shape} to {out} has no rule in registers"
     if sum(map(len, found)) > copies.MANY:
-        return f"the primitive {name} cuts its operand into too many pieces"
+        return f"the primitive {name} cuts its operand into too many parts"
     return None
 
 
@@ -123,40 +123,40 @@ def _is_zero(atom: Any) -> bool:
 def _moved(
     values: list[Tiled], boxes: list[Copy], out: Any, cuts: Cuts, fill: Tiled | None
 ) -> Tiled:
-    """Each block of the result is a block of an operand, or a padding (None: zeros)."""
+    """Each part of the result is a part of an operand, or a padding (None: zeros)."""
     lanes = next((v.lanes for v in values if v.lanes is not None), None)
     if lanes is not None:
         values = [spread(v, lanes) for v in values]
-    blocks: dict[Begin, Tile] = {}
+    parts: dict[Begin, Tile] = {}
     for begin in begins(cuts):
-        block = sizes(cuts, begin)
+        part = sizes(cuts, begin)
         found = [(c, c.reads(begin, len(values[c.operand].cuts))) for c in boxes]
         hit = next(((c, at) for c, at in found if at is not None), None)
         if hit is not None:
-            blocks[begin] = _brought(values[hit[0].operand], *hit, block)
+            parts[begin] = _brought(values[hit[0].operand], *hit, part)
         else:
-            blocks[begin] = None if fill is None else _filled(fill, lanes, block)
-    return Tiled(cuts, out.aval.dtype, lanes, blocks)
+            parts[begin] = None if fill is None else _filled(fill, lanes, part)
+    return Tiled(cuts, out.aval.dtype, lanes, parts)
 
 
-def _filled(fill: Tiled, lanes: int | None, block: tuple[int, ...]) -> Tile:
+def _filled(fill: Tiled, lanes: int | None, part: tuple[int, ...]) -> Tile:
     if lanes is None:
-        return jnp.broadcast_to(fill.tile(()), frame(block))
+        return jnp.broadcast_to(fill.tile(()), frame(part))
     tile = spread(fill, lanes).tile(())
-    return jax.lax.broadcast_in_dim(tile, (lanes, *frame(block)), (0,))
+    return jax.lax.broadcast_in_dim(tile, (lanes, *frame(part)), (0,))
 
 
-def _brought(value: Tiled, copy: Copy, at: Begin, block: tuple[int, ...]) -> Tile:
+def _brought(value: Tiled, copy: Copy, at: Begin, part: tuple[int, ...]) -> Tile:
     """The tile of an operand, its axes in the order of the result's."""
-    if value.blocks[at] is None:
+    if value.parts[at] is None:
         return None
     own = value.sizes(at)
     place = {a.axis: a.out_axis for a in copy.spans if a.axis is not None}
     have = [place[axis] for axis, size in enumerate(own) if size > 1]
-    shape = {axis: n for axis, n in enumerate(block) if n > 1}
-    wanted = dict(zip(shape, frame(block)))
+    shape = {axis: n for axis, n in enumerate(part) if n > 1}
+    wanted = dict(zip(shape, frame(part)))
     if have == list(wanted):
-        return value.blocks[at]
+        return value.parts[at]
     if jnp.ndim(value.tile(at)) == 0:  # a number has no axes to arrange
         return jnp.broadcast_to(value.tile(at), tuple(wanted.values()))
     tile = arrange(value.in_lanes(at, 1), have, wanted)

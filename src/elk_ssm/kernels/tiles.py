@@ -1,13 +1,13 @@
 r"""Values in registers: tiles of a power of two entries along every axis.
 
-The value of one step, `(n_1, ..., n_r)`, is cut into blocks (`cuts.py`), and each block
+The value of one step, `(n_1, ..., n_r)`, is cut into parts (`cuts.py`), and each part
 is a tile with the lanes in front and without its axes of one entry:
 
-    block of s_1 x ... x s_r entries   ->   (L, p_i for every i with s_i > 1),
+    part of s_1 x ... x s_r entries   ->   (L, p_i for every i with s_i > 1),
                                             p_i = the power of two at or above s_i.
 
 Entries beyond s_i hold anything, so sums and products hide them first. A value that is
-the same in all lanes has no lane axis. A block that is zero by construction, from the
+the same in all lanes has no lane axis. A part that is zero by construction, from the
 transpose of a slice, is `None`: no product with it is ever formed.
 """
 
@@ -33,19 +33,19 @@ def power_of_two(size: int) -> int:
 
 
 def begins(cuts: Cuts) -> Iterator[Begin]:
-    """First index of every block."""
+    """First index of every part."""
     return product(*(axis[:-1] for axis in cuts))
 
 
 def sizes(cuts: Cuts, begin: Begin) -> tuple[int, ...]:
-    """Number of entries along each axis of the block at `begin`."""
+    """Number of entries along each axis of the part at `begin`."""
     ends = [dict(pairwise(axis)) for axis in cuts]
     return tuple(end[b] - b for end, b in zip(ends, begin))
 
 
-def frame(block: Iterable[int]) -> tuple[int, ...]:
-    """Shape of the tile of a block, lanes apart."""
-    return tuple(power_of_two(s) for s in block if s > 1)
+def frame(part: Iterable[int]) -> tuple[int, ...]:
+    """Shape of the tile of a part, lanes apart."""
+    return tuple(power_of_two(s) for s in part if s > 1)
 
 
 def largest(cuts: Cuts) -> int:
@@ -72,28 +72,28 @@ class Tiled:
         cuts: Where it is cut.
         dtype: Of its entries.
         lanes: Number of lanes, None when all of them share the value.
-        blocks: The tile of every block, by its first index.
+        parts: The tile of every part, by its first index.
     """
 
     cuts: Cuts
     dtype: Any
     lanes: int | None
-    blocks: dict[Begin, Tile]
+    parts: dict[Begin, Tile]
 
     def sizes(self, begin: Begin) -> tuple[int, ...]:
-        """Number of entries along each axis of a block."""
+        """Number of entries along each axis of a part."""
         return sizes(self.cuts, begin)
 
     def tile(self, begin: Begin) -> jax.Array:
-        """The tile of a block, zeros written out."""
-        found = self.blocks[begin]
+        """The tile of a part, zeros written out."""
+        found = self.parts[begin]
         if found is not None:
             return found
         lead = () if self.lanes is None else (self.lanes,)
         return jnp.zeros((*lead, *frame(self.sizes(begin))), self.dtype)
 
     def in_lanes(self, begin: Begin, lanes: int) -> jax.Array:
-        """The tile of a block with a lane axis, of size 1 when lanes share it."""
+        """The tile of a part with a lane axis, of size 1 when lanes share it."""
         tile = self.tile(begin)
         return tile[None] if self.lanes is None else tile
 
@@ -110,29 +110,29 @@ def spread(value: Tiled, lanes: int) -> Tiled:
     """The same value with a lane axis of `lanes`."""
     if value.lanes is not None:
         return value
-    blocks: dict[Begin, Tile] = {}
+    parts: dict[Begin, Tile] = {}
     for begin in begins(value.cuts):
         shape = (lanes, *frame(value.sizes(begin)))
-        blocks[begin] = jnp.broadcast_to(value.tile(begin), shape)
-    return Tiled(value.cuts, value.dtype, lanes, blocks)
+        parts[begin] = jnp.broadcast_to(value.tile(begin), shape)
+    return Tiled(value.cuts, value.dtype, lanes, parts)
 
 
 def hide(
-    tile: jax.Array, block: tuple[int, ...], axes: Iterable[int], fill: Any
+    tile: jax.Array, part: tuple[int, ...], axes: Iterable[int], fill: Any
 ) -> jax.Array:
-    """Replace what lies beyond a block along `axes` of the value by `fill`.
+    """Replace what lies beyond a part along `axes` of the value by `fill`.
 
     Args:
         tile: A tile with a lane axis.
-        block: Number of entries along each axis of the value.
+        part: Number of entries along each axis of the value.
         axes: Axes of the value.
         fill: What is put there.
     """
     for axis in axes:
-        size = block[axis]
+        size = part[axis]
         if size == power_of_two(size):
             continue
-        place = 1 + sum(s > 1 for s in block[:axis])
+        place = 1 + sum(s > 1 for s in part[:axis])
         index = jax.lax.broadcasted_iota(jnp.int32, tile.shape, place)
         tile = jnp.where(index < size, tile, jnp.asarray(fill, tile.dtype))
     return tile
