@@ -198,6 +198,20 @@ def bilinear(tensor, x, u):
     )
 
 
+def indexed(_, x, u):
+    y = x.at[0].set(x[1]).at[-1].add(2.0).at[1:3].multiply(u)
+    return jnp.tanh(y.at[2].set(0.0) + jnp.zeros(4).at[3].set(x[0]))
+
+
+def test_known_indices():
+    agree(indexed, (), draw(1, 3, 4), draw(2, 5, 3))
+
+    def pulled(_, w, entry):
+        return jax.vjp(lambda x: indexed(_, x, entry[1]), entry[0])[1](w)[0]
+
+    agree(pulled, (), draw(1, 3, 4), (draw(3, 5, 3, 4), draw(2, 5, 3)))
+
+
 def test_moves():
     agree(moves, draw(0, 3, 2), draw(1, 3, 6), draw(2, 5, 3, 2))
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from elk_ssm._jax import Literal, bind_equation, called_program
+from elk_ssm.kernels.indexing import at_known_index
 
 UNROLLED = 16
 """Loops of more rounds stay loops, for which the kernel has no rule."""
@@ -47,6 +48,8 @@ def _evaluate(equation: Any, values: list[Any]) -> list[Any]:
         with jax.ensure_compile_time_eval():
             found = bind_equation(equation, *values)
         return [np.asarray(x)[()] for x in found]
+    if (indexed := at_known_index(equation, values)) is not None:
+        return [indexed]
     return bind_equation(_at_highest_precision(equation), *values)
 
 
@@ -87,13 +90,16 @@ def _has_loop(closed: Any) -> bool:
 
 def _is_arithmetic(equation: Any, values: list[Any]) -> bool:
     """Whether an equation makes numbers of numbers that are known."""
-    known = all(isinstance(v, int | float | np.generic) for v in values)
-    avals = [v.aval for v in equation.outvars]
-    numbers = all(not a.shape and a.dtype.name in _NUMBERS for a in avals)
-    return known and numbers and not equation.effects
+    known = all(isinstance(v, int | float | np.generic | np.ndarray) for v in values)
+    return known and not equation.effects and all(map(_is_number, equation.outvars))
 
 
-_NUMBERS = {"int32", "int64", "uint32", "float32", "float64", "bool"}
+def _is_number(variable: Any) -> bool:
+    """A number; or an index, which is an array of one integer."""
+    shape, name = variable.aval.shape, variable.aval.dtype.name
+    if shape == (1,):
+        return name in ("int32", "int64")
+    return shape == () and name in ("int32", "int64", "float32", "float64", "bool")
 
 
 def _at_highest_precision(equation: Any) -> Any:

@@ -77,6 +77,8 @@ def _fit(step: Step, lanes: int, *, with_products: bool) -> Plan | str:
     stages = stage(step, goes_ahead)
     outside = [*stages.consts, *stages.entries, step.carry]
     odd = next((w for v in outside if (w := rules.odd_array(v.aval))), None)
+    if any(0 in v.aval.shape for v in outside):
+        odd = "an array without entries"
     if odd is not None:
         return f"the step reads {odd}"
     loop = link_whole(step.carry, 0, step.result, 0)
