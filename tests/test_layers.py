@@ -21,7 +21,14 @@ OPTIONAL = {
 GROUND = {"_jax", "_types", "_trees", "_programs", "_closures", "_forward_mode"}
 GROUND |= {"_recurrence", "_loop", "solution"}
 FOLDERS = {
-    **{"linalg": 1, "parallel": 2, "kalman": 3, "surrogate": 4, "nssm": 4},
+    **{
+        "kernels": 0,
+        "linalg": 1,
+        "parallel": 2,
+        "kalman": 3,
+        "surrogate": 4,
+        "nssm": 4,
+    },
     **{"solve": 5, "interop": 6},
 }
 FACE = {"__init__", "methods", "cli", "plotting"}

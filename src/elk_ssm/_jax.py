@@ -22,10 +22,13 @@ __all__ = [
     "Jaxpr",
     "Literal",
     "SymbolicZero",
+    "bind_equation",
+    "called_program",
     "closed_call_p",
     "custom_vmap",
     "is_traced",
     "is_zero_tangent",
+    "needed_equations",
     "run_program",
     "used_inputs",
     "zero_tangent",
@@ -59,6 +62,40 @@ def run_program(jaxpr: Any, consts: list[Any], *args: Any) -> list[Any]:
     arguments, so that one compiled program serves all of their values.
     """
     return jax.core.eval_jaxpr(jaxpr, consts, *args)
+
+
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
+_CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+
+
+def called_program(equation: Any) -> Any:
+    """The closed program that an equation does nothing but call, or None.
+
+    By names of primitives and of their parameters, which no public function lists.
+    """
+    if equation.primitive.name not in _CALLS:
+        return None
+    names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    found = next(equation.params[k] for k in names if k in equation.params)
+    return found if isinstance(found, ClosedJaxpr) else ClosedJaxpr(found, ())
+
+
+def bind_equation(equation: Any, *args: Any) -> list[Any]:
+    """Evaluate one equation of a program at other arguments, as `run_program` does."""
+    params = equation.primitive.get_bind_params(equation.params)
+    functions: tuple = ()
+    if isinstance(params, tuple):  # before JAX 0.10 functions came apart
+        functions, params = params
+    found = equation.primitive.bind(*functions, *args, **params)
+    return found if equation.primitive.multiple_results else [found]
+
+
+def needed_equations(closed: Any) -> Any:
+    """The same closed program without what none of its outputs depends on."""
+    jaxpr, _ = partial_eval.dce_jaxpr(
+        closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
+    )
+    return jaxpr
 
 
 def used_inputs(jaxpr: Any) -> list[bool]:
