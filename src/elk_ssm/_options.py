@@ -10,13 +10,14 @@ import numpy as np
 from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import describe, is_float
-from elk_ssm._types import ArrayLike, PyTree
+from elk_ssm._types import Array, ArrayLike, PyTree
+from elk_ssm.kernels import why_not
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, check_off_explicit, off_explicit
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
-from elk_ssm.solve.options import Adjoint, Keep, Options
+from elk_ssm.solve.options import Adjoint, Keep, Kernel, Options
 from elk_ssm.solve.stopping import make_tolerance
 from elk_ssm.surrogate.jacobians import DenseJacobian
 from elk_ssm.surrogate.policy import NoisePolicy, is_shardable
@@ -37,6 +38,7 @@ class Asked:
     keep: Keep = "all"
     fall_back: bool = False
     shards: Shards | None = None
+    kernel: Kernel | None = None
 
 
 def prepare(recurrence: Recurrence, asked: Asked) -> Options:
@@ -72,7 +74,30 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
         every=1 if asked.keep == "all" else _spacing(method, recurrence, shards),
         fall_back=asked.fall_back,
         shards=shards,
+        kernel=asked.kernel is not None and check_kernel(recurrence, asked, method),
     )
+
+
+def check_kernel(
+    recurrence: Recurrence, asked: Asked, method: Method | Auto | None = None
+) -> bool:
+    """Raise `ValueError` where a kernel was asked for that cannot be had, else true."""
+    _check_choice("kernel", asked.kernel, Kernel)
+    if isinstance(method, Method) or asked.shards is not None:
+        raise ValueError(
+            'kernel="pallas" runs the rollouts of elk.auto() and elk.sequential on one '
+            "device; other methods and meshes have none of that kind."
+        )
+
+    def lanes(x: Array, drop: int, axes: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1,) * axes + x.shape[drop:], x.dtype)
+
+    entries = jax.tree.map(lambda x: lanes(x, 1, 2), recurrence.inputs)
+    starts = lanes(recurrence.initial, 0, 1)
+    why = why_not(recurrence.function, recurrence.consts, starts, entries)
+    if why is not None:
+        raise ValueError(f'kernel="pallas" does not fit this f: {why}.')
+    return True
 
 
 def for_mesh(shards: Shards | None, task: str, state: PyTree, *others: PyTree) -> tuple:
@@ -113,7 +138,7 @@ def check_sharded_options(method: Method | Auto, adjoint: Adjoint) -> None:
             f'adjoint="{adjoint}" is for one device; with a mesh use "blocks", '
             '"parallel" or "auto".'
         )
-    if isinstance(method, Auto) and method.strategy in ("forgetful", "short_blocks"):
+    if isinstance(method, Auto) and method.strategy not in ("auto", "newton"):
         raise ValueError(
             f'strategy="{method.strategy}" is for one device; with a mesh auto uses '
             '"newton" on every platform.'

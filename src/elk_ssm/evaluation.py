@@ -19,7 +19,7 @@ from elk_ssm.solution import Solution, Status, int_status
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.iterates import all_iterates
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.options import Adjoint, Keep, Options
+from elk_ssm.solve.options import Adjoint, Keep, Kernel, Options
 from elk_ssm.solve.rollout import roll_out_sequentially
 from elk_ssm.solve.sequential import solve_sequentially
 from elk_ssm.solve.trajectory import Report, solve_trajectory
@@ -42,6 +42,7 @@ def evaluate(
     keep: Keep = "all",
     mesh: Mesh | None = None,
     axis_name: str = "time",
+    kernel: Kernel | None = None,
 ) -> Solution:
     r"""Evaluate x_t = f(x_{t-1}, u_t), t = 1, ..., T, in parallel over time.
 
@@ -83,11 +84,11 @@ def evaluate(
             (co)tangents through f step by step with memory T x D; `"blocks"` does so
             for blocks of about sqrt(T) steps side by side; `"short_blocks"` for short
             ones until they fit together, and as `"blocks"` where they do not;
-            `"parallel"` forms the `(T, D, D)` Jacobians and scans over them. `"auto"` is
-            sequential on a CPU; elsewhere parallel for `deer` and `elk` without blocks,
-            which hold such Jacobians anyway, and short blocks for every other method
-            (blocks on a mesh). Of short blocks, derivatives below 1e-10 of the largest
-            are right to rounding of that.
+            `"parallel"` forms the `(T, D, D)` Jacobians and scans over them. `"auto"`
+            is sequential on a CPU; elsewhere parallel for `deer` and `elk` without
+            blocks, which hold such Jacobians anyway, and short blocks for every other
+            method (blocks on a mesh). Of short blocks, derivatives below 1e-10 of the
+            largest are right to rounding of that.
         keep: Which states to return. `"all"`; `"boundaries"`, those at the ends of
             blocks of C steps, t = C, 2C, ... (C is the method's `block_size`, and
             `plan.block_size` for `auto`); or `"last"`, x_T alone, without time axis.
@@ -103,6 +104,11 @@ def evaluate(
             no even sharding fits, is not sharded.
         axis_name: Name of the axis of the mesh that time is sharded over. The others
             are free for a batch (`jax.vmap` over sharded inputs).
+        kernel: `"pallas"` runs every pass of `auto` over short blocks as one Triton
+            kernel on an NVIDIA GPU, and the sweeps of its derivatives, in which f is
+            inlined and states stay in registers. Elsewhere nothing changes, and
+            `plan.describe()` says so. Off by default: it was checked by interpretation
+            and compiled for an H100, not timed on one.
 
     Returns:
         A `Solution`. A failed solve does not raise: look at `status`, or call
@@ -110,7 +116,8 @@ def evaluate(
 
     Raises:
         TypeError: f is not callable, or a dtype cannot be used.
-        ValueError: A shape, structure, length or option does not fit.
+        ValueError: A shape, structure, length or option does not fit, or f does not fit
+            the kernel that was asked for: the message names the primitive or the size.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,6 +143,7 @@ def evaluate(
         adjoint=adjoint,
         keep=keep,
         shards=shards,
+        kernel=kernel,
     )
     return run(recurrence, prepare(recurrence, asked))
 
@@ -180,14 +188,20 @@ def sequential(
     inputs: PyTree = None,
     *,
     length: int | None = None,
+    kernel: Kernel | None = None,
 ) -> Solution:
     """Evaluate a recurrence one step after the other with `jax.lax.scan`.
 
     The reference that every method is compared with. Arguments as `evaluate`, except
-    that the state may have any dtypes.
+    that the state may have any dtypes. With `kernel="pallas"` all steps are one Triton
+    kernel on an NVIDIA GPU, where a scan launches several kernels a step; the state is
+    then floating point, as for `evaluate`.
 
     Returns:
         A `Solution` with zero residual; `num_iters` is 1.
+
+    Raises:
+        ValueError: f does not fit the kernel that was asked for.
 
     Example:
         >>> import jax.numpy as jnp
@@ -196,6 +210,11 @@ def sequential(
         >>> float(sol.states.sum())
         6.0
     """
+    if kernel is not None:
+        how = Auto(strategy="sequential")
+        return evaluate(
+            f, initial_state, inputs, length=length, method=how, kernel=kernel
+        )
     initial_state, inputs, steps = check_problem(f, initial_state, inputs, length)
     function, consts = hoist(f, initial_state, without_time(inputs))
     states, failed_step = solve_sequentially(

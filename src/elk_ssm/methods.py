@@ -37,13 +37,14 @@ def auto(
     Args:
         strategy: `"forgetful"` evaluates recurrences that forget their past in blocks
             and others sequentially; `"short_blocks"` rolls short blocks out until they
-            fit, and iterates by Newton's method where they do not; `"newton"` does so at
-            once, over blocks with the gate; `"auto"` takes the first on a CPU and the
-            second elsewhere.
+            fit, and iterates by Newton's method where they do not; `"newton"` does so
+            at once, over blocks with the gate; `"sequential"` takes one step
+            after the other; `"auto"` takes the first on a CPU and the second
+            elsewhere.
         block_size: Steps C in a block; None chooses from T and D.
         max_passes: Largest number of passes over all blocks of the forgetful strategy;
-            None is 4 for D <= 8 and 2 above. Of short blocks, the passes before Newton's
-            method; None is what 512 steps give.
+            None is 4 for D <= 8 and 2 above. Of short blocks, the passes before
+            Newton's method; None is what 512 steps give.
         gate: Gate of the Newton strategy.
         linearization: Boundary linearisation of the Newton strategy; None chooses.
         noise: s^2 or a policy for the Newton strategy; None is undamped.

@@ -19,6 +19,7 @@ from elk_ssm.solve.method import Method
 from elk_ssm.solve.replay import replay_outputs
 
 _OPTIONS = {"guess", "tol", "atol", "max_iters", "history", "backend", "adjoint"}
+_OPTIONS |= {"kernel"}
 _OPTIONS |= {"mesh", "axis_name"}
 
 

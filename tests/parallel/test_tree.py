@@ -1,4 +1,4 @@
-"""A recursion by a tree: what a scan gives, whatever the number of entries and branches.
+"""A recursion by a tree gives what a scan gives, with any number of branches.
 
 The oracle is the recursion's own step, one after the other.
 """
@@ -55,7 +55,7 @@ def test_levels_shrink_by_the_fan_in_and_end_below_it(x64):
 
 @pytest.mark.parametrize("structure", ["dense", "diagonal"])
 def test_a_zero_passes_through_products_that_overflow(structure):
-    # An exact prefix is a zero increment, behind which maps may be as wild as they like.
+    # An exact prefix is a zero increment, and maps behind it may be as wild as can be.
     size, length = 2, 40
     wild = jnp.full((length, size), 1e30)
     operator = Diagonal(wild)

@@ -54,7 +54,9 @@ def test_tangents_and_batches(x64):
     starts = jnp.ones((2, 2))
 
     def pushed(run):
-        along = lambda x, u: jax.jvp(run, (x, u), (x, u))[1]
+        def along(x, u):
+            return jax.jvp(run, (x, u), (x, u))[1]
+
         return jax.jit(jax.vmap(along))(starts, inputs)
 
     found = pushed(lambda *a: states("short_blocks", *a))
@@ -85,7 +87,10 @@ def test_sources_too_small_to_misfit_add_up(x64):
         return lambda v: jnp.sum(weights[:, None] * run(v))
 
     how = {"method": METHOD, "adjoint": "short_blocks"}
-    ours = lambda v: elk.evaluate(summed, jnp.zeros(1), v, **how).states
+
+    def ours(v):
+        return elk.evaluate(summed, jnp.zeros(1), v, **how).states
+
     found = jax.grad(loss(ours))(jnp.ones((LENGTH, 1)))
     expected = np.cumsum(np.asarray(weights)[::-1])[::-1]
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-13)

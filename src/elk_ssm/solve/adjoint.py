@@ -12,7 +12,7 @@ but these states is kept: a block is stepped through again where needed.
 """
 
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,8 @@ def trajectory_tangent(
     along = [None if is_zero_tangent(leaf) else leaf for leaf in leaves]
     shards, every = options.shards, options.every
     if shards is None:
-        return _tangent(function, recursion, primals, along, states, every)
+        how: Any = {"kernel": options.kernel}
+        return _tangent(function, recursion, primals, along, states, every, **how)
     axis, common = shards.axis, len(primals[0]) + 1
 
     def shard(timed: tuple, whole: tuple) -> tuple[Array, tuple]:
@@ -82,6 +83,7 @@ def _tangent(
     states: Array,
     block_size: int,
     axis: TimeAxis = LOCAL,
+    kernel: bool = False,
 ) -> Array:
     """Tangent of the states that this device holds."""
     if block_size > 1:
@@ -95,7 +97,7 @@ def _tangent(
 
     def along_path(consts: list, initial: Array, inputs: PyTree) -> Path:
         before = axis.shift(initial, states)
-        return Path(partial(function, consts), before, inputs, axis, chunk)
+        return Path(partial(function, consts), before, inputs, axis, chunk, kernel)
 
     def one_step(moved: list[Array]) -> Array:
         new = iter(moved)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._trees import static
-from elk_ssm._types import Array
+from elk_ssm._types import Array, ArrayLike
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import near_divisor
@@ -28,8 +28,10 @@ from elk_ssm.surrogate.jacobians import DenseJacobian, ZeroJacobian
 from elk_ssm.surrogate.linearization import Linearization, is_zero
 from elk_ssm.surrogate.policy import NoisePolicy
 
-Strategy: TypeAlias = Literal["auto", "forgetful", "short_blocks", "newton"]
-NO_PROBE, BATCHED = -2, -3
+Strategy: TypeAlias = Literal[
+    "auto", "forgetful", "short_blocks", "newton", "sequential"
+]
+NO_PROBE, BATCHED, ASKED_FOR = -2, -3, -4
 _DENSE_UP_TO, _CHEAP_UP_TO = 64, 8
 # Measured break-even lengths on a CPU (docs/speed.md), for D <= 8 and above.
 _SHORTEST_CHEAP, _SHORTEST = 2_000, 4_000
@@ -62,9 +64,12 @@ class Plan(NamedTuple):
         block_size: Steps C in a block.
         forgetting_length: Steps after which the probe had forgotten its start, -1 when
             it did not within the probe, -2 when there was no probe because the
-            recurrence is too short, -3 when a batch made it useless.
+            recurrence is too short, -3 when a batch made it useless, -4 when steps one
+            after the other were asked for.
         passes: Passes over all blocks, the collecting one included.
         sequential_steps: Steps that were evaluated one after the other, probe apart.
+        in_kernel: 1 where every pass over blocks was one kernel, 0 where none was asked
+            for, -1 where the platform has none.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,15 +84,23 @@ class Plan(NamedTuple):
     forgetting_length: Array
     passes: Array
     sequential_steps: Array
+    in_kernel: Array | int = 0
 
     def describe(self) -> str:
         """Say in words what was done and why; outside `jit`."""
+        said = {-1: "; no kernel: there is no Triton on this platform"}
+        said[1] = "; each pass one kernel"
+        return self._what_and_why() + said.get(int(self.in_kernel), "")
+
+    def _what_and_why(self) -> str:
         length, passes = int(self.forgetting_length), int(self.passes)
         left = int(self.sequential_steps)
         if self.kind == PlanKind.sequential:
             why = f"forgetting takes {length} steps, too long for blocks to pay"
             if length == NO_PROBE:
                 why = "too short for blocks to pay"
+            elif length == ASKED_FOR:
+                why = "as asked for"
             elif length == BATCHED:
                 why = "a batch fills the vector unit by itself"
             elif length < 0:
@@ -114,7 +127,8 @@ class Auto:
         noise: Noise policy of the Newton strategy where its linearisation is not zero;
             None is undamped, which with the gate takes fewer and cheaper passes.
         block_size: Steps C in a block, or None to choose from T and D.
-        strategy: `"forgetful"`, `"short_blocks"`, `"newton"`, or `"auto"` by platform.
+        strategy: `"forgetful"`, `"short_blocks"`, `"newton"`, `"sequential"`, or
+            `"auto"` by platform.
         max_passes: Largest number of passes of the forgetful strategy, burn-in and
             collection, before what is left is evaluated sequentially. None is 4 for
             D <= 8, where a pass over blocks costs a fifth of a scan, and 2 above. Of
@@ -213,10 +227,19 @@ class Auto:
         )
 
 
-def make_plan(kind: Any, size: Any, forgetting: Any, passes: Any, steps: Any) -> Plan:
-    """Return a plan of arrays."""
-    numbers = (kind, size, forgetting, passes, steps)
-    return Plan(*(jnp.asarray(number, jnp.int32) for number in numbers))
+def make_plan(*numbers: Any, in_kernel: ArrayLike = 0) -> Plan:
+    """Return a plan of arrays, from its fields in order."""
+    return Plan(*(jnp.asarray(number, jnp.int32) for number in (*numbers, in_kernel)))
+
+
+def is_in_kernel(asked: bool) -> Array:
+    """Return `Plan.in_kernel`, by the platform that the program is lowered for."""
+    if not asked:
+        return jnp.asarray(0, jnp.int32)
+    return jax.lax.platform_dependent(
+        cuda=lambda: jnp.asarray(1, jnp.int32),
+        default=lambda: jnp.asarray(-1, jnp.int32),
+    )
 
 
 def newton_plan(block_size: int, passes: Array) -> Plan:

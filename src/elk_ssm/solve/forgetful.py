@@ -30,12 +30,26 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
-from elk_ssm.solve.auto import BATCHED, NO_PROBE, Auto, Plan, PlanKind, make_plan
+from elk_ssm.solve.auto import (
+    ASKED_FOR,
+    BATCHED,
+    NO_PROBE,
+    Auto,
+    Plan,
+    PlanKind,
+    is_in_kernel,
+    make_plan,
+)
 from elk_ssm.solve.nodes import Blocks, block_map, cut, in_blocks, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.repair import repair
-from elk_ssm.solve.rollout import roll_out_sequentially, roll_out_whole, roll_to_ends
+from elk_ssm.solve.rollout import (
+    roll_out_sequentially,
+    roll_out_whole,
+    roll_to_ends,
+    walk,
+)
 from elk_ssm.solve.stopping import Tolerance, per_block, scale_of
 
 _SAFETY, _SLACK = 1.5, 16
@@ -105,6 +119,21 @@ def evaluate_forgetful(problem: Problem, options: Options) -> Evaluated:
 
     primals = problem.consts, problem.initial, problem.inputs
     return run(primals, options.tolerance)
+
+
+def evaluate_in_turn(problem: Problem, options: Options) -> Evaluated:
+    """Evaluate step by step, as was asked for; in one kernel if that was too."""
+    length = problem.length
+    size = 1 if options.keeps_all else options.every
+    if not options.kernel:
+        task = Task(size, 0, False, options.keeps_all)
+        return _step_by_step(task, problem, ASKED_FOR)
+    blocks = cut(problem, length)
+    states = walk(blocks, problem.initial[None], keep_all=True, kernel=True)[:, 0]
+    in_kernel = is_in_kernel(True)
+    numbers = PlanKind.sequential, size, ASKED_FOR, 1, length
+    plan = make_plan(*numbers, in_kernel=in_kernel)
+    return Evaluated(states[size - 1 :: size], jnp.zeros((), states.dtype), plan)
 
 
 def _with(problem: Problem, primals: tuple) -> Problem:

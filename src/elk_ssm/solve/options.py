@@ -15,6 +15,7 @@ from elk_ssm.solve.stopping import Tolerance
 
 Adjoint: TypeAlias = Literal["auto", "sequential", "parallel", "blocks", "short_blocks"]
 Keep: TypeAlias = Literal["all", "boundaries", "last"]
+Kernel: TypeAlias = Literal["pallas"]
 
 
 @jax.tree_util.register_dataclass
@@ -35,6 +36,7 @@ class Options:
         every: Steps between the states that are kept, 1 for all.
         fall_back: Whether to evaluate sequentially what did not converge.
         shards: The mesh over which time is sharded, None for one device.
+        kernel: Whether rollouts are one kernel where the platform has Triton.
     """
 
     method: Method | Auto
@@ -49,6 +51,7 @@ class Options:
     every: int = static()
     fall_back: bool = static()
     shards: Shards | None = static()
+    kernel: bool = static()
 
     @property
     def keeps_all(self) -> bool:

@@ -17,7 +17,8 @@ class Path(NamedTuple):
         before: State before every step of this device, `(T, D)`.
         inputs: Inputs of these steps.
         axis: Where time lives.
-        chunk: How many steps are differentiated side by side.
+        chunk: How many steps are differentiated side by side on a CPU.
+        kernel: Whether sweeps are one kernel where they fit one.
     """
 
     step: FlatStep
@@ -25,6 +26,7 @@ class Path(NamedTuple):
     inputs: PyTree
     axis: TimeAxis
     chunk: int
+    kernel: bool = False
 
     def over_time(self, before: Array) -> Array:
         """Evaluate f, on a CPU in chunks; recomputed when differentiated in reverse."""

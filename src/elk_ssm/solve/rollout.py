@@ -1,10 +1,13 @@
 """Rollouts: the states that f gives, of blocks side by side or step after step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.parallel.unrolling import equations_of
+from elk_ssm.kernels import Walk, roll_out_lanes
+from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.problem import Problem
 
@@ -32,6 +35,36 @@ def roll_out_whole(blocks: Blocks, nodes: Array) -> Array:
     begin = blocks.axis.shift(blocks.initial, nodes)
     by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
     return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
+
+
+def walk(blocks: Blocks, starts: Array, *, keep_all: bool, kernel: bool) -> Array:
+    """Return all states `(C, n, D)` of blocks rolled out from `starts`.
+
+    Or only the ends, `(1, n, D)`. With a kernel, in one where the platform has Triton.
+    """
+    lanes = jax.vmap(blocks.step)
+
+    def body(states: Array, entry: tuple) -> tuple[Array, Array | None]:
+        states = lanes(states, entry[1])
+        return states, states if keep_all else None
+
+    def by_steps(starts: Array, inputs: PyTree) -> Array:
+        steps = jnp.arange(blocks.size), inputs
+        ends, states = scan_by_platform(body, starts, steps, equations_of_step(blocks))
+        return ends[None] if states is None else states
+
+    def in_kernel(starts: Array, inputs: PyTree) -> Array:
+        assert isinstance(blocks.step, partial)
+        function, (consts,) = blocks.step.func, blocks.step.args
+        how = Walk("all" if keep_all else "last", steps=blocks.size)
+        found = roll_out_lanes(function, consts, starts, inputs, how)
+        return found if keep_all else found[None]
+
+    if not kernel:
+        return by_steps(starts, blocks.inputs)
+    return jax.lax.platform_dependent(
+        starts, blocks.inputs, cuda=in_kernel, default=by_steps
+    )
 
 
 def roll_to_ends(blocks: Blocks, states: Array, first: Array | int = 0) -> Array:

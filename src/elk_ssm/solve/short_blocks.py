@@ -29,14 +29,13 @@ import jax.numpy as jnp
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.parallel.unrolling import scan_by_platform
-from elk_ssm.solve.auto import Auto, Plan, PlanKind, make_plan
+from elk_ssm.solve.auto import Auto, Plan, PlanKind, is_in_kernel, make_plan
 from elk_ssm.solve.certify import is_accepted, shot_of_blocks
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
-from elk_ssm.solve.rollout import equations_of_step
+from elk_ssm.solve.rollout import walk
 from elk_ssm.solve.stopping import (
     Tolerance,
     differs_in_sign_of_zero,
@@ -69,12 +68,21 @@ class Settled(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """The static side: C, whether all states are kept, the most passes, which scans."""
+    """The static side of a plan.
+
+    Attributes:
+        block_size: C.
+        keep_all: Whether all states are kept, or the ends of blocks.
+        most_passes: Largest number of passes.
+        backend: Which scans to use.
+        kernel: Whether a pass is one kernel where the platform has Triton.
+    """
 
     block_size: int
     keep_all: bool
     most_passes: int
     backend: Backend
+    kernel: bool
 
 
 def settle_short_blocks(problem: Problem, options: Options) -> Settled:
@@ -125,7 +133,7 @@ def _plan(problem: Problem, options: Options, batch: int) -> _Task:
     size = auto.short_block_size(problem.length, batch * len(problem.initial))
     size = min(size if options.keeps_all else options.every, problem.length)
     most = auto.most_short_passes(size)
-    return _Task(size, options.keeps_all, most, options.backend)
+    return _Task(size, options.keeps_all, most, options.backend, options.kernel)
 
 
 @jax.named_scope("short_blocks")
@@ -141,7 +149,7 @@ def _settle(
     most = jnp.minimum(task.most_passes, max_iters)
 
     def roll(starts: Array) -> Rolled:
-        states = _roll_out(blocks, starts, task.keep_all)
+        states = walk(blocks, starts, keep_all=task.keep_all, kernel=task.kernel)
         return Rolled(states[-1], _starts(blocks, states[-1]), states)
 
     def left(starts: Array, rolled: Rolled) -> Array:
@@ -149,7 +157,7 @@ def _settle(
         return _digits(starts[1:], rolled.following[1:], bound[:-1])
 
     fitted = fit_blocks(roll, left, _first(task, blocks, guess), most)
-    fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task.backend)
+    fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task)
     states = fitted.rolled.ends
     if task.keep_all:
         every = jnp.swapaxes(fitted.rolled.outputs, 0, 1)
@@ -158,7 +166,8 @@ def _settle(
     misfit = largest(fitted.rolled.following - fitted.started)
     forgotten = (fitted.passes - 1) * task.block_size
     plan = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
-    return Settled(states, fits, misfit, fitted.passes, make_plan(*plan))
+    plan_ = make_plan(*plan, in_kernel=is_in_kernel(task.kernel))
+    return Settled(states, fits, misfit, fitted.passes, plan_)
 
 
 def _blocks(task: _Task, problem: Problem) -> Blocks:
@@ -186,19 +195,6 @@ def _first(task: _Task, blocks: Blocks, guess: Array | None) -> Array:
     return starts.at[1 : 1 + len(before)].set(before)
 
 
-def _roll_out(blocks: Blocks, starts: Array, keep_all: bool) -> Array:
-    """Return all states `(C, n, D)`, or the ends `(1, n, D)`."""
-    lanes = jax.vmap(blocks.step)
-
-    def body(states: Array, entry: tuple) -> tuple[Array, Array | None]:
-        states = lanes(states, entry[1])
-        return states, states if keep_all else None
-
-    steps = jnp.arange(blocks.size), blocks.inputs
-    ends, states = scan_by_platform(body, starts, steps, equations_of_step(blocks))
-    return ends[None] if states is None else states
-
-
 def _starts(blocks: Blocks, ends: Array) -> Array:
     """Where the blocks start next: where the one before ended, if that is finite."""
     usable = jnp.all(jnp.isfinite(ends), axis=1, keepdims=True)
@@ -216,7 +212,7 @@ def _digits(started: Array, following: Array, bound: Array) -> Array:
 
 
 def _is_certain(
-    blocks: Blocks, fitted: Fitted, tolerance: Tolerance, backend: Backend
+    blocks: Blocks, fitted: Fitted, tolerance: Tolerance, task: _Task
 ) -> Array:
     """Let a twin of every block show what becomes of its misfit."""
     ends = fitted.rolled.ends
@@ -224,7 +220,7 @@ def _is_certain(
     bound = tolerance.bound(scale), rounding_floor(scale)
 
     def roll(starts: Array) -> Array:
-        return _roll_out(blocks, starts, keep_all=False)[0]
+        return walk(blocks, starts, keep_all=False, kernel=task.kernel)[0]
 
     shot = shot_of_blocks(roll, fitted.started, ends, bound)
-    return is_accepted(shot, backend, blocks.axis)
+    return is_accepted(shot, task.backend, blocks.axis)

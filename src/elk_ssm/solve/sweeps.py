@@ -11,6 +11,7 @@ together are rounding,
 so that they stay rounding where nothing is forgotten; else the other sweep is taken.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_exclusive
+from elk_ssm.kernels import Walk, roll_out_lanes, why_not
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
@@ -62,8 +64,37 @@ class _Sweep(NamedTuple):
         def body(d: Array, entry: tuple) -> tuple[Array, Array]:
             return jax.vmap(self.through)(entry, d)
 
-        each, reverse = self.equations, self.reverse
-        return scan_by_platform(body, begins, self.entries, each, reverse=reverse)
+        def by_steps(begins: Array, entries: tuple) -> tuple[Array, Array]:
+            each, reverse = self.equations, self.reverse
+            return scan_by_platform(body, begins, entries, each, reverse=reverse)
+
+        if not (self.path.kernel and self._fits_kernel(begins)):
+            return by_steps(begins, self.entries)
+        return jax.lax.platform_dependent(
+            begins, self.entries, cuda=self._in_kernel, default=by_steps
+        )
+
+    @property
+    def _step(self) -> partial:
+        assert isinstance(self.path.step, partial)
+        return self.path.step
+
+    def _walked(self, consts: list, d: Array, entry: tuple) -> Array:
+        step = partial(self._step.func, consts)
+        return self._replace(path=self.path._replace(step=step)).through(entry, d)[0]
+
+    def _fits_kernel(self, begins: Array) -> bool:
+        (consts,) = self._step.args
+        return why_not(self._walked, consts, begins, self.entries) is None
+
+    def _in_kernel(self, begins: Array, entries: tuple) -> tuple[Array, Array]:
+        (consts,), how = self._step.args, Walk(reverse=self.reverse)
+        after = roll_out_lanes(self._walked, consts, begins, entries, how)
+        if not self.reverse:
+            return after[-1], after
+        # What enters a step, and the source that it adds.
+        entering = jnp.concatenate([after[1:], begins[None]])
+        return after[0], entering + entries[3]
 
     def following(self, ends: Array) -> Array:
         """What enters every block, when this leaves them; zero the first."""

@@ -19,7 +19,11 @@ from elk_ssm.solve.adjoint import trajectory_tangent
 from elk_ssm.solve.auto import Auto, Plan, newton_plan
 from elk_ssm.solve.carry import empty_history
 from elk_ssm.solve.failure import fall_back, settle_failure
-from elk_ssm.solve.forgetful import evaluate_forgetful
+from elk_ssm.solve.forgetful import (
+    Evaluated,
+    evaluate_forgetful,
+    evaluate_in_turn,
+)
 from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut
@@ -163,7 +167,13 @@ def _find(problem: Problem, options: Options, policy: Any) -> tuple[Array, Repor
         return _iterate(problem, options, policy)
 
     def forgetful() -> tuple[Array, Report]:
-        states, misfit, plan = evaluate_forgetful(problem, options)
+        return without_passes(evaluate_forgetful(problem, options))
+
+    def sequential() -> tuple[Array, Report]:
+        return without_passes(evaluate_in_turn(problem, options))
+
+    def without_passes(found: Evaluated) -> tuple[Array, Report]:
+        states, misfit, plan = found
         nowhere = jnp.asarray(-1, jnp.int32)
         done = int_status(Status.converged)
         history = empty_history(options.history, states.dtype)
@@ -184,7 +194,12 @@ def _find(problem: Problem, options: Options, policy: Any) -> tuple[Array, Repor
 
     if method.strategy == "auto":
         return jax.lax.platform_dependent(cpu=forgetful, default=short_blocks)
-    chosen = {"forgetful": forgetful, "short_blocks": short_blocks, "newton": newton}
+    chosen: dict[str, Callable[[], tuple[Array, Report]]] = {
+        "forgetful": forgetful,
+        "short_blocks": short_blocks,
+        "newton": newton,
+        "sequential": sequential,
+    }
     return chosen[method.strategy]()
 
 
