@@ -363,6 +363,9 @@ def test_the_number_of_steps_is_one_number():
     starts = draw(1, 2, 3)
     with pytest.raises(ValueError, match="number of steps"):
         roll_out_lanes(lorenz, jnp.ones(3), starts, None, interpret=True)
+    walk = Walk(keep="first", steps=3)
+    with pytest.raises(ValueError, match="keep is"):
+        roll_out_lanes(lorenz, jnp.ones(3), starts, None, walk, interpret=True)
 
 
 REFUSED = {

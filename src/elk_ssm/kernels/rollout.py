@@ -123,6 +123,8 @@ def plan_of(
 
 
 def _number_of_steps(entries: PyTree, walk: Walk) -> int:
+    if walk.keep not in ("all", "last") or walk.time_axis not in (0, 1):
+        raise ValueError(f"keep is 'all' or 'last', time_axis 0 or 1; got {walk}.")
     found = {jnp.shape(leaf)[walk.time_axis] for leaf in jax.tree.leaves(entries)}
     found |= set() if walk.steps is None else {walk.steps}
     if len(found) != 1:
