@@ -11,7 +11,6 @@ from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import describe, is_float
 from elk_ssm._types import Array, ArrayLike, PyTree
-from elk_ssm.kernels import why_not
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, check_off_explicit, off_explicit
 from elk_ssm.solve.auto import Auto
@@ -82,6 +81,8 @@ def check_kernel(
     recurrence: Recurrence, asked: Asked, method: Method | Auto | None = None
 ) -> bool:
     """Raise `ValueError` where a kernel was asked for that cannot be had, else true."""
+    from elk_ssm.kernels import why_not  # Pallas takes 0.2 s to import
+
     _check_choice("kernel", asked.kernel, Kernel)
     if isinstance(method, Method) or asked.shards is not None:
         raise ValueError(

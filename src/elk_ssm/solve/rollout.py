@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.kernels import Walk, roll_out_lanes
 from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.problem import Problem
@@ -54,6 +53,8 @@ def walk(blocks: Blocks, starts: Array, *, keep_all: bool, kernel: bool) -> Arra
         return ends[None] if states is None else states
 
     def in_kernel(starts: Array, inputs: PyTree) -> Array:
+        from elk_ssm.kernels import Walk, roll_out_lanes
+
         assert isinstance(blocks.step, partial)
         function, (consts,) = blocks.step.func, blocks.step.args
         how = Walk("all" if keep_all else "last", steps=blocks.size)

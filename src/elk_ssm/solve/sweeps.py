@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_exclusive
-from elk_ssm.kernels import Walk, roll_out_lanes, why_not
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
@@ -84,10 +83,14 @@ class _Sweep(NamedTuple):
         return self._replace(path=self.path._replace(step=step)).through(entry, d)[0]
 
     def _fits_kernel(self, begins: Array) -> bool:
+        from elk_ssm.kernels import why_not
+
         (consts,) = self._step.args
         return why_not(self._walked, consts, begins, self.entries) is None
 
     def _in_kernel(self, begins: Array, entries: tuple) -> tuple[Array, Array]:
+        from elk_ssm.kernels import Walk, roll_out_lanes
+
         (consts,), how = self._step.args, Walk(reverse=self.reverse)
         after = roll_out_lanes(self._walked, consts, begins, entries, how)
         if not self.reverse:
