@@ -84,7 +84,8 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
         return try_out(blocks, bound, options.backend, carry, after)
 
     begin = start(options.concrete, nodes, options.history, policy)
-    return cut_off(run_passes(body, begin, options.max_iters))
+    with jax.named_scope("passes"):
+        return cut_off(run_passes(body, begin, options.max_iters))
 
 
 @jax.named_scope("one_pass")
