@@ -45,8 +45,8 @@ class Cell(NamedTuple):
         size: D.
         length: T.
         build: Makes the function and its arguments.
-        build_passes: Makes the function that returns the number of passes on a CPU, and
-            its arguments; None where nothing is iterated.
+        build_passes: Makes the function that returns the number of passes, and its
+            arguments; None where nothing is iterated.
         needs: A package that must be there.
         branches: Which branches of conditionals a good run takes.
     """
@@ -77,7 +77,7 @@ class Cell(NamedTuple):
         named = dict.fromkeys(ONCE, 1) | dict.fromkeys(NEVER, 0)
         return named | {"passes": passes}
 
-    def passes_on_cpu(self) -> int | None:
+    def passes_here(self) -> int | None:
         """Run the same plan on this machine and return its number of passes."""
         if self.build_passes is None:
             return None
@@ -142,8 +142,10 @@ def as_published(name: str, size: int, length: int) -> Cell:
         return lambda *args: solve("associative", *args)[0], speed.case(size, length)
 
     def build_passes() -> Program:
-        # The same mathematics in the order that a CPU is quick at.
-        return lambda *args: solve("sequential", *args)[1], speed.case(size, length)
+        # The same mathematics, in the order that the device is quick at.
+        on_cpu = jax.default_backend() == "cpu"
+        backend = "sequential" if on_cpu else "associative"
+        return lambda *args: solve(backend, *args)[1], speed.case(size, length)
 
     return Cell("GRU", f"published {name}", size, length, build, build_passes)
 

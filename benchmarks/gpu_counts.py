@@ -73,7 +73,7 @@ def measure(cells: Iterable[Cell]) -> Iterator[Row]:
         if not cell.is_here:
             print(f"{cell.key}: skipped, {cell.needs} is not installed", flush=True)
             continue
-        row = counted(cell, cell.passes_on_cpu())
+        row = counted(cell, cell.passes_here())
         print({name: row.get(name) for name in COLUMNS}, flush=True)
         yield row
 
