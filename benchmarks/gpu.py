@@ -40,7 +40,7 @@ from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.linalg.structure import Diagonal
 
 SIZES, LENGTHS = (8, 32, 64, 128), (10_000, 100_000, 1_000_000)
-BLOCKS = (16, 64, 256)
+BLOCKS, ARGRU_BLOCKS = (16, 64, 256), (16, 24, 32, 48)
 SCAN_ROUNDS_UP_TO = 100_000
 DENSE_UP_TO = 32, 10_000
 SMALL_CELLS = (
@@ -89,14 +89,16 @@ def _in_float64(arguments: tuple) -> np.ndarray:
         return np.asarray(jax.jit(scan_with(fused, 1))(*wide))
 
 
-def measure_gru(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[Row]:
+def measure_gru(
+    sizes: tuple[int, ...], lengths: tuple[int, ...], blocks: tuple[int, ...] = BLOCKS
+) -> Iterator[Row]:
     """The default and its parts against `lax.scan` on this device."""
     for length in lengths:
         for size in sizes:
             arguments = case(size, length)
             chosen: dict[str, Callable] = {"lax.scan": scan_with(fused, 1)}
             chosen["auto"] = partial(evaluated, newton())
-            for block in BLOCKS:
+            for block in blocks:
                 name = f"auto, blocks of {block}"
                 chosen[name] = partial(evaluated, newton(block))
             chosen["quasi_deer"] = partial(evaluated, elk.quasi_deer())
@@ -105,7 +107,7 @@ def measure_gru(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[Ro
             yield from _against_scan(chosen, arguments, {"D": size, "T": length})
 
 
-def measure_argru(length: int) -> Iterator[Row]:
+def measure_argru(length: int, blocks: tuple[int, ...]) -> Iterator[Row]:
     """The trained AR-GRU, on which the published methods were slower than a scan."""
     problem = problems.make("argru_seed0", length=length, seed=0, dtype="float32")
 
@@ -121,7 +123,7 @@ def measure_argru(length: int) -> Iterator[Row]:
         return elk.evaluate(problem.f, start, inputs, method=method).states
 
     chosen: dict[str, Callable] = {"lax.scan": by_scan, "auto": partial(ours, None)}
-    chosen |= {f"auto, blocks of {c}": partial(ours, c) for c in (16, 24, 32, 48)}
+    chosen |= {f"auto, blocks of {c}": partial(ours, c) for c in blocks}
     arguments = (problem.initial_state, problem.inputs)
     yield from _against_scan(chosen, arguments, {"problem": "AR-GRU", "T": length})
 
@@ -197,8 +199,8 @@ def advice(rows: dict[str, list[Row]]) -> list[str]:
         if "auto" in times and times["auto"] > gpu_times.MARGIN * times[best]:
             ratio = times["auto"] / times[best]
             found.append(
-                f"GRU, D = {place[0]}, T = {place[1]:,}: {best} is {ratio:.2g} times as "
-                "fast as the default."
+                f"GRU, D = {place[0]}, T = {place[1]:,}: {best} is {ratio:.2g} times "
+                "as fast as the default."
             )
     for size in {row["D"] for row in rows["affine"]}:
         here = [row for row in rows["affine"] if row["D"] == size]
@@ -235,8 +237,9 @@ def main(arguments: list[str]) -> int:
     rows["cells"] = within(end, gpu_times.measure(cells))
     rows["cudnn"] = list(gpu_times.cudnn_lstm(32, 300 if small else gpu_cells.LONG))
     print(*rows["cudnn"], sep="\n")
-    rows["argru"] = within(end, measure_argru(300 if small else 10_000))
-    rows["gru"] = within(end, measure_gru(sizes, lengths))
+    several = ((), ()) if small else (ARGRU_BLOCKS, BLOCKS)
+    rows["argru"] = within(end, measure_argru(300 if small else 10_000, several[0]))
+    rows["gru"] = within(end, measure_gru(sizes, lengths, several[1]))
     rows["fit"] = report(rows["cells"], rows["affine"], advice(rows))
     if not small:
         harness.write("gpu", rows, harness.hardware())

@@ -82,7 +82,7 @@ def median_ms(run: Callable[[], Any]) -> float:
 
 
 def fit(rows: Sequence[Row], bytes_per_ms: float) -> Row:
-    """Costs of a launch and of a synchronisation, in us; adds fitted times to `rows`."""
+    """Costs of a launch and of a sync, in us; adds fitted times to `rows`."""
     counts = np.array([[row["launches"], row["syncs"]] for row in rows], float) / 1e3
     moving = np.array([1e9 * row["GB moved"] for row in rows]) / bytes_per_ms
     times = np.array([row["run ms"] for row in rows])

@@ -8,8 +8,8 @@ from benchmarks.gpu_program import Compiled, Counts, count
 
 from benchmarks import gpu_budgets, gpu_cells, gpu_counts, gpu_page, harness, hlo
 
-# Two kernels; a loop of 8 rounds with one; passes, of unknown number: a trial loop of two,
-# a conditional of one or of three, and a call of one; and a failure loop of two.
+# Two kernels; a loop of 8 rounds with one; passes, of unknown number: a trial loop of
+# two, a conditional of one or of three, and a call of one; and a failure loop of two.
 TEXT = """HloModule jit_f, is_scheduled=true
 
 %fused (p: f32[8], q: s32[]) -> f32[8] {
