@@ -87,7 +87,7 @@ def fit(rows: Sequence[Row], bytes_per_ms: float) -> Row:
     moving = np.array([1e9 * row["GB moved"] for row in rows]) / bytes_per_ms
     times = np.array([row["run ms"] for row in rows])
     relative = counts / times[:, None], (times - moving) / times
-    launch, sync = np.linalg.lstsq(*relative, rcond=None)[0]
+    launch, sync = _not_negative(*relative)
     fitted = counts @ [launch, sync] + moving
     for row, value in zip(rows, fitted):
         row["fitted ms"] = float(value)
@@ -98,6 +98,17 @@ def fit(rows: Sequence[Row], bytes_per_ms: float) -> Row:
         "TB/s": bytes_per_ms / 1e9,
         "relative error": error,
     }
+
+
+def _not_negative(columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Least squares in two unknowns that are no less than zero."""
+    both = np.linalg.lstsq(columns, wanted, rcond=None)[0]
+    if np.all(both >= 0):
+        return both
+    alone = np.maximum(columns.T @ wanted, 0) / np.maximum((columns**2).sum(0), 1e-30)
+    left = [float(np.sum((columns[:, i] * alone[i] - wanted) ** 2)) for i in (0, 1)]
+    best = int(np.argmin(left))
+    return np.where(np.arange(2) == best, alone, 0.0)
 
 
 def cudnn_lstm(size: int, length: int) -> Iterator[Row]:
@@ -133,7 +144,7 @@ def advice(rows: Sequence[Row], fitted: Row) -> list[str]:
         found += _of_one_place(f"{problem}, D = {size}, T = {length:,}", here)
     of_model = {"launch us": LAUNCH_US, "sync us": SYNC_US, "TB/s": BYTES_PER_MS / 1e9}
     for name, assumed in of_model.items():
-        if not 1 / MARGIN < fitted[name] / assumed < MARGIN:
+        if fitted[name] and not 1 / MARGIN < fitted[name] / assumed < MARGIN:
             found.append(
                 f"The model in benchmarks/gpu_program.py has {assumed:g} {name}; here "
                 f"it is {fitted[name]:.3g}."

@@ -31,6 +31,18 @@ def test_the_costs_that_made_the_times_are_found():
     assert all(row["fitted ms"] == pytest.approx(row["run ms"]) for row in made)
 
 
+def test_no_cost_is_negative():
+    # Fewer launches that take longer: what is left is explained by synchronisations.
+    made = rows(0.0, 30.0)
+    for row in made:
+        row["run ms"] *= 1 + 1 / row["launches"] ** 0.5
+    fitted = gpu_times.fit(made, BYTES_PER_MS)
+    assert fitted["launch us"] >= 0
+    assert fitted["sync us"] >= 0
+    flat = [row | {"run ms": 1e-6} for row in made]
+    assert gpu_times.fit(flat, BYTES_PER_MS)["launch us"] == 0
+
+
 def test_advice_names_what_beats_the_default_and_what_the_model_has_wrong():
     made = rows(LAUNCH_US, 10 * SYNC_US)
     told = gpu_times.advice(made, gpu_times.fit(made, BYTES_PER_MS))
