@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from benchmarks import harness
 from benchmarks.gpu_budgets import COMPILE_SECONDS
 from benchmarks.gpu_entry_points import failures
@@ -67,16 +65,18 @@ def _branches(programs: list[Row]) -> list[Row]:
 
 
 def _entry_points(rows: list[Row]) -> str:
-    failed = failures(rows)
-    names = len({row["name"] for row in rows})
-    slowest: Any = max((row.get("compile s", 0.0) for row in rows), default=0.0)
-    said = (
-        f"{len(rows) - len(failed)} of {len(rows)} compile ({names} entry points), the "
-        f"slowest of them in {slowest:.0f} s."
-    )
-    return "\n".join(
-        [said, *(["", *(f"- {line}" for line in failed)] if failed else [])]
-    )
+    """What was tried and what failed, by size and dtype."""
+    found = []
+    for size, dtype in dict.fromkeys((row["D"], row["dtype"]) for row in rows):
+        here = [row for row in rows if (row["D"], row["dtype"]) == (size, dtype)]
+        failed = [row for row in here if "failed" in row]
+        row: Row = {"D": size, "dtype": dtype, "tried": len(here)}
+        row["compile"] = len(here) - len(failed)
+        seconds = [row["compile s"] for row in here if "compile s" in row]
+        row["slowest, s"] = max(seconds, default=0.0)
+        found.append(row)
+    tried = harness.table(found, ("D", "dtype", "tried", "compile", "slowest, s"))
+    return "\n".join([tried, "", *(f"- {line}" for line in failures(rows))]).strip()
 
 
 def _number(value: float) -> str:
