@@ -1,11 +1,15 @@
-# For a fresh machine: `make demo` and `make test`; also `make docs`, `make notebooks`.
+# For a fresh machine: `make demo` and `make test`; also `make docs`, `make notebooks`,
+# `make gpu-counts` and `make gpu-budgets`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint docs notebooks clean
+GPU_VENV := .venv-gpu
+GPU_PYTHON := JAX_PLATFORMS=cpu $(GPU_VENV)/bin/python
+
+.PHONY: demo test lint docs notebooks gpu-counts gpu-budgets clean
 
 demo: $(VENV)/.run
 	$(BIN)/elk-ssm demo
@@ -27,6 +31,14 @@ notebooks: $(VENV)/.dev
 	$(PIP) install --constraint constraints.txt --group notebooks
 	$(BIN)/python -m notebooks.execute $(NOTEBOOKS)
 
+# Programs compiled for an H100 that is only described, and counted; no GPU is needed.
+gpu-counts: $(GPU_VENV)/.run
+	$(GPU_PYTHON) -m benchmarks.gpu_counts
+
+# The same of a few programs; fails when a count is above its ceiling.
+gpu-budgets: $(GPU_VENV)/.run
+	$(GPU_PYTHON) -m benchmarks.gpu_counts --check
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "elk_ssm needs Python 3.11 or newer; try make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -43,5 +55,14 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --no-deps aeon==1.6.0
 	touch $@
 
+# All that is installed is in constraints-gpu.txt, and the package itself beside it.
+$(GPU_VENV)/.run: pyproject.toml constraints-gpu.txt
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--requirement constraints-gpu.txt
+	$(GPU_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-deps --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GPU_VENV) build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -4,15 +4,18 @@
     python -m benchmarks.gpu --small    # a minute on any device, no files
 
 1. Errors of the methods against float64 `lax.scan` on the CPU.
-2. A default-initialised GRU, D = 8 to 128, T = 1e4 to 1e6, and the trained AR-GRU at
-   T = 1e4: the default, its block sizes, quasi-DEER and DEER against `lax.scan` on the
-   same device.
-3. The diagonal affine scan against the bandwidth floor: the bytes of reading A and b
+2. The diagonal affine scan against the bandwidth floor: the bytes of reading A and b
    and writing x once, over the bandwidth of a copy measured here. Our prefix scan and
    `jax.lax.associative_scan` both, which decides the default.
+3. Every program of the count table (`gpu_cells`): what it launches, the time that the
+   model gives, and the time that it takes; the costs of a launch and of a
+   synchronisation fitted to these times; cuDNN's LSTM beside them.
+4. A default-initialised GRU, D = 8 to 128, T = 1e4 to 1e6, and the trained AR-GRU at
+   T = 1e4: the default, its block sizes, quasi-DEER and DEER against `lax.scan` on the
+   same device.
 
-Runs without dynamax. `--budget SECONDS` stops starting new cells after that time and
-writes what there is.
+At the end it says which defaults the times ask to change. Runs without dynamax.
+`--budget SECONDS` stops starting new cells after that time and writes what there is.
 """
 
 from __future__ import annotations
@@ -29,16 +32,22 @@ import jax.numpy as jnp
 import numpy as np
 
 import elk_ssm as elk
-from benchmarks import harness, problems
+from benchmarks import gpu_cells, gpu_times, harness, problems
+from benchmarks.gpu_program import BYTES_PER_MS
 from benchmarks.harness import Row
 from benchmarks.speed import case, fused, scan_with
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.linalg.structure import Diagonal
 
 SIZES, LENGTHS = (8, 32, 64, 128), (10_000, 100_000, 1_000_000)
-BLOCKS = (16, 64, 256)
+BLOCKS, ARGRU_BLOCKS = (16, 64, 256), (16, 24, 32, 48)
 SCAN_ROUNDS_UP_TO = 100_000
 DENSE_UP_TO = 32, 10_000
+SMALL_CELLS = (
+    gpu_cells.by_scan("GRU", 8, 300),
+    gpu_cells.ours("GRU", "quasi_deer", 8, 300),
+    gpu_cells.as_published("quasi_deer", 8, 300),
+)
 CHECKED = 2_000
 
 
@@ -80,23 +89,28 @@ def _in_float64(arguments: tuple) -> np.ndarray:
         return np.asarray(jax.jit(scan_with(fused, 1))(*wide))
 
 
-def measure_gru(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[Row]:
-    """The default and its parts against `lax.scan` on this device."""
+def measure_gru(
+    sizes: tuple[int, ...], lengths: tuple[int, ...], blocks: tuple[int, ...] = BLOCKS
+) -> Iterator[Row]:
+    """The default and its parts against `lax.scan`; without blocks only the default."""
     for length in lengths:
         for size in sizes:
             arguments = case(size, length)
             chosen: dict[str, Callable] = {"lax.scan": scan_with(fused, 1)}
             chosen["auto"] = partial(evaluated, newton())
-            for block in BLOCKS:
+            for block in blocks:
                 name = f"auto, blocks of {block}"
                 chosen[name] = partial(evaluated, newton(block))
+            if not blocks:
+                yield from _against_scan(chosen, arguments, {"D": size, "T": length})
+                continue
             chosen["quasi_deer"] = partial(evaluated, elk.quasi_deer())
             if size <= DENSE_UP_TO[0] and length <= DENSE_UP_TO[1]:
                 chosen["deer"] = partial(evaluated, elk.deer())
             yield from _against_scan(chosen, arguments, {"D": size, "T": length})
 
 
-def measure_argru(length: int) -> Iterator[Row]:
+def measure_argru(length: int, blocks: tuple[int, ...]) -> Iterator[Row]:
     """The trained AR-GRU, on which the published methods were slower than a scan."""
     problem = problems.make("argru_seed0", length=length, seed=0, dtype="float32")
 
@@ -112,7 +126,7 @@ def measure_argru(length: int) -> Iterator[Row]:
         return elk.evaluate(problem.f, start, inputs, method=method).states
 
     chosen: dict[str, Callable] = {"lax.scan": by_scan, "auto": partial(ours, None)}
-    chosen |= {f"auto, blocks of {c}": partial(ours, c) for c in (16, 24, 32, 48)}
+    chosen |= {f"auto, blocks of {c}": partial(ours, c) for c in blocks}
     arguments = (problem.initial_state, problem.inputs)
     yield from _against_scan(chosen, arguments, {"problem": "AR-GRU", "T": length})
 
@@ -178,23 +192,61 @@ def within(budget: float, cells: Iterator[Row]) -> list[Row]:
     return rows
 
 
+def advice(rows: dict[str, list[Row]]) -> list[str]:
+    """What the times of blocks and of affine scans say about the defaults."""
+    found = []
+    for place in {(row["D"], row["T"]) for row in rows["gru"]}:
+        here = [row for row in rows["gru"] if (row["D"], row["T"]) == place]
+        times = {row["candidate"]: row["run_ms"] for row in here}
+        best = min(times, key=lambda name: times[name])
+        if "auto" in times and times["auto"] > gpu_times.MARGIN * times[best]:
+            ratio = times["auto"] / times[best]
+            found.append(
+                f"GRU, D = {place[0]}, T = {place[1]:,}: {best} is {ratio:.2g} times "
+                "as fast as the default."
+            )
+    for size in {row["D"] for row in rows["affine"]}:
+        here = [row for row in rows["affine"] if row["D"] == size]
+        times = {row["candidate"]: row["run_ms"] for row in here}
+        ours, theirs = times["ours"], times["lax.associative_scan"]
+        if ours > gpu_times.MARGIN * theirs:
+            found.append(f"Affine scan, D = {size}: `lax.associative_scan` is faster.")
+    return sorted(found)
+
+
+def report(cells: list[Row], affine: list[Row], others: list[str]) -> Row:
+    """Fit the model to the cells; print model against measured, and what to change."""
+    if jax.default_backend() == "cpu":
+        print("On a CPU: the model is of a GPU, and what is fitted means nothing.")
+    copies = [row["GB/s of a copy"] for row in affine] or [1e-6 * BYTES_PER_MS]
+    fitted = gpu_times.fit(cells, 1e6 * max(copies))
+    print(harness.table(cells, gpu_times.COLUMNS))
+    print("fitted:", {name: float(f"{value:.3g}") for name, value in fitted.items()})
+    changes = gpu_times.advice(cells, fitted) + others
+    print("To change:", *(changes or ["nothing"]), sep="\n  ")
+    return fitted | {"to change": changes}
+
+
 def main(arguments: list[str]) -> int:
     """Run the command line of this benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--small", action="store_true", help="small sizes, no files")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds")
     args = parser.parse_args(arguments)
-    end = time.monotonic() + args.budget
-    sizes = (8,) if args.small else SIZES
-    lengths = (300,) if args.small else LENGTHS
-    rows = {"check": check(sizes, 300 if args.small else CHECKED)}
+    end, small = time.monotonic() + args.budget, args.small
+    sizes, lengths = ((8,), (300,)) if small else (SIZES, LENGTHS)
+    rows: dict[str, Any] = {"check": check(sizes, 300 if small else CHECKED)}
     print(harness.table(rows["check"], ["D", "T", "candidate", "error"]))
-    rows["affine"] = within(
-        end, measure_affine(sizes, 1_000 if args.small else 1_000_000)
-    )
-    rows["argru"] = within(end, measure_argru(300 if args.small else 10_000))
-    rows["gru"] = within(end, measure_gru(sizes, lengths))
-    if not args.small:
+    rows["affine"] = within(end, measure_affine(sizes, 1_000 if small else 1_000_000))
+    cells = SMALL_CELLS if small else gpu_cells.CELLS
+    rows["cells"] = within(end, gpu_times.measure(cells))
+    rows["cudnn"] = list(gpu_times.cudnn_lstm(32, 300 if small else gpu_cells.LONG))
+    print(*rows["cudnn"], sep="\n")
+    several = ((), ()) if small else (ARGRU_BLOCKS, BLOCKS)
+    rows["argru"] = within(end, measure_argru(300 if small else 10_000, several[0]))
+    rows["gru"] = within(end, measure_gru(sizes, lengths, several[1]))
+    rows["fit"] = report(rows["cells"], rows["affine"], advice(rows))
+    if not small:
         harness.write("gpu", rows, harness.hardware())
     return 0
 

@@ -18,15 +18,21 @@ from benchmarks import harness
 PAGES = {
     name: name
     for name in ("activity", "convergence", "gradients", "kalman", "sharding")
-} | {"speed": "speed_page"}
+} | {"speed": "speed_page", "accelerators": "gpu_page"}
 _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
+
+
+def stored_as(page: str) -> str:
+    """Name of the results of a page, its own unless its module says otherwise."""
+    module = import_module(f"benchmarks.{PAGES[page]}")
+    return getattr(module, "STORED", page)
 
 
 @cache
 def places(page: str) -> dict[str, str]:
     """All that a measured page has places for."""
     module = import_module(f"benchmarks.{PAGES[page]}")
-    stored = harness.read(page)
+    stored = harness.read(stored_as(page))
     machine = {"machine": harness.machine_line(stored["hardware"])}
     return machine | module.places(stored)
 

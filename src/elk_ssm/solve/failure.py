@@ -16,6 +16,7 @@ from elk_ssm.solve.rollout import roll_out_in_turn, roll_out_sequentially
 _CHUNK = 512
 
 
+@jax.named_scope("failure")
 def settle_failure(
     problem: Problem, states: Array, status: Array, block_size: int
 ) -> tuple[Array, Array, Array]:
@@ -108,6 +109,7 @@ def _in_turn(
     return jax.lax.while_loop(lambda carry: carry[0], follow, begin)[1:]
 
 
+@jax.named_scope("fall_back")
 def fall_back(problem: Problem, states: Array, status: Array) -> tuple[Array, Array]:
     """Evaluate sequentially what the iteration did not bring to convergence."""
     undecided = status != Status.converged

@@ -82,11 +82,13 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
 
     def until_tried(carry: Carry) -> Carry:
         # Apart from the passes, of which each would have to ask whether to try.
-        carry = run_passes(body, carry, options.max_iters)
+        with jax.named_scope("passes"):
+            carry = run_passes(body, carry, options.max_iters)
         return try_out(blocks, options.tolerance, options.backend, carry)
 
     begin = start(options.concrete, nodes, options.history, policy)
-    return cut_off(run_passes(until_tried, begin, options.max_iters))
+    with jax.named_scope("rounds"):
+        return cut_off(run_passes(until_tried, begin, options.max_iters))
 
 
 @jax.named_scope("one_pass")

@@ -9,6 +9,7 @@ from elk_ssm.solve.rollout import roll_out_sequentially
 from elk_ssm.solve.stopping import differs_in_sign_of_zero, largest
 
 
+@jax.named_scope("repair")
 def repair(
     problem: Problem,
     block_size: int,

@@ -154,7 +154,8 @@ def sweep_short_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
         return jnp.log(off / (_ROUNDING_UNITS * jnp.finfo(scale.dtype).eps))
 
     begins = jnp.zeros((sweep.entries[2].shape[1], size), source.dtype)
-    fitted = fit_blocks(roll, left, begins, auto.most_short_passes(block))
+    with jax.named_scope("sweeps"):
+        fitted = fit_blocks(roll, left, begins, auto.most_short_passes(block))
     found = _in_order(fitted.rolled.outputs, length)
     fits = fitted.fits & jnp.all(jnp.isfinite(found))
 
@@ -162,7 +163,8 @@ def sweep_short_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
         exact = sweep_blocks(path, source, reverse=reverse)
         return jnp.where(fits, found, exact)
 
-    return jax.lax.cond(anywhere(~fits), otherwise, lambda: found)
+    with jax.named_scope("long_sweeps"):
+        return jax.lax.cond(anywhere(~fits), otherwise, lambda: found)
 
 
 def _cut(path: Path, source: Array, block: int, reverse: bool) -> _Sweep:

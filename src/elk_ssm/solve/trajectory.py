@@ -223,7 +223,8 @@ def _short_blocks_or(
         return jax.tree.map(lambda x, y: jnp.where(fits, x, y), settled_, found)
 
     settled_ = settled.states, report
-    return jax.lax.cond(anywhere(~fits), go_on, lambda: settled_)
+    with jax.named_scope("newton"):
+        return jax.lax.cond(anywhere(~fits), go_on, lambda: settled_)
 
 
 def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Report]:

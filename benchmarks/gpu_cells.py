@@ -1,0 +1,221 @@
+"""The programs of the count table: ours, `lax.scan`, the published iteration, others.
+
+A cell is a program at one size. Whole solves end at their tolerance; on a machine
+without a GPU the number of passes is what a CPU takes for the same plan, which is
+`elk.auto(strategy="newton")` with associative scans: what `auto` does on accelerators.
+
+Of the loops of a solve, which bear the scopes of the engine, a good solve runs `passes`
+as often as it has passes and `trial` once; `failure`, `fall_back` and `repair` look
+whether they are needed and are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import elk_ssm as elk
+from benchmarks import kalman, problems, published, speed
+from benchmarks.gpu_program import Branches
+
+ONCE, NEVER = ("trial",), ("failure", "fall_back", "repair")
+LONG, SHORT = 100_000, 10_000
+METHODS: dict[str, Callable] = {
+    "default": partial(elk.auto, strategy="newton"),
+    "quasi_deer": elk.quasi_deer,
+    "deer": elk.deer,
+    "quasi_elk": partial(elk.quasi_elk, speed.NOISE),
+    "elk": partial(elk.elk, speed.NOISE),
+}
+Program = tuple[Callable, tuple]
+
+
+class Cell(NamedTuple):
+    """A program of the table.
+
+    Attributes:
+        problem: What is computed: "GRU", "AR-GRU", ...
+        program: Which way.
+        size: D.
+        length: T.
+        build: Makes the function and its arguments.
+        build_passes: Makes the function that returns the number of passes, and its
+            arguments; None where nothing is iterated.
+        needs: A package that must be there.
+        branches: Which branches of conditionals a good run takes.
+    """
+
+    problem: str
+    program: str
+    size: int
+    length: int
+    build: Callable[[], Program]
+    build_passes: Callable[[], Program] | None = None
+    needs: str = "jax"
+    branches: Branches = "dear"
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What a row of the table is found by."""
+        return self.problem, self.program, self.size, self.length
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its package is."""
+        return find_spec(self.needs) is not None
+
+    def rounds(self, passes: int) -> dict[str, int]:
+        """How often the named loops run in a good solve."""
+        if self.program.startswith("published"):
+            return {}
+        named = dict.fromkeys(ONCE, 1) | dict.fromkeys(NEVER, 0)
+        return named | {"passes": passes}
+
+    def passes_here(self) -> int | None:
+        """Run the same plan on this machine and return its number of passes."""
+        if self.build_passes is None:
+            return None
+        function, arguments = self.build_passes()
+        return int(jax.jit(function)(*arguments))
+
+
+def gru(size: int, length: int) -> tuple[Callable, tuple]:
+    """The GRU with fused gates, and its weights, x_0 and inputs."""
+    return speed.fused, speed.case(size, length)
+
+
+def autoregressive(size: int, length: int) -> tuple[Callable, tuple]:
+    """The trained autoregressive GRU; its weights are constants."""
+    problem = problems.make("argru_seed0", length=length, seed=0, dtype="float32")
+    assert problem.state_dim == size
+    return lambda _: problem.f, (jnp.zeros(0), problem.initial_state, problem.inputs)
+
+
+RECURRENCES = {"GRU": gru, "AR-GRU": autoregressive}
+
+
+def by_scan(problem: str, size: int, length: int) -> Cell:
+    """`lax.scan` of a recurrence."""
+
+    def build() -> Program:
+        make, arguments = RECURRENCES[problem](size, length)
+        return speed.scan_with(make, 1), arguments
+
+    return Cell(problem, "lax.scan", size, length, build)
+
+
+def ours(problem: str, name: str, size: int, length: int) -> Cell:
+    """One of our methods."""
+
+    def build() -> Program:
+        make, arguments = RECURRENCES[problem](size, length)
+        return speed.evaluated_by(METHODS[name](), make), arguments
+
+    def build_passes() -> Program:
+        make, arguments = RECURRENCES[problem](size, length)
+
+        def passes(weights: Any, start: Any, inputs: Any) -> jax.Array:
+            how: Any = {"method": METHODS[name](), "backend": "associative"}
+            return elk.evaluate(make(weights), start, inputs, **how).num_iters
+
+        return passes, arguments
+
+    return Cell(problem, name, size, length, build, build_passes)
+
+
+def as_published(name: str, size: int, length: int) -> Cell:
+    """The published iteration to its tolerance, from zeros."""
+
+    def solve(backend: str, weights: Any, start: Any, inputs: Any) -> tuple:
+        options = published.Options(method=name, backend=backend)
+        step = published.make_step(options, speed.fused(weights), start, inputs)
+        guess = jnp.zeros((inputs.shape[0], start.shape[0]), start.dtype)
+        return published.evaluate_until(step, guess, speed.NOISE)
+
+    def build() -> Program:
+        return lambda *args: solve("associative", *args)[0], speed.case(size, length)
+
+    def build_passes() -> Program:
+        # The same mathematics, in the order that the device is quick at.
+        on_cpu = jax.default_backend() == "cpu"
+        backend = "sequential" if on_cpu else "associative"
+        return lambda *args: solve(backend, *args)[1], speed.case(size, length)
+
+    return Cell("GRU", f"published {name}", size, length, build, build_passes)
+
+
+def gradient_of(cell: Cell) -> Cell:
+    """The gradient of a sum of squared states to the weights; forward pass included."""
+
+    def build() -> Program:
+        run, arguments = cell.build()
+
+        def loss(weights: Any, start: Any, inputs: Any) -> jax.Array:
+            return jnp.sum(run(weights, start, inputs) ** 2)
+
+        return jax.grad(loss), arguments
+
+    return cell._replace(problem=f"{cell.problem}, gradient", build=build)
+
+
+def smoother(name: str, size: int, seen: int, length: int, needs: str = "jax") -> Cell:
+    """A Kalman smoother of D dimensions seen by E emissions."""
+
+    def build() -> Program:
+        arrays = kalman.case(size, 2)
+        rng = np.random.default_rng(seen)
+        arrays["H"] = np.float32(rng.normal(size=(seen, size)))
+        arrays["y"] = np.float32(rng.normal(size=(length, seen)))
+        return SMOOTHERS[name](arrays)
+
+    # The dearer branch is for delicate models: it takes one step after the other.
+    how: Any = {"needs": needs, "branches": "cheap"}
+    return Cell(f"smoother, E = {seen}", name, size, length, build, **how)
+
+
+SMOOTHERS = {
+    "lgssm_smoother": kalman.ours("auto"),
+    "dynamax, parallel": kalman.dynamax(parallel=True),
+    "cuthbert, parallel": kalman.cuthbert(parallel=True),
+}
+
+
+def linen(size: int, length: int) -> Cell:
+    """The RNN layer of flax."""
+
+    def build() -> Program:
+        return speed.linen_rnn, speed.case(size, length)
+
+    return Cell("GRU", "flax.linen.RNN", size, length, build, needs="flax")
+
+
+def recurrences(size: int, length: int) -> list[Cell]:
+    """Everything that evaluates the GRU at one size."""
+    names = "quasi_deer", "deer", "quasi_elk"
+    cells = [by_scan("GRU", size, length)]
+    cells += [ours("GRU", name, size, length) for name in ("default", *names)]
+    return cells + [as_published(name, size, length) for name in names]
+
+
+CELLS = (
+    *recurrences(32, LONG),
+    *recurrences(8, LONG),
+    ours("GRU", "elk", 4, SHORT),
+    as_published("elk", 4, SHORT),
+    by_scan("AR-GRU", 4, SHORT),
+    ours("AR-GRU", "default", 4, SHORT),
+    gradient_of(by_scan("GRU", 32, LONG)),
+    gradient_of(ours("GRU", "default", 32, LONG)),
+    smoother("lgssm_smoother", 4, 4, LONG),
+    smoother("lgssm_smoother", 10, 50, SHORT),
+    linen(32, LONG),
+    # Importing dynamax changes the global precision of products, so these come last.
+    smoother("cuthbert, parallel", 4, 4, LONG, needs="cuthbert"),
+    smoother("dynamax, parallel", 4, 4, LONG, needs="dynamax"),
+)
