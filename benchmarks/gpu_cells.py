@@ -2,11 +2,14 @@
 
 A cell is a program at one size. Whole solves end at their tolerance; on a machine
 without a GPU the number of passes is what a CPU takes for the same plan, which is
-`elk.auto(strategy="newton")` with associative scans: what `auto` does on accelerators.
+`elk.auto(strategy="short_blocks")` with associative scans: what `auto` does on
+accelerators.
 
-Of the loops of a solve, which bear the scopes of the engine, a good solve runs `passes`
-as often as it has passes and `trial` once; `failure`, `fall_back` and `repair` look
-whether they are needed and are not.
+Of the loops of a solve, which bear the scopes of the engine, a good solve runs
+`short_blocks`, `passes` and `sweeps` as often as it has passes of that kind, and
+`rounds` and `trial` once; the branch `newton` is taken where there are passes of
+Newton's method, and `failure`, `fall_back`, `repair` and `long_sweeps` look whether they
+are needed and are not.
 """
 
 from __future__ import annotations
@@ -23,17 +26,34 @@ import numpy as np
 import elk_ssm as elk
 from benchmarks import kalman, problems, published, speed
 from benchmarks.gpu_program import Branches
+from elk_ssm.parallel.time_axis import LOCAL
+from elk_ssm.solve.path import Path
+from elk_ssm.solve.sweeps import fit_sweeps
 
-ONCE, NEVER = ("trial",), ("failure", "fall_back", "repair")
+ONCE = ("trial", "rounds")
+NEVER = ("failure", "fall_back", "repair", "long_sweeps")
 LONG, SHORT = 100_000, 10_000
 METHODS: dict[str, Callable] = {
-    "default": partial(elk.auto, strategy="newton"),
+    "default": partial(elk.auto, strategy="short_blocks"),
     "quasi_deer": elk.quasi_deer,
     "deer": elk.deer,
     "quasi_elk": partial(elk.quasi_elk, speed.NOISE),
     "elk": partial(elk.elk, speed.NOISE),
 }
 Program = tuple[Callable, tuple]
+
+
+class Passes(NamedTuple):
+    """Passes of a run: over short blocks, of an iteration, of a derivative's sweeps."""
+
+    short: int = 0
+    iterated: int = 0
+    sweeps: int = 0
+
+    @property
+    def total(self) -> int:
+        """Passes of the solve."""
+        return self.short + self.iterated
 
 
 class Cell(NamedTuple):
@@ -45,7 +65,7 @@ class Cell(NamedTuple):
         size: D.
         length: T.
         build: Makes the function and its arguments.
-        build_passes: Makes the function that returns the number of passes, and its
+        build_passes: Makes the function that returns the numbers of `Passes`, and its
             arguments; None where nothing is iterated.
         needs: A package that must be there.
         branches: Which branches of conditionals a good run takes.
@@ -70,19 +90,20 @@ class Cell(NamedTuple):
         """Whether its package is."""
         return find_spec(self.needs) is not None
 
-    def rounds(self, passes: int) -> dict[str, int]:
+    def rounds(self, passes: Passes) -> dict[str, int]:
         """How often the named loops run in a good solve."""
         if self.program.startswith("published"):
             return {}
         named = dict.fromkeys(ONCE, 1) | dict.fromkeys(NEVER, 0)
-        return named | {"passes": passes}
+        named |= {"short_blocks": passes.short, "passes": passes.iterated}
+        return named | {"newton": min(passes.iterated, 1), "sweeps": passes.sweeps}
 
-    def passes_here(self) -> int | None:
+    def passes_here(self) -> Passes | None:
         """Run the same plan on this machine and return its number of passes."""
         if self.build_passes is None:
             return None
         function, arguments = self.build_passes()
-        return int(jax.jit(function)(*arguments))
+        return Passes(*map(int, jax.jit(function)(*arguments)))
 
 
 def gru(size: int, length: int) -> tuple[Callable, tuple]:
@@ -120,9 +141,14 @@ def ours(problem: str, name: str, size: int, length: int) -> Cell:
     def build_passes() -> Program:
         make, arguments = RECURRENCES[problem](size, length)
 
-        def passes(weights: Any, start: Any, inputs: Any) -> jax.Array:
+        def passes(weights: Any, start: Any, inputs: Any) -> tuple:
             how: Any = {"method": METHODS[name](), "backend": "associative"}
-            return elk.evaluate(make(weights), start, inputs, **how).num_iters
+            sol = elk.evaluate(make(weights), start, inputs, **how)
+            iterated = sol.num_iters
+            if sol.plan is not None:
+                is_newton = sol.plan.kind == elk.PlanKind.newton_blocks
+                iterated = jnp.where(is_newton, sol.plan.passes, 0)
+            return sol.num_iters - iterated, iterated
 
         return passes, arguments
 
@@ -145,7 +171,7 @@ def as_published(name: str, size: int, length: int) -> Cell:
         # The same mathematics, in the order that the device is quick at.
         on_cpu = jax.default_backend() == "cpu"
         backend = "sequential" if on_cpu else "associative"
-        return lambda *args: solve(backend, *args)[1], speed.case(size, length)
+        return lambda *args: (0, solve(backend, *args)[1]), speed.case(size, length)
 
     return Cell("GRU", f"published {name}", size, length, build, build_passes)
 
@@ -161,7 +187,23 @@ def gradient_of(cell: Cell) -> Cell:
 
         return jax.grad(loss), arguments
 
-    return cell._replace(problem=f"{cell.problem}, gradient", build=build)
+    def build_passes() -> Program:
+        assert cell.build_passes is not None
+        forward, arguments = cell.build_passes()
+        return lambda *args: (*forward(*args), sweeps_of(*args)), arguments
+
+    def sweeps_of(weights: Any, start: Any, inputs: Any) -> jax.Array:
+        """Passes of the backward sweeps, of this loss along the true trajectory."""
+        step = speed.fused(weights)
+        states = elk.sequential(step, start, inputs).states
+        before = jnp.concatenate([start[None], states[:-1]])
+        path = Path(partial(lambda _, x, u: step(x, u), []), before, inputs, LOCAL, 512)
+        fitted, _ = fit_sweeps(path, 2 * states, reverse=True)
+        return fitted.passes
+
+    counted = build_passes if cell.build_passes is not None else None
+    name = f"{cell.problem}, gradient"
+    return cell._replace(problem=name, build=build, build_passes=counted)
 
 
 def smoother(name: str, size: int, seen: int, length: int, needs: str = "jax") -> Cell:

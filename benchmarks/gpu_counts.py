@@ -16,9 +16,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from benchmarks import gpu_budgets, gpu_entry_points, harness
-from benchmarks.gpu_cells import CELLS, SHORT, Cell, as_published, by_scan, ours
+from benchmarks.gpu_cells import (
+    CELLS,
+    SHORT,
+    Cell,
+    Passes,
+    as_published,
+    by_scan,
+    ours,
+)
 from benchmarks.gpu_program import (
     Branches,
     Counts,
@@ -40,16 +49,17 @@ SMALL = (
 )
 
 
-def counted(cell: Cell, passes: int | None) -> Row:
+def counted(cell: Cell, passes: Passes | None) -> Row:
     """Compile a cell and count it; `passes` is None where nothing is iterated."""
     function, arguments = cell.build()
     compiled = compile_for_h100(function, *arguments)
 
-    def at(passes: int, branches: Branches = cell.branches) -> Counts:
-        rounds = cell.rounds(passes)
-        return count(compiled, passes=passes, rounds=rounds, branches=branches)
+    def at(passes: Passes, branches: Branches = cell.branches) -> Counts:
+        how: Any = {"rounds": cell.rounds(passes), "branches": branches}
+        return count(compiled, passes=max(passes.iterated, 1), **how)
 
-    whole = at(passes or 1)
+    here = passes or Passes(iterated=1)
+    whole = at(here)
     row: Row = dict(zip(("problem", "program", "D", "T"), cell.key))
     row |= {
         "launches": round(whole.launches),
@@ -58,12 +68,16 @@ def counted(cell: Cell, passes: int | None) -> Row:
         "temporary MB": whole.temporary_bytes / 1e6,
         "compile s": whole.seconds,
         "model ms": whole.modelled_ms,
-        "launches, cheap branches": round(at(passes or 1, "cheap").launches),
-        "launches, dear branches": round(at(passes or 1, "dear").launches),
+        "launches, cheap branches": round(at(here, "cheap").launches),
+        "launches, dear branches": round(at(here, "dear").launches),
     }
     if passes is not None:
-        row["passes"] = passes
-        row["launches a pass"] = round(at(2).launches - at(1).launches)
+        # Of the kind that there is most of: one more of it.
+        kind = "iterated" if passes.iterated else "short"
+        more = passes._replace(**{kind: getattr(passes, kind) + 1})
+        row["launches a pass"] = round(at(more).launches - whole.launches)
+        row |= {"passes": passes.total, "of Newton": passes.iterated}
+        row |= {"sweeps": passes.sweeps} if passes.sweeps else {}
     return row
 
 

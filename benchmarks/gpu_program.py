@@ -283,10 +283,11 @@ def _conditional(how: Assumed, op: Op, place: Place) -> Counts:
         found = _computation(how, name, place)
         return found.launches, found.bytes_moved
 
-    ordered = sorted(names, key=launches)
     named, often = _named(how, op, place), place.times * (how.branches == "dear")
     if named is not None:
         place = place._replace(taken=place.taken | {named})
+    ordered = sorted(names, key=launches)
+    if named is not None:
         often = min(how.rounds[named], place.times)
     found = _computation(how, ordered[-1], place._replace(times=often))
     seldom = place._replace(times=place.times - often)

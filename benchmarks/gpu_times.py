@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu_cells import METHODS, Cell
+from benchmarks.gpu_cells import METHODS, Cell, Passes
 from benchmarks.gpu_program import (
     BYTES_PER_MS,
     LAUNCH_US,
@@ -57,10 +57,11 @@ def timed(cell: Cell) -> Row:
     row["compile s"] = time.perf_counter() - begun
     passes = cell.passes_here()
     if passes is not None:
-        row["passes"] = passes
-    rounds = cell.rounds(passes or 1)
-    how: Any = {"rounds": rounds, "branches": cell.branches}
-    found = count(Compiled(program.as_text() or ""), passes=passes or 1, **how)
+        row["passes"] = passes.total
+    here = passes or Passes(iterated=1)
+    how: Any = {"rounds": cell.rounds(here), "branches": cell.branches}
+    text = Compiled(program.as_text() or "")
+    found = count(text, passes=max(here.iterated, 1), **how)
     row |= {"launches": round(found.launches), "syncs": round(found.syncs)}
     row |= {"GB moved": found.bytes_moved / 1e9, "model ms": found.modelled_ms}
     row["run ms"] = median_ms(lambda: program(*arguments))

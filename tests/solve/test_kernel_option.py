@@ -89,7 +89,5 @@ def test_what_does_not_fit_is_refused_by_name():
 def test_sequential_by_request_is_the_scan():
     asked = elk.auto(strategy="sequential")
     sol = elk.evaluate(rnn, START, INPUTS, method=asked)
-    np.testing.assert_array_equal(
-        sol.states, elk.sequential(rnn, START, INPUTS).states
-    )
+    np.testing.assert_array_equal(sol.states, elk.sequential(rnn, START, INPUTS).states)
     assert sol.plan.describe() == "sequential: as asked for"

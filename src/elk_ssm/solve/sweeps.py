@@ -23,7 +23,7 @@ from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.auto import Auto
-from elk_ssm.solve.fitting_blocks import Rolled, fit_blocks
+from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.path import Path
 from elk_ssm.solve.stopping import scale_of
 
@@ -137,6 +137,23 @@ def sweep_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
 
 def sweep_short_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
     """Sweep short blocks until they fit; where they do not, `sweep_blocks`."""
+    fitted, found = fit_sweeps(path, source, reverse=reverse)
+    fits = fitted.fits & jnp.all(jnp.isfinite(found))
+
+    def otherwise() -> Array:
+        exact = sweep_blocks(path, source, reverse=reverse)
+        return jnp.where(fits, found, exact)
+
+    with jax.named_scope("long_sweeps"):
+        return jax.lax.cond(anywhere(~fits), otherwise, lambda: found)
+
+
+def fit_sweeps(path: Path, source: Array, *, reverse: bool) -> tuple[Fitted, Array]:
+    """Sweep short blocks until they fit, or are not to be expected to.
+
+    Returns:
+        How it ended, and the outputs of all steps, `(T, D)`.
+    """
     length, size = source.shape
     auto = Auto()
     block = min(auto.short_block_size(length, size), length)
@@ -156,15 +173,7 @@ def sweep_short_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
     begins = jnp.zeros((sweep.entries[2].shape[1], size), source.dtype)
     with jax.named_scope("sweeps"):
         fitted = fit_blocks(roll, left, begins, auto.most_short_passes(block))
-    found = _in_order(fitted.rolled.outputs, length)
-    fits = fitted.fits & jnp.all(jnp.isfinite(found))
-
-    def otherwise() -> Array:
-        exact = sweep_blocks(path, source, reverse=reverse)
-        return jnp.where(fits, found, exact)
-
-    with jax.named_scope("long_sweeps"):
-        return jax.lax.cond(anywhere(~fits), otherwise, lambda: found)
+    return fitted, _in_order(fitted.rolled.outputs, length)
 
 
 def _cut(path: Path, source: Array, block: int, reverse: bool) -> _Sweep:
