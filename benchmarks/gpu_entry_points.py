@@ -141,7 +141,7 @@ def fitted(size: int) -> Program:
 
 
 def diagonal_cell(size: int) -> Program:
-    cell = cells.init_diagonal_gru(jax.random.key(0), size, size)
+    cell = cells.init_diagonal_gru(jax.random.key(0), size, size, forget_length=20)
 
     def run(cell: Any, inputs: Any) -> Any:
         return elk.evaluate(*cells.diagonal_gru(cell), inputs)
