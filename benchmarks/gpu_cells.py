@@ -8,8 +8,8 @@ accelerators.
 Of the loops of a solve, which bear the scopes of the engine, a good solve runs
 `short_blocks`, `passes` and `sweeps` as often as it has passes of that kind, and
 `rounds` and `trial` once; the branch `newton` is taken where there are passes of
-Newton's method, and `failure`, `fall_back`, `repair` and `long_sweeps` look whether they
-are needed and are not.
+Newton's method, and `failure`, `fall_back`, `repair` and `long_sweeps` look whether
+they are needed and are not.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from elk_ssm.solve.stopping import (
+    Facts,
     default_tolerance,
     differs_in_sign_of_zero,
     judge,
@@ -25,7 +26,8 @@ def verdict(residual, step, *, scale=1.0, tol=1e-5, last=jnp.inf):
     scales = jnp.full(residual.shape, scale)
     tolerance = make_tolerance(tol, None, residual.dtype)
     alike = jnp.ones(residual.shape, bool)
-    return run_judge(residual, step, alike, scales, tolerance, jnp.asarray(last))
+    facts = Facts(residual, step, alike, jnp.ones(len(residual), bool))
+    return run_judge(facts, scales, tolerance, jnp.asarray(last))
 
 
 @SHAPES
@@ -158,7 +160,8 @@ def test_no_verdict_where_none_is_possible(break_at, size):
             residual = residual.at[break_at, 1].set(jnp.nan)
         scale = scale_of(values, 1)
         alike, step = jnp.ones((60, 2), bool), residual
-        found = judge(residual, step, alike, scale, tolerance, jnp.float32(0))
+        facts = Facts(residual, step, alike, jnp.ones(len(residual), bool))
+        found = judge(facts, scale, tolerance, jnp.float32(0))
         ends = bool(found.converged | found.suspect | found.stalled)
         possible = bool(may_end(residual, values, tolerance))
         assert possible or not ends

@@ -102,8 +102,13 @@ class _Affine(Recursion[Array, Map]):
         return entry
 
     def combine(self, earlier: Map, later: Map) -> Map:
+        # As in `act`; A may be a product.
         A, b = later
-        return Map(A.mm(earlier.operator), A.mv(earlier.offset) + b)
+        return Map(A.mm(earlier.operator), A.push(earlier.offset) + b)
+
+    def append(self, run: Map, entry: Map) -> Map:
+        A, b = entry
+        return Map(A.mm(run.operator), A.mv(run.offset) + b)
 
     def known(self, state: Array) -> Map:
         return Map(self.entries.operator.diag(jnp.zeros_like(state)), state)

@@ -12,7 +12,7 @@ but these states is kept: a block is stepped through again where needed.
 """
 
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +54,9 @@ def trajectory_tangent(
     """
     leaves = jax.tree.leaves(tangents, is_leaf=is_zero_tangent)
     along = [None if is_zero_tangent(leaf) else leaf for leaf in leaves]
-    shards, every = options.shards, options.every
+    shards = options.shards
     if shards is None:
-        how: Any = {"kernel": options.kernel}
-        return _tangent(function, recursion, primals, along, states, every, **how)
+        return _tangent(function, recursion, primals, along, states, options)
     axis, common = shards.axis, len(primals[0]) + 1
 
     def shard(timed: tuple, whole: tuple) -> tuple[Array, tuple]:
@@ -68,7 +67,7 @@ def trajectory_tangent(
             inputs, along = (exists, inputs), [*of_whole, None, *of_inputs]
             step = _defined_past_the_end(function, jax.lax.stop_gradient(initial))
         primals = consts, initial, inputs
-        return _tangent(step, recursion, primals, along, states, every, axis), ()
+        return _tangent(step, recursion, primals, along, states, options, axis), ()
 
     timed = primals[2], along[common:], states
     whole = (*primals[:2], along[:common])
@@ -81,11 +80,11 @@ def _tangent(
     primals: Primals,
     tangents: Tangents,
     states: Array,
-    block_size: int,
+    options: Options,
     axis: TimeAxis = LOCAL,
-    kernel: bool = False,
 ) -> Array:
     """Tangent of the states that this device holds."""
+    block_size, kernel = options.every, options.kernel
     if block_size > 1:
         (consts, initial, inputs), common = primals, len(primals[0]) + 1
         fold = partial(in_blocks, count=states.shape[0], block_size=block_size)

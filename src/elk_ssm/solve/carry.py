@@ -12,15 +12,9 @@ from elk_ssm.surrogate.policy import first_state
 
 
 class Carry(NamedTuple):
-    """What travels through the loop.
-
-    `before` are the nodes that the last pass started from, `scale` is what its
-    conclusions are relative to; `exact` nodes are provably so.
-    """
+    """What travels through the loop."""
 
     nodes: Array
-    before: Array
-    scale: Array
     accepted: Array | None
     gated: Array | None
     undamped: Array
@@ -51,8 +45,6 @@ def start(method: Method, guess: Array, history: int, policy: Any = None) -> Car
     noise = method.noise
     return Carry(
         nodes=guess,
-        before=guess,
-        scale=jnp.zeros_like(guess),
         accepted=guess if noise is not None and noise.can_reject else None,
         gated=None if method.gate is None else guess,
         undamped=jnp.asarray(True),

@@ -36,6 +36,7 @@ from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.passes import Pass, damped_update, evaluate_pass, mean_noise
 from elk_ssm.solve.stopping import (
+    Facts,
     Verdict,
     differs_in_sign_of_zero,
     going_on,
@@ -94,7 +95,7 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
 @jax.named_scope("one_pass")
 def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
     """Evaluate, judge, update."""
-    method, axis, began = options.concrete, blocks.axis, carry.nodes
+    method, axis = options.concrete, blocks.axis
     seen = evaluate_pass(blocks, options, carry.nodes, carry.iteration)
     carry, accept = _consult_policy(blocks, method.noise, carry, seen)
     verdict, scale = _judge(blocks, options, carry, seen)
@@ -120,16 +121,15 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
         carry = carry._replace(history=record(carry.history, now, carry.iteration))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
     status = _status(verdict, stalls, prefix, blocks.unknowns)
-    # Behind a break the iterate is better than its update.
-    nodes = jnp.where(status == Status.nonfinite, carry.nodes, nodes)
+    # Behind a break, and at the rounding floor, an iterate is better than its update.
+    kept = (status == Status.nonfinite) | (status == Status.precision_limit)
+    nodes = jnp.where(kept, carry.nodes, nodes)
     if carry.accepted is not None:
         stay = accept | _frozen(blocks, exact) | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
         carry = carry._replace(predicted=_predicted_merit(blocks, seen, update))
     return carry._replace(
         nodes=nodes,
-        before=began,
-        scale=scale,
         iteration=carry.iteration + 1,
         exact=exact,
         status=status,
@@ -153,17 +153,20 @@ def _judge(
     at the host and devices their agreement. The gate needs the sizes anyway.
     """
     axis, tolerance = blocks.axis, options.tolerance
-    found = seen.residual, seen.undamped
-    inexact = beyond_prefix(carry.exact, carry.nodes, seen.values, axis)
+    found = Facts(
+        seen.residual,
+        seen.undamped,
+        ~differs_in_sign_of_zero(carry.nodes, seen.values),
+        beyond_prefix(carry.exact, carry.nodes, seen.values, axis),
+    )
 
     def judged() -> tuple[Verdict, Array]:
-        alike = ~differs_in_sign_of_zero(carry.nodes, seen.values)
         scale = scale_of(seen.values, blocks.size, axis)
-        verdict = judge(*found, alike, inexact, scale, tolerance, carry.step_norm, axis)
+        verdict = judge(found, scale, tolerance, carry.step_norm, axis)
         return verdict, scale
 
     def unjudged() -> tuple[Verdict, Array]:
-        return going_on(*found, inexact), jnp.zeros_like(seen.values)
+        return going_on(found), jnp.zeros_like(seen.values)
 
     def judged_if_needed() -> tuple[Verdict, Array]:
         needed = may_end(seen.residual, seen.values, tolerance)

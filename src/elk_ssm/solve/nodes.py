@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
-from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.problem import Problem
+from elk_ssm.solve.unrolling import equations_of, scan_by_platform
 from elk_ssm.surrogate.linearization import Linearization, Where, time_chunks
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.problem import Problem
+from elk_ssm.solve.unrolling import equations_of, scan_by_platform
 
 
 def roll_out(blocks: Blocks, nodes: Array) -> Array:

@@ -30,12 +30,13 @@ from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto, Plan, PlanKind, is_in_kernel, make_plan
-from elk_ssm.solve.certify import is_accepted, shot_of_blocks
+from elk_ssm.solve.certify import is_accepted
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.rollout import walk
+from elk_ssm.solve.shooting import shot_of_blocks
 from elk_ssm.solve.stopping import (
     Tolerance,
     differs_in_sign_of_zero,
@@ -89,7 +90,7 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
     """Roll short blocks out until they fit, as far as that pays.
 
     Under `vmap` the blocks of a whole batch are rolled out side by side, and C is
-    chosen for all of them.
+    chosen for all of them (of nested ones, for the batch of the inner `vmap`).
     """
 
     def planned(batch: int) -> Callable[[tuple, tuple], Settled]:
@@ -103,25 +104,27 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
         return settle
 
     primals = problem.consts, problem.initial, problem.inputs
-    numbers = options.tolerance, options.guess, options.max_iters
+    # No `None` among what a rule for batches takes: its derivative fails there.
+    guess = () if options.guess is None else (options.guess,)
+    numbers = options.tolerance, options.max_iters, guess
     return _knowing_batch(planned)(primals, numbers)
 
 
-def _knowing_batch(planned: Callable[[int], Callable], batch: int = 1) -> Callable:
-    """Return `planned(batch)`, and under `vmap` what is planned for a larger one."""
+def _knowing_batch(planned: Callable[[int], Callable]) -> Callable:
+    """Return `planned(1)`, and under `vmap` what is planned for that many."""
 
     @custom_vmap
     def run(*operands: PyTree) -> PyTree:
-        return planned(batch)(*operands)
+        return planned(1)(*operands)
 
     @run.def_vmap
     def _(axis_size: int, batched: Any, *operands: PyTree) -> tuple:
+        if not any(jax.tree.leaves(batched)):
+            found = planned(1)(*operands)
+            return found, jax.tree.map(lambda _: False, found)
         axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
-
-        def wider(total: int) -> Callable:
-            return jax.vmap(planned(total), axes, axis_size=axis_size)
-
-        found = _knowing_batch(wider, batch * axis_size)(*operands)
+        # A rule of its own for a further `vmap` would have a derivative without end.
+        found = jax.vmap(planned(axis_size), axes, axis_size=axis_size)(*operands)
         return found, jax.tree.map(lambda _: True, found)
 
     return run
@@ -141,8 +144,8 @@ def _settle(
     task: _Task,
     problem: Problem,
     tolerance: Tolerance,
-    guess: Array | None,
     max_iters: Array,
+    guess: tuple[Array, ...],
 ) -> Settled:
     blocks = _blocks(task, problem)
     tight = per_block(tolerance, blocks.number, problem.initial.dtype)
@@ -184,13 +187,13 @@ def _blocks(task: _Task, problem: Problem) -> Blocks:
     return cut(problem._replace(inputs=inputs, length=length + fill), size)
 
 
-def _first(task: _Task, blocks: Blocks, guess: Array | None) -> Array:
+def _first(task: _Task, blocks: Blocks, guess: tuple[Array, ...]) -> Array:
     """Where the blocks start first: at the guess, or all at x_0."""
     initial, number = blocks.initial, blocks.number
     starts = jnp.broadcast_to(initial, (number, len(initial)))
-    if guess is None:
+    if not guess:
         return starts
-    before = guess[task.block_size - 1 :: task.block_size][: number - 1]
+    before = guess[0][task.block_size - 1 :: task.block_size][: number - 1]
     before = jnp.where(jnp.isfinite(before), before, initial)
     return starts.at[1 : 1 + len(before)].set(before)
 

@@ -36,6 +36,22 @@ class Tolerance(NamedTuple):
         return Tolerance(self.relative * factor, self.absolute * factor)
 
 
+class Facts(NamedTuple):
+    """What a pass is judged by.
+
+    Attributes:
+        residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
+        step: `(n, D)`, the undamped step from it.
+        alike: `(n, D)`, whether state and rollout value have the same sign if zero.
+        inexact: `(n,)`, which nodes are beyond the exact prefix and not exact.
+    """
+
+    residual: Array
+    step: Array
+    alike: Array
+    inexact: Array
+
+
 class Verdict(NamedTuple):
     """What one pass concludes, all booleans and integers of shape `()`.
 
@@ -172,11 +188,11 @@ def largest(*arrays: Array) -> Array:
     return found[0] if len(arrays) == 1 else found
 
 
-def going_on(residual: Array, step: Array, inexact: Array) -> Verdict:
+def going_on(facts: Facts) -> Verdict:
     """Return the verdict of a pass that ends nothing, of one device."""
     no = jnp.asarray(False)
-    (first,) = LOCAL.first_true(inexact)
-    residual_norm, step_norm = largest(residual, step)
+    (first,) = LOCAL.first_true(facts.inexact)
+    residual_norm, step_norm = largest(facts.residual, facts.step)
     return Verdict(first, no, no, no, residual_norm, step_norm)
 
 
@@ -197,10 +213,7 @@ def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:
 
 
 def judge(
-    residual: Array,
-    step: Array,
-    alike: Array,
-    inexact: Array,
+    facts: Facts,
     scale: Array,
     tolerance: Tolerance,
     last_step_norm: Array,
@@ -209,15 +222,13 @@ def judge(
     """Compare a pass with the tolerance; the verdict is the same on every device.
 
     Args:
-        residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
-        step: `(n, D)`, the undamped step from it.
-        alike: `(n, D)`, whether state and rollout value have the same sign if zero.
-        inexact: `(n,)`, which nodes are beyond the exact prefix and not exact.
+        facts: What the pass found.
         scale: `(n, D)`, from `scale_of`.
         tolerance: Relative and absolute tolerance.
         last_step_norm: Largest undamped step of the pass before.
         axis: Where time lives.
     """
+    residual, step, alike, inexact = facts
     bound = tolerance.bound(scale)
     residual_norm, step_norm, top = axis.largest(
         *largest(residual, step), jnp.max(scale, axis=0)

@@ -21,11 +21,11 @@ from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_exclusive
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.anywhere import anywhere
-from elk_ssm.parallel.unrolling import equations_of, scan_by_platform
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.path import Path
 from elk_ssm.solve.stopping import scale_of
+from elk_ssm.solve.unrolling import equations_of, scan_by_platform
 
 _ROUNDING_UNITS = 16
 # What is so much smaller than the largest counts as no smaller than that.

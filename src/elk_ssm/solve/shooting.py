@@ -1,0 +1,180 @@
+r"""What windows of time do to errors, seen by rolling them out twice.
+
+From the node before each window f is rolled out once as it is, and once from a state
+that is a tolerance away in every dimension: how far apart both end is the gain of the
+window, and how far the first one ends from the nodes is its misfit. `certify` adds them
+up.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array, PyTree
+from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.rollout import equations_of_step
+from elk_ssm.solve.unrolling import scan_by_platform
+
+_WINDOW_STEPS, _GROUPS = 32, 8
+LARGEST = 1e30
+"""Numbers are cut off there, before they overflow."""
+
+
+class Shot(NamedTuple):
+    """What windows do to errors, each `(k,)`, in units of the tolerance.
+
+    Attributes:
+        gain: g at the end of each window.
+        misfit: m at the end of each window.
+        peak_gain: The largest gain anywhere inside.
+        peak_misfit: The largest misfit anywhere inside.
+        drift: Misfit of each dimension at the end of each window, signed, `(k, D)`.
+    """
+
+    gain: Array
+    misfit: Array
+    peak_gain: Array
+    peak_misfit: Array
+    drift: Array
+
+
+def shoot(blocks: Blocks, nodes: Array, bound: tuple[Array, Array]) -> Shot:
+    """Roll every window out, from its node and from beside it.
+
+    Args:
+        blocks: The recurrence in n blocks.
+        nodes: States at their ends, `(n, D)`.
+        bound: The largest error and the rounding floor of each node, `(n, D)`.
+    """
+    width = max(-(-_WINDOW_STEPS // blocks.size), 1)
+    begins = jnp.arange(0, blocks.number, width)
+    unit, floor = _unit(bound), bound[1]
+    starts = blocks.axis.shift(blocks.initial, nodes)
+    nudges = blocks.axis.shift(unit[0], unit)
+
+    def windows(begins: Array) -> Shot:
+        """Shoot from the nodes before these."""
+        signs = _signs(begins // width, nodes.shape[1]).astype(nodes.dtype)
+        start, nudge = starts[begins], signs * nudges[begins]
+        pair = jnp.stack([start, start + nudge])
+        reach = begins + jnp.arange(width)[:, None]
+        index = jnp.minimum(reach, blocks.number - 1)
+        moved = _through(blocks, pair, index)
+        places = nodes[index], unit[index], floor[index]
+        found = _measure((moved[:, 0], moved[:, 1]), *places)
+        exists = reach < blocks.number
+        exists = exists if blocks.real is None else exists & blocks.real[index]
+        return _seen(*found, exists)
+
+    def in_groups(begins: Array) -> Shot:
+        count = len(begins)
+        more = jnp.broadcast_to(begins[-1], (-count % _GROUPS,))
+        groups = jnp.concatenate([begins, more]).reshape(-1, _GROUPS).T
+        found = jax.lax.map(windows, groups)
+        # Groups are strided, so that all are of one size.
+        put_back = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], put_back)
+
+    # A few windows at a time need little memory; all at once few launches.
+    return jax.lax.platform_dependent(begins, cpu=in_groups, default=windows)
+
+
+def _seen(gain: Array, misfit: Array, drift: Array, exists: Array) -> Shot:
+    """Summarise windows from what was measured at their nodes, leading axis w."""
+    gain, misfit = jnp.where(exists, gain, 0), jnp.where(exists, misfit, 0)
+    end, lane = jnp.maximum(jnp.sum(exists, axis=0) - 1, 0), jnp.arange(gain.shape[1])
+    return Shot(
+        gain[end, lane],
+        misfit[end, lane],
+        jnp.max(gain, axis=0),
+        jnp.max(misfit, axis=0),
+        jnp.where(exists[end, lane, None], drift[end, lane], 0),
+    )
+
+
+def _through(blocks: Blocks, pair: Array, index: Array) -> Array:
+    """Both states at the ends of the blocks `index` `(w, k)`, `(w, 2, k, D)`.
+
+    Of blocks of one step the inputs are laid out as the windows run through them.
+    """
+    lanes = jax.vmap(jax.vmap(blocks.step), (0, None))
+    single = blocks.size == 1
+    inputs = _inputs(blocks, index, 0) if single else None
+
+    def block(pair: Array, given: tuple) -> tuple[Array, Array]:
+        places, inputs = given
+        if single:
+            pair = lanes(pair, inputs)
+        else:
+            pair = jax.lax.fori_loop(
+                0,
+                blocks.size,
+                lambda j, pair: lanes(pair, _inputs(blocks, places, j)),
+                pair,
+            )
+        return pair, pair
+
+    equations = blocks.size * equations_of_step(blocks)
+    return scan_by_platform(block, pair, (index, inputs), equations)[1]
+
+
+def _inputs(blocks: Blocks, index: Array, j: Array | int) -> PyTree:
+    """Inputs of step j of these blocks."""
+    if blocks.laid_out:
+        return jax.tree.map(lambda x: x[j, index], blocks.inputs)
+    return jax.tree.map(lambda x: x[index, j], blocks.inputs)
+
+
+def shot_of_blocks(
+    roll: Callable[[Array], Array],
+    started: Array,
+    ends: Array,
+    bound: tuple[Array, Array],
+) -> Shot:
+    """Return what blocks do to errors, each of them a window that was rolled out.
+
+    Args:
+        roll: From where the blocks start, `(n, D)`, to their ends.
+        started: Where they were started, `(n, D)`; the nodes.
+        ends: Where they ended.
+        bound: The largest error and the rounding floor of each end, `(n, D)`.
+    """
+    unit, floor = _unit(bound), bound[1]
+    nudge = jnp.concatenate([unit[:1], unit[:-1]])
+    signs = _signs(jnp.arange(started.shape[0]), started.shape[1])
+    beside = roll(started + signs.astype(started.dtype) * nudge)
+    nodes = jnp.concatenate([started[1:], ends[-1:]])
+    gain, misfit, drift = _measure((ends, beside), nodes, unit, floor)
+    return Shot(gain, misfit, gain, misfit, drift)
+
+
+def _unit(bound: tuple[Array, Array]) -> Array:
+    """What errors are measured in: the tolerance, where rounding is not larger."""
+    allowed_error, floor = bound
+    tiny = jnp.finfo(floor.dtype).tiny
+    return jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
+
+
+def _signs(rows: Array, dimension: int) -> Array:
+    """Signs of nudges, `(k, dimension)`, which alternate in both directions."""
+    signs = jnp.arange(dimension) * 7 // 3 + rows[:, None]
+    return 1 - 2 * (signs % 2)
+
+
+def _measure(
+    moved: tuple[Array, Array], nodes: Array, unit: Array, floor: Array
+) -> tuple[Array, Array, Array]:
+    """Return gain, misfit and drift where a rollout and its twin have arrived."""
+    drift = (moved[0] - nodes) / unit
+    drift = jnp.clip(jnp.where(jnp.isfinite(drift), drift, 0), -LARGEST, LARGEST)
+    off = jnp.abs(moved[0] - nodes)
+    off = jnp.where(off <= floor, 0, off)
+    misfit = jnp.minimum(jnp.max(off / unit, axis=-1), LARGEST)
+    # A NaN must not be dropped, as maxima may do.
+    misfit = jnp.where(jnp.all(jnp.isfinite(off), axis=-1), misfit, jnp.inf)
+    gain = jnp.max(jnp.abs(moved[1] - moved[0]) / unit, axis=-1)
+    # Beside the trajectory f may be undefined; an error then counts as kept.
+    gain = jnp.where(jnp.all(jnp.isfinite(moved[1]), axis=-1), gain, 1)
+    return jnp.minimum(gain, LARGEST), misfit, drift
