@@ -62,6 +62,7 @@ def _a_pass(program: str, asked: dict[int, float]) -> list[Budget]:
 BUDGETS = (
     *_whole(32, 400, 3.0, 2.0),
     *_whole(8, 300, 0.7, 1.0),
+    Budget(_gru("default, kernel", 32), "launches", 40, _gru("default", 32)),
     *_a_pass("quasi_deer", {32: 24, 8: 18}),
     *_a_pass("deer", {32: 60, 8: 55}),
     Budget(_gru("deer", 32), "temporary MB", 500, _gru("published deer", 32)),

@@ -155,6 +155,22 @@ def ours(problem: str, name: str, size: int, length: int) -> Cell:
     return Cell(problem, name, size, length, build, build_passes)
 
 
+def in_kernel(name: str, size: int, length: int) -> Cell:
+    """The default, or one step after the other, with its rollouts as one kernel."""
+    plain = ours("GRU", "default", size, length)
+
+    def build() -> Program:
+        def run(weights: Any, start: Any, inputs: Any) -> jax.Array:
+            evaluate = elk.evaluate if name == "default" else elk.sequential
+            how: Any = {"kernel": "pallas"}
+            return evaluate(speed.fused(weights), start, inputs, **how).states
+
+        return run, speed.case(size, length)
+
+    passes = plain.build_passes if name == "default" else None
+    return plain._replace(program=f"{name}, kernel", build=build, build_passes=passes)
+
+
 def as_published(name: str, size: int, length: int) -> Cell:
     """The published iteration to its tolerance, from zeros."""
 
@@ -252,6 +268,8 @@ CELLS = (
     as_published("elk", 4, SHORT),
     by_scan("AR-GRU", 4, SHORT),
     ours("AR-GRU", "default", 4, SHORT),
+    in_kernel("default", 32, LONG),
+    in_kernel("sequential", 32, LONG),
     gradient_of(by_scan("GRU", 32, LONG)),
     gradient_of(ours("GRU", "default", 32, LONG)),
     smoother("lgssm_smoother", 4, 4, LONG),
