@@ -77,13 +77,13 @@ methods = {
     "elk, annealed": elk.elk(elk.Annealed()),
     "deer, C = 16, gate": elk.deer(block_size=16, gate=GATE),
     "quasi_deer, C = 16, gate": elk.quasi_deer(block_size=16, gate=GATE),
-    "auto, as on a GPU": elk.auto(strategy="newton"),
+    "auto, as on a GPU": elk.auto(strategy="short_blocks"),
 }
 
 
-def depth(method, iterations):
-    block = getattr(method, "block_size", None) or 24
-    return iterations * (block + 2 * np.log2(max(T / block, 2))) / T
+def depth(method, sol):
+    block = method.block_size or int(sol.plan.block_size)
+    return int(sol.num_iters) * (block + 2 * np.log2(max(T / block, 2))) / T
 
 
 print(f"{'iterations (depth / T)':>26}", *(f"{name:>16}" for name in recurrences))
@@ -96,7 +96,7 @@ for label, method in methods.items():
         if sol.status != elk.Status.converged:
             cells.append(elk.Status(int(sol.status)).name)
         else:
-            cells.append(f"{count} ({depth(method, count):.2f})")
+            cells.append(f"{count} ({depth(method, sol):.2f})")
         if name == "chaotic" and plan is None:
             histories[label] = sol.history
     print(f"{label:>26}", *(f"{cell:>16}" for cell in cells))

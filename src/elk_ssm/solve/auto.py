@@ -141,7 +141,7 @@ class Auto:
     Example:
         >>> import elk_ssm as elk
         >>> elk.Auto().newton(length=1000, size=4).block_size
-        24
+        16
     """
 
     gate: Gate | None = Gate()
@@ -212,7 +212,7 @@ class Auto:
         block_size = self.block_size if block_size is None else block_size
         if block_size is None:
             # Depth is passes * (C + 2 log2(T / C)), and passes fall slowly with C.
-            block_size = 24 if length < 100_000 else 64
+            block_size = 16 if length < 100_000 else 64
         linearization = self.linearization
         if linearization is None:
             dense = size <= _DENSE_UP_TO
