@@ -181,7 +181,9 @@ def test_a_solve_bears_the_scopes_that_its_cells_name():
     program = hlo.parse(on_cpu(jax.grad(loss), *arguments).text)
     loops = [op for ops in program.computations.values() for op in ops]
     loops = [op for op in loops if op.kind == "while" and op.trip_count is None]
-    assert {"rounds", "passes", "trial", "failure"} <= set().union(*(op.names for op in loops))
+    assert {"rounds", "passes", "trial", "failure"} <= set().union(
+        *(op.names for op in loops)
+    )
     for op in loops:
         assert op.names & {"rounds", "passes", "failure"}, op.name
 
