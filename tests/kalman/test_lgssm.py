@@ -126,3 +126,19 @@ def test_what_is_no_covariance_is_said():
     nearly = jnp.array([[1.0, 1.0], [1.0 + 1e-6, 1.0]])
     close = model._replace(dynamics_covariance=nearly)
     assert np.isfinite(elk.lgssm_log_likelihood(close, y))
+
+
+def test_nan_among_inputs_and_their_weights_is_named():
+    eye, y, u = jnp.eye(2), jnp.ones((4, 2)), jnp.ones((4, 1))
+    model = elk.LGSSM(jnp.zeros(2), eye, eye, eye, eye, eye)
+    weights = jnp.ones((2, 1))
+    for name in ("dynamics_input_weights", "emission_input_weights"):
+        wrong = model._replace(**{name: weights.at[1, 0].set(jnp.nan)})
+        with pytest.raises(ValueError, match=rf"{name} is NaN at \(1, 0\)"):
+            elk.lgssm_filter(wrong, y, u)
+    driven = model._replace(dynamics_input_weights=weights)
+    with pytest.raises(ValueError, match=r"inputs is NaN at \(2, 0\)"):
+        elk.lgssm_filter(driven, y, u.at[2].set(jnp.nan))
+    # What would drive the dynamics into the first step drives nothing.
+    found = elk.lgssm_filter(driven, y, u.at[0].set(jnp.nan))
+    assert np.isfinite(found.filtered_means).all()

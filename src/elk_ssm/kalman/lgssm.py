@@ -291,4 +291,8 @@ def _offsets(
     _expect(name, jnp.shape(input_weights), (size, width), (steps,))
     if width == 0:
         return total
+    unused = kind == "dynamics"
+    for said, array, axes in ((name, input_weights, 3), ("inputs", inputs, 2)):
+        varies = jnp.ndim(array) == axes
+        check_numbers(said, _used(array) if unused and varies else array)
     return total + matvec(jnp.asarray(input_weights, dtype), jnp.asarray(inputs, dtype))
