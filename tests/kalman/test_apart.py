@@ -84,6 +84,28 @@ def test_structural_models_keep_their_digits_in_float32(backend):
             np.testing.assert_array_equal(chosen.smoothed_means, found.smoothed_means)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_diffuse_priors_keep_their_digits_in_float32(backend):
+    F, Q, H, series = structural()
+    # Nothing known of x_0 is a precision of zero.
+    with np.errstate(invalid="ignore"):
+        means, covs, _ = by_noises(F, Q, H, series, np.inf)
+
+    def smoothed(number):
+        parts = jax.tree.map(number, (np.zeros(8), F, np.diag(Q), H, np.eye(1)))
+        model = elk.LGSSM(parts[0], elk.Diffuse(), *parts[1:])
+        return elk.lgssm_smoother(model, number(series), backend=backend)
+
+    found = smoothed(jnp.float32)
+    covariances = np.asarray(to_dense(found.smoothed_covariances), float)
+    assert abs(found.smoothed_means - means).max() <= 1e-5 * abs(means).max()
+    assert abs(covariances - covs).max() <= 1e-3 * abs(covs).max()
+    assert np.linalg.eigvalsh(covariances).min() >= -1e-6 * covariances.max()
+    with jax.enable_x64(True):
+        exact = float(smoothed(jnp.float64).log_likelihood)
+    assert abs(float(found.log_likelihood) - exact) <= 1e-3
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("varying", [True, False])
