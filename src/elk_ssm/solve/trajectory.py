@@ -215,7 +215,7 @@ def _short_blocks_or(
     report = Report(done, settled.passes, *size, nowhere, history, settled.plan)
 
     def go_on() -> tuple[Array, Report]:
-        left = jnp.maximum(options.max_iters - settled.passes, 1)
+        left = jnp.maximum(options.max_iters - settled.passes, 0)
         guess = settled.states if options.keeps_all else options.guess
         states, after = newton(guess, left)
         total = settled.passes + after.num_iters
