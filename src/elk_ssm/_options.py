@@ -136,8 +136,8 @@ def check_sharded_options(method: Method | Auto, adjoint: Adjoint) -> None:
     """
     if adjoint in ("sequential", "short_blocks"):
         raise ValueError(
-            f'adjoint="{adjoint}" is for one device; with a mesh use "blocks", '
-            '"parallel" or "auto".'
+            f'adjoint="{adjoint}" would take one device after the other; with a mesh '
+            'use "blocks", "parallel" or "auto".'
         )
     if isinstance(method, Auto) and method.strategy not in ("auto", "newton"):
         raise ValueError(

@@ -45,7 +45,7 @@ METHODS = {
     "blocks": (elk.deer(block_size=16), 2),
     # One more for the filter, two for filter and smoother.
     "elk": (elk.elk(10.0), 3),
-    "auto": (elk.auto(), 3),
+    "auto": (elk.auto(), 2),
     "quasi_elk smoother": (elk.quasi_elk(10.0, estimate="smoother"), 4),
 }
 

@@ -107,7 +107,7 @@ class _Affine(Recursion[Array, Map]):
         return Map(A.mm(earlier.operator), A.push(earlier.offset) + b)
 
     def append(self, run: Map, entry: Map) -> Map:
-        A, b = entry
+        A, b = self.element(entry)
         return Map(A.mm(run.operator), A.mv(run.offset) + b)
 
     def known(self, state: Array) -> Map:

@@ -12,9 +12,14 @@ from elk_ssm.surrogate.policy import first_state
 
 
 class Carry(NamedTuple):
-    """What travels through the loop."""
+    """What travels through the loop.
+
+    `scale` is what the last pass was judged by, kept where asking for it again would be
+    a message between devices.
+    """
 
     nodes: Array
+    scale: Array | None
     accepted: Array | None
     gated: Array | None
     undamped: Array
@@ -39,12 +44,20 @@ class Prefix(NamedTuple):
     edge: Array
 
 
-def start(method: Method, guess: Array, history: int, policy: Any = None) -> Carry:
+def start(
+    method: Method,
+    guess: Array,
+    history: int,
+    policy: Any = None,
+    *,
+    sharded: bool = False,
+) -> Carry:
     """Return the carry before the first pass."""
     unknown = jnp.asarray(jnp.inf, guess.dtype)
     noise = method.noise
     return Carry(
         nodes=guess,
+        scale=jnp.zeros_like(guess) if sharded else None,
         accepted=guess if noise is not None and noise.can_reject else None,
         gated=None if method.gate is None else guess,
         undamped=jnp.asarray(True),

@@ -69,7 +69,9 @@ def try_out(
         # Nothing in here is the same in every round, or the compiler would hoist it
         # out of the loop and always run it.
         nodes = jnp.where(state[1], 0, carry.nodes)
-        scale = scale_of(nodes, blocks.size, blocks.axis)
+        scale = carry.scale
+        if scale is None:
+            scale = scale_of(nodes, blocks.size)
         bound = tolerance.bound(scale), rounding_floor(scale)
         return jnp.zeros_like(state[0]), is_certain(blocks, nodes, bound, backend)
 

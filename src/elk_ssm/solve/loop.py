@@ -87,7 +87,8 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
             carry = run_passes(body, carry, options.max_iters)
         return try_out(blocks, options.tolerance, options.backend, carry)
 
-    begin = start(options.concrete, nodes, options.history, policy)
+    how: Any = {"sharded": blocks.axis.is_sharded}
+    begin = start(options.concrete, nodes, options.history, policy, **how)
     with jax.named_scope("rounds"):
         return cut_off(run_passes(until_tried, begin, options.max_iters))
 
@@ -130,6 +131,7 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
         carry = carry._replace(predicted=_predicted_merit(blocks, seen, update))
     return carry._replace(
         nodes=nodes,
+        scale=scale if axis.is_sharded else None,
         iteration=carry.iteration + 1,
         exact=exact,
         status=status,
