@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernel_report [PART OF A NAME ...]
 
-Compiled for a GPU that is only described (`gpu_compile.py`, on the path, says in which
-environment); nothing is timed. XLA writes the PTX of every kernel, and `ptxas -v` of
-the CUDA wheel says what registers it takes and what does not fit them.
+Compiled for a GPU that is only described, in the environment that `make gpu-counts`
+makes (see `gpu_program`); nothing is timed. XLA writes the PTX of every kernel, and
+`ptxas -v` of the CUDA wheel says what registers it takes and what does not fit them.
 """
 
 import os
@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.gpu_program import compile_for_h100, count
 from benchmarks.speed import WRITINGS, case
 from elk_ssm.kernels import NAME, Walk, roll_out_lanes, why_not
 from elk_ssm.kernels.rollout import plan_of
@@ -183,8 +183,6 @@ def registers() -> str:
 
 def report(name: str, cell: Cell) -> str:
     """Compile one cell; what came of it in a line."""
-    from gpu_compile import compile_for_gpu, count
-
     step, consts, starts, entries, walk = cell
     why = why_not(step, consts, starts, entries)
     if why is not None:
@@ -194,13 +192,12 @@ def report(name: str, cell: Cell) -> str:
     def run(consts: Any, starts: Any, entries: Any) -> Any:
         return roll_out_lanes(step, consts, starts, entries, walk)
 
-    begin = time.perf_counter()
-    counts = count(compile_for_gpu(run, consts, starts, entries))
-    seconds = time.perf_counter() - begin
+    counts = count(compile_for_h100(run, consts, starts, entries))
     return (
         f"{name:28} {launch.lanes:>2} lanes {launch.warps:>2} warps, "
         f"{counts.launches:.0f} launches, {counts.bytes_moved / 1e6:.1f} MB, "
-        f"{counts.temp_bytes / 1e6:.0f} MB temporary, {registers()}, {seconds:.1f} s"
+        f"{counts.temporary_bytes / 1e6:.0f} MB temporary, {registers()}, "
+        f"{counts.seconds:.1f} s"
     )
 
 

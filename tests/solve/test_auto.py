@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.solve.leaky import drive as leaky_drive
+from tests.solve.leaky import leaky
 
 import elk_ssm as elk
 from benchmarks import problems
@@ -14,15 +16,8 @@ NEWTON = elk.auto(strategy="newton", block_size=16)
 SHORT = elk.auto(strategy="short_blocks", block_size=16)
 
 
-def leaky(x, u):
-    """Forgets at a rate that its input sets."""
-    return u[0] * x + u[1]
-
-
 def drive(rate, length=LENGTH, seed=0):
-    noise = np.random.default_rng(seed).normal(size=length)
-    rates = np.broadcast_to(rate, length)
-    return jnp.asarray(np.stack([rates, noise], 1), jnp.zeros(()).dtype)
+    return leaky_drive(rate, length, seed)
 
 
 def solve(inputs, method=FORGETFUL, start=None):

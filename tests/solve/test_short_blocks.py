@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.solve.leaky import drive as leaky_drive
+from tests.solve.leaky import leaky
 
 import elk_ssm as elk
 
@@ -15,15 +17,8 @@ SHORT = elk.auto(strategy="short_blocks", block_size=8)
 FITS, NEWTON = elk.PlanKind.forgetful_blocks, elk.PlanKind.newton_blocks
 
 
-def leaky(x, u):
-    """Forgets at a rate that its input sets."""
-    return u[0] * x + u[1]
-
-
-def drive(rate, length=LENGTH, seed=0):
-    noise = np.random.default_rng(seed).normal(size=length)
-    rates = np.broadcast_to(rate, length)
-    return jnp.asarray(np.stack([rates, noise], 1), jnp.zeros(()).dtype)
+def drive(rate, length=LENGTH):
+    return leaky_drive(rate, length)
 
 
 @jax.jit

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.solve.leaky import drive as leaky_drive
 
 import elk_ssm as elk
 
@@ -15,10 +16,8 @@ def leaky(x, u):
     return u[0] * jnp.sin(x) + u[1]
 
 
-def drive(rate, seed=0):
-    noise = np.random.default_rng(seed).normal(size=LENGTH)
-    rates = np.broadcast_to(rate, LENGTH)
-    return jnp.asarray(np.stack([rates, noise], 1), jnp.zeros(()).dtype)
+def drive(rate):
+    return leaky_drive(rate, LENGTH)
 
 
 def states(adjoint, start, inputs):

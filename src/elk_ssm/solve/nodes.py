@@ -149,6 +149,19 @@ def in_blocks(inputs: PyTree, count: int, block_size: int) -> PyTree:
     )
 
 
+def fill_up(x: Array, count: int) -> Array:
+    """Repeat the last of the leading entries until there are `count`."""
+    missing = count - x.shape[0]
+    if missing <= 0:
+        return x
+    return jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])
+
+
+def in_order(by_step: Array) -> Array:
+    """From what blocks went through side by side, `(C, n, D)`, to `(n C, D)`."""
+    return jnp.swapaxes(by_step, 0, 1).reshape(-1, by_step.shape[-1])
+
+
 def block_map(step: FlatStep, block_size: int) -> FlatStep:
     """C steps as one, with inputs of shape `(C, ...)`."""
 

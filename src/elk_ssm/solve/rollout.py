@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.nodes import Blocks, in_order
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.unrolling import equations_of, scan_by_platform
 
@@ -33,7 +33,7 @@ def roll_out_whole(blocks: Blocks, nodes: Array) -> Array:
 
     begin = blocks.axis.shift(blocks.initial, nodes)
     by_step = jax.lax.scan(body, begin, jnp.arange(blocks.size))[1]
-    return jnp.swapaxes(by_step, 0, 1).reshape(-1, nodes.shape[1])
+    return in_order(by_step)
 
 
 def walk(blocks: Blocks, starts: Array, *, keep_all: bool, kernel: bool) -> Array:

@@ -32,7 +32,7 @@ from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto, Plan, PlanKind, is_in_kernel, make_plan
 from elk_ssm.solve.certify import is_accepted
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
-from elk_ssm.solve.nodes import Blocks, cut, shift
+from elk_ssm.solve.nodes import Blocks, cut, fill_up, in_order, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.rollout import walk
@@ -163,28 +163,22 @@ def _settle(
     fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task)
     states = fitted.rolled.ends
     if task.keep_all:
-        every = jnp.swapaxes(fitted.rolled.outputs, 0, 1)
-        states = every.reshape(-1, states.shape[1])[: problem.length]
+        states = in_order(fitted.rolled.outputs)[: problem.length]
     fits = fits & jnp.all(jnp.isfinite(states))
     misfit = largest(fitted.rolled.following - fitted.started)
     forgotten = (fitted.passes - 1) * task.block_size
-    plan = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
-    plan_ = make_plan(*plan, in_kernel=is_in_kernel(task.kernel))
-    return Settled(states, fits, misfit, fitted.passes, plan_)
+    numbers = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
+    plan = make_plan(*numbers, in_kernel=is_in_kernel(task.kernel))
+    return Settled(states, fits, misfit, fitted.passes, plan)
 
 
 def _blocks(task: _Task, problem: Problem) -> Blocks:
     """Cut into blocks; the last one is filled up where all states are kept."""
     size, length = task.block_size, problem.length
-    fill = -length % size if task.keep_all else 0
-    if not fill:
-        return cut(problem, size)
-
-    def fill_up(x: Array) -> Array:
-        return jnp.concatenate([x, jnp.repeat(x[-1:], fill, axis=0)])
-
-    inputs: PyTree = jax.tree.map(fill_up, problem.inputs)
-    return cut(problem._replace(inputs=inputs, length=length + fill), size)
+    if task.keep_all:
+        length += -length % size
+    inputs = jax.tree.map(lambda x: fill_up(x, length), problem.inputs)
+    return cut(problem._replace(inputs=inputs, length=length), size)
 
 
 def _first(task: _Task, blocks: Blocks, guess: tuple[Array, ...]) -> Array:

@@ -23,6 +23,7 @@ from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
+from elk_ssm.solve.nodes import fill_up, in_order
 from elk_ssm.solve.path import Path
 from elk_ssm.solve.stopping import scale_of
 from elk_ssm.solve.unrolling import equations_of, scan_by_platform
@@ -132,7 +133,7 @@ def sweep_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
     (own, maps), _ = jax.lax.scan(body, begin, sweep.entries, reverse=reverse)
     how: Any = {"reverse": reverse, "backend": "auto", "axis": path.axis}
     begins = affine_exclusive(Dense(maps), own, **how)
-    return _in_order(sweep.collect(begins)[1], length)
+    return in_order(sweep.collect(begins)[1])[:length]
 
 
 def sweep_short_blocks(path: Path, source: Array, *, reverse: bool) -> Array:
@@ -173,7 +174,7 @@ def fit_sweeps(path: Path, source: Array, *, reverse: bool) -> tuple[Fitted, Arr
     begins = jnp.zeros((sweep.entries[2].shape[1], size), source.dtype)
     with jax.named_scope("sweeps"):
         fitted = fit_blocks(roll, left, begins, auto.most_short_passes(block))
-    return fitted, _in_order(fitted.rolled.outputs, length)
+    return fitted, in_order(fitted.rolled.outputs)[:length]
 
 
 def _cut(path: Path, source: Array, block: int, reverse: bool) -> _Sweep:
@@ -183,20 +184,12 @@ def _cut(path: Path, source: Array, block: int, reverse: bool) -> _Sweep:
     def lay_out(x: Array) -> Array:
         return jnp.swapaxes(x.reshape(-1, block, *x.shape[1:]), 0, 1)
 
-    def fill_up(x: Array) -> Array:
-        return jnp.concatenate([x, jnp.repeat(x[-1:], fill, 0)]) if fill else x
-
-    steps = jax.tree.map(fill_up, (path.before, path.inputs))
+    given = path.before, path.inputs
+    steps = jax.tree.map(lambda x: fill_up(x, length + fill), given)
     exists = jnp.arange(length + fill) < length
     source = jnp.concatenate([source, jnp.zeros_like(source[:1]).repeat(fill, 0)])
     entries = jax.tree.map(lay_out, (*steps, exists, source))
-    first = jax.tree.map(lambda x: x[0], (path.before, path.inputs))
+    first = jax.tree.map(lambda x: x[0], given)
     along = path.pull if reverse else path.push
     equations = equations_of(along, *first, source[0])
     return _Sweep(path, entries, equations, reverse)
-
-
-def _in_order(outputs: Array, length: int) -> Array:
-    """From `(C, n, D)` to `(T, D)`."""
-    every = jnp.swapaxes(outputs, 0, 1)
-    return every.reshape(-1, every.shape[-1])[:length]

@@ -26,7 +26,7 @@ from elk_ssm.solve.forgetful import (
 )
 from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
-from elk_ssm.solve.nodes import Blocks, cut
+from elk_ssm.solve.nodes import Blocks, cut, fill_up
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Primals, Problem, StepWithConsts
 from elk_ssm.solve.recursions import choose_recursion
@@ -220,11 +220,11 @@ def _short_blocks_or(
         states, after = newton(guess, left)
         total = settled.passes + after.num_iters
         found = states, after._replace(num_iters=total)
-        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), settled_, found)
+        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), so_far, found)
 
-    settled_ = settled.states, report
+    so_far = settled.states, report
     with jax.named_scope("newton"):
-        return jax.lax.cond(anywhere(~fits), go_on, lambda: settled_)
+        return jax.lax.cond(anywhere(~fits), go_on, lambda: so_far)
 
 
 def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Report]:
@@ -256,8 +256,6 @@ def lay_out(problem: Problem, options: Options) -> tuple[Blocks, Array]:
     )
     if guess is None:
         return blocks, everywhere
-    missing = max(blocks.number * size - guess.shape[0], 0)
-    if missing:
-        guess = jnp.concatenate([guess, jnp.repeat(guess[-1:], missing, axis=0)])
+    guess = fill_up(guess, blocks.number * size)
     nodes = guess[size - 1 :: size][: blocks.number]
     return blocks, jnp.where(jnp.isfinite(nodes), nodes, everywhere)
