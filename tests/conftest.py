@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # Most of the time of these tests is compilation, and none of them reads a clock.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 import jax.extend
