@@ -32,6 +32,7 @@ from elk_ssm.solution import History, Solution, Status, raise_if_failed
 from elk_ssm.solve.auto import Auto, Plan, PlanKind
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
+from elk_ssm.surrogate.block_jacobian import BlockDiagonalJacobian
 from elk_ssm.surrogate.jacobians import (
     DenseJacobian,
     DiagonalJacobian,
@@ -50,6 +51,7 @@ from elk_ssm.surrogate.noise import (
 )
 from elk_ssm.surrogate.policy import NoisePolicy
 from elk_ssm.surrogate.surrogate import Posterior, Surrogate
+from elk_ssm.surrogate.tamed import Clipped, Scaled
 from elk_ssm.sweep import NoiseSweep, sweep_noise
 
 __version__ = "0.1.0"
@@ -59,6 +61,8 @@ __all__ = [
     "Annealed",
     "Auto",
     "BlockDiagonal",
+    "BlockDiagonalJacobian",
+    "Clipped",
     "Constant",
     "Dense",
     "DenseJacobian",
@@ -82,6 +86,7 @@ __all__ = [
     "Posterior",
     "ResidualProportional",
     "Sample",
+    "Scaled",
     "ScaledIdentity",
     "Smoothed",
     "Solution",

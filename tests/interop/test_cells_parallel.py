@@ -123,3 +123,39 @@ def test_impossible_sizes_and_lengths_are_refused(sizes, length, message):
     for init, _ in KINDS.values():
         with pytest.raises(ValueError, match=message):
             init(jax.random.key(0), *sizes, forget_length=length)
+
+
+def test_an_lstm_of_pairs_is_solved_by_newtons_method_in_blocks(
+    inputs, reference, close, x64
+):
+    params = cells.init_paired_lstm(jax.random.key(0), C, D, forget_length=10.0)
+    leaves, tree = jax.tree.flatten(params)
+    moved = [x + 0.3 * np.random.default_rng(1).normal(size=x.shape) for x in leaves]
+    f, start = cells.paired_lstm(jax.tree.unflatten(tree, moved))
+    state = (jnp.linspace(-1, 1, D), jnp.linspace(0.5, -0.5, D))
+    jacobian = jax.jacfwd(f)(state, inputs[0])
+    for of_output in jacobian:
+        for block in of_output:
+            np.testing.assert_array_equal(block, np.diag(np.diag(block)))
+            assert np.all(np.diag(block) != 0)
+    blocks = elk.quasi_deer(linearization=elk.BlockDiagonalJacobian())
+    sols = [elk.evaluate(f, start, inputs, method=m) for m in (blocks, elk.deer())]
+    assert int(sols[0].num_iters) == int(sols[1].num_iters)
+    close(elk.raise_if_failed(sols[0]).states, reference(f, start, inputs), atol=1e-10)
+
+
+def test_the_output_of_an_lstm_of_pairs_is_that_of_an_lstm(x64):
+    """Without peepholes, against the equations of `flax` with diagonal kernels."""
+    nn = pytest.importorskip("flax.linen")
+    params = cells.init_paired_lstm(jax.random.key(0), C, D, forget_length=10.0)
+    params = params._replace(peephole=jnp.zeros((4, D)))
+    f, _ = cells.paired_lstm(params)
+    cell, state = nn.LSTMCell(D), (jnp.linspace(-1, 1, D), jnp.linspace(0.5, -0.5, D))
+    weights = {}
+    for k, gate in enumerate("ifgo"):
+        weights[f"i{gate}"] = {"kernel": params.kernel[:, k]}
+        recurrent = {"kernel": jnp.diag(params.recurrent[k]), "bias": params.bias[k]}
+        weights[f"h{gate}"] = recurrent
+    expected, _ = cell.apply({"params": weights}, state, jnp.arange(3.0))
+    for found, one in zip(f(state, jnp.arange(3.0)), expected):
+        np.testing.assert_allclose(found, one, atol=1e-12)

@@ -4,10 +4,9 @@ The i-th of n blocks acts on the dimensions i, i + n, i + 2 n, ..., as those of 
 Kronecker product with the identity do.
 """
 
-import jax
 import jax.numpy as jnp
 
-from elk_ssm.linalg.structure import BlockDiagonal, Dense
+from elk_ssm.linalg.structure import BlockDiagonal
 
 
 class Interleaved(BlockDiagonal):
@@ -15,22 +14,14 @@ class Interleaved(BlockDiagonal):
 
     __slots__ = ()
 
-    def cut(self, x):
-        """Gather the dimensions of each block."""
-        if isinstance(x, BlockDiagonal):
-            return Dense(x.blocks)
+    def gather(self, x):
+        """Take the dimensions of each block."""
         count, size = self.blocks.shape[-3:-1]
         return jnp.swapaxes(x.reshape(*x.shape[:-1], size, count), -1, -2)
 
-    def join(self, found):
+    def scatter(self, x):
         """Put them back."""
-
-        def one(x):
-            if isinstance(x, Dense):
-                return self.like(x.matrix)
-            return jnp.swapaxes(x, -1, -2).reshape(*x.shape[:-2], -1)
-
-        return jax.tree.map(one, found, is_leaf=lambda x: isinstance(x, Dense))
+        return jnp.swapaxes(x, -1, -2).reshape(*x.shape[:-2], -1)
 
     def to_dense(self):
         """Permute the block-diagonal matrix."""

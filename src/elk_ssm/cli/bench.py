@@ -20,6 +20,7 @@ NAMES = (
     "search",
     "sharding",
     "speed",
+    "structured",
 )
 
 

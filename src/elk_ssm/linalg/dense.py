@@ -56,6 +56,12 @@ class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
         """Return diag(factors) A."""
         return self.like(factors[..., None] * self.matrix)
 
+    def clipped(self, radius: Array) -> Self:
+        """Shrink by a bound of the largest singular value, sqrt(|A|_1 |A|_inf)."""
+        size = jnp.abs(self.matrix)
+        bound = jnp.sqrt(size.sum(-1).max(-1) * size.sum(-2).max(-1))
+        return self.scaled(jnp.minimum(1, radius / jnp.where(bound > 0, bound, 1)))
+
     def diag(self, entries: Array) -> Self:
         """Return a diagonal matrix as a full one."""
         eye = jnp.eye(entries.shape[-1], dtype=entries.dtype)

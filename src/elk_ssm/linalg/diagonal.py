@@ -66,6 +66,10 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
         """Return diag(factors) A."""
         return self.like(factors * self.diagonal)
 
+    def clipped(self, radius: Array) -> Self:
+        """Clip the entries."""
+        return self.like(jnp.clip(self.diagonal, -radius, radius))
+
     def diag(self, entries: Array) -> Self:
         """Return a diagonal matrix."""
         return self.like(entries)

@@ -70,6 +70,10 @@ class Operator:
         """Return diag(factors) A, `factors` of shape `(..., D)`."""
         raise NotImplementedError
 
+    def clipped(self, radius: Array) -> Self:
+        """Return A, shrunk so far that its spectral radius is at most a number."""
+        raise NotImplementedError
+
     def diag(self, entries: Array) -> Self:
         """Return the diagonal matrix of `(..., D)` in this structure, whatever A is."""
         raise NotImplementedError

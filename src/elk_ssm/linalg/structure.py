@@ -17,6 +17,7 @@ number would be ambiguous (a diagonal? one number for each step?) and is refused
 
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -110,7 +111,11 @@ def common(*operators: Operator) -> tuple[Operator, ...]:
         >>> [type(operator).__name__ for operator in mixed]
         ['Dense', 'Dense']
     """
-    kinds = {(type(a), *a.array.shape[a.array.ndim - a.axes :]) for a in operators}
+    # Of one structure are those on the same groups of dimensions.
+    kinds = {
+        (jax.tree.structure(a), *a.array.shape[a.array.ndim - a.axes :])
+        for a in operators
+    }
     if len(kinds) == 1:
         return operators
     return tuple(Dense(operator.to_dense()) for operator in operators)

@@ -2,6 +2,7 @@ r"""The linearisations of the package, all on the contract of `linearization`.
 
 DenseJacobian        A = df/dx                     DEER, ELK
 DiagonalJacobian     A = diag(df/dx)               quasi-DEER, quasi-ELK
+BlockDiagonalJacobian                              the same in blocks (`block_jacobian`)
 StochasticDiagonal   A = E[v * (df/dx) v]          Hutchinson probes
 IdentityJacobian     A = I                         Picard
 ZeroJacobian         A = 0                         Jacobi
@@ -14,16 +15,24 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.surrogate.dependence import keeps_apart
 from elk_ssm.surrogate.linearization import Where
 
 # What a core's cache holds, and a small part of an accelerator's memory.
 _ENTRIES_AT_ONCE, _ENTRIES_ON_ACCELERATOR = 2**19, 2**28
+
+
+def entries_at_once(size: int, *, on_accelerator: bool) -> int:
+    """How many `(size, size)` intermediates there may be at once."""
+    entries = _ENTRIES_ON_ACCELERATOR if on_accelerator else _ENTRIES_AT_ONCE
+    return max(entries // size**2, 1)
 
 
 class _Unbound:
@@ -76,11 +85,13 @@ class DiagonalJacobian(_DiagonalStart):
     """The exact diagonal of the Jacobian.
 
     A general f needs D tangents for it, so the `(D, D)` intermediate exists for
-    `chunk` time steps at once and never for all of them.
+    `chunk` time steps at once and never for all of them. Where no entry depends on
+    another one, which is read off f's program, one tangent is enough.
 
     Attributes:
         chunk: Time steps linearised side by side; None for as many as 2 MB of such
             intermediates in float32 allow on a CPU, and 1 GB on an accelerator.
+        exact: Whether f's Jacobian is diagonal; filled in by `bind`.
 
     Example:
         >>> import elk_ssm as elk
@@ -89,22 +100,32 @@ class DiagonalJacobian(_DiagonalStart):
     """
 
     chunk: int | None = static(default=None)
+    exact: bool = static(default=False, repr=False)
+
+    def bind(self, recurrence: Recurrence) -> "DiagonalJacobian":
+        """See whether f has no other Jacobian than its diagonal."""
+        exact = keeps_apart(recurrence, np.arange(recurrence.layout.size))
+        return replace(self, exact=exact)
 
     def time_chunk(self, size: int) -> int | None:
         """Time steps linearised side by side."""
-        return max(_ENTRIES_AT_ONCE // size**2, 1) if self.chunk is None else self.chunk
+        if self.exact:
+            return None
+        return self.chunk or entries_at_once(size, on_accelerator=False)
 
     def accelerator_chunk(self, size: int) -> int | None:
         """The same where memory and not a cache is the limit."""
-        if self.chunk is not None:
-            return self.chunk
-        return max(_ENTRIES_ON_ACCELERATOR // size**2, 1)
+        if self.exact:
+            return None
+        return self.chunk or entries_at_once(size, on_accelerator=True)
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
     ) -> tuple[Array, Operator]:
         """Multiply the diagonals."""
         value, tangent = jax.linearize(lambda x: step(x, inputs), state)
+        if self.exact:
+            return value, before.scale_rows(tangent(jnp.ones_like(state)))
         columns = jax.vmap(tangent)(jnp.eye(state.shape[0], dtype=state.dtype))
         return value, before.scale_rows(jnp.diagonal(columns))
 

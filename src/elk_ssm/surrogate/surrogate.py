@@ -70,7 +70,8 @@ class Surrogate:
 
     Attributes:
         values: f(y_{t-1}, u_t), shape `(T, D)`.
-        operator: A_t, `Dense` of `(T, D, D)` or `Diagonal` of `(T, D)`.
+        operator: A_t in the structure of the linearisation, such as `Dense` of
+            `(T, D, D)` or `Diagonal` of `(T, D)`.
         iterate: y_t, shape `(T, D)`.
         initial: x_0, shape `(D,)`.
         noise: s_t^2 in units of q, shape `(T, D)`, `inf` where the iterate is not

@@ -20,6 +20,11 @@ from elk_ssm.interop.cells.haiku import from_haiku
 from elk_ssm.interop.cells.keras import from_keras
 from elk_ssm.interop.cells.linen import from_linen
 from elk_ssm.interop.cells.nnx import from_nnx
+from elk_ssm.interop.cells.paired import (
+    PairedLSTM,
+    init_paired_lstm,
+    paired_lstm,
+)
 from elk_ssm.interop.cells.parallel import (
     DiagonalGRU,
     DiagonalLSTM,
@@ -77,6 +82,7 @@ __all__ = [
     "CellStep",
     "DiagonalGRU",
     "DiagonalLSTM",
+    "PairedLSTM",
     "diagonal",
     "diagonal_gru",
     "diagonal_lstm",
@@ -88,5 +94,7 @@ __all__ = [
     "from_nnx",
     "init_diagonal_gru",
     "init_diagonal_lstm",
+    "init_paired_lstm",
     "lstm_output",
+    "paired_lstm",
 ]

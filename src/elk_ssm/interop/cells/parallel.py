@@ -11,8 +11,9 @@ method, at `(T, D)` memory. Units are mixed by the layers between the recurrence
            output  h = s(A_o u + b_o + w_o c') tanh(c')
 
 The gates of this LSTM look at the memory c through peepholes (Gers and Schmidhuber
-2000) and not at the output h: with both in the state, even diagonal weights would leave
-a 2 x 2 block per unit. The output is computed beside the recurrence by `lstm_output`.
+2000) and not at the output h: with both in the state, even diagonal weights leave a
+2 x 2 block per unit (`paired`). The output is computed beside the recurrence by
+`lstm_output`.
 
 At the start the gate that forgets is its bias alone, b = -log(exp(1 / L) - 1), so that
 z (or f) is exp(-1 / L) and a state's influence falls to 1 / e in L steps. The LSTM's
@@ -21,7 +22,7 @@ in the GRU: what the other weights add to that influence is then small beside 1 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,9 @@ def init_diagonal_gru(
         >>> params.kernel.shape, params.recurrent.shape
         ((2, 3, 3), (3, 3))
     """
-    return DiagonalGRU(*_draw(key, input_size, 3, state_size, 1, forget_length))
+    return DiagonalGRU(
+        *draw_parameters(key, input_size, 3, state_size, 1, forget_length)
+    )
 
 
 def init_diagonal_lstm(
@@ -112,7 +115,9 @@ def init_diagonal_lstm(
         >>> params.kernel.shape
         (2, 4, 3)
     """
-    kernel, bias, recurrent = _draw(key, input_size, 4, state_size, 1, forget_length)
+    kernel, bias, recurrent = draw_parameters(
+        key, input_size, 4, state_size, 1, forget_length
+    )
     return DiagonalLSTM(kernel, bias.at[0].set(-bias[1]), recurrent)
 
 
@@ -137,7 +142,7 @@ def diagonal_gru(params: DiagonalGRU) -> tuple[CellStep, Float[Array, " D"]]:
     """
 
     def step(hidden: Array, value: Array) -> Array:
-        reset, update, candidate = _drive(params, value)
+        reset, update, candidate = driven(params, value)
         of_reset, of_update, of_candidate = params.recurrent
         reset = jax.nn.sigmoid(reset + of_reset * hidden)
         update = jax.nn.sigmoid(update + of_update * hidden)
@@ -169,7 +174,7 @@ def diagonal_lstm(params: DiagonalLSTM) -> tuple[CellStep, Float[Array, " D"]]:
     """
 
     def step(memory: Array, value: Array) -> Array:
-        write, forget, candidate, _ = _drive(params, value)
+        write, forget, candidate, _ = driven(params, value)
         of_write, of_forget, of_candidate, _ = params.recurrent
         write = jax.nn.sigmoid(write + of_write * memory)
         forget = jax.nn.sigmoid(forget + of_forget * memory)
@@ -198,11 +203,12 @@ def lstm_output(
         >>> cells.lstm_output(params, jnp.ones(3), jnp.ones(2)).shape
         (3,)
     """
-    output = _drive(params, inputs)[..., 3, :] + params.recurrent[3] * memories
+    output = driven(params, inputs)[..., 3, :] + params.recurrent[3] * memories
     return jax.nn.sigmoid(output) * jnp.tanh(memories)
 
 
-def _drive(params: DiagonalGRU | DiagonalLSTM, value: Array) -> Array:
+def driven(params: Any, value: Array) -> Array:
+    """Return what the input gives to every gate, kernel and bias, `(..., gates, D)`."""
     # Full precision: in TF32 a step would round differently inside and outside vmap.
     highest = jax.lax.Precision.HIGHEST
     return jnp.tensordot(value, params.kernel, 1, precision=highest) + params.bias
@@ -217,7 +223,7 @@ def _elementwise(step: Callable[[Array, Array], Array]) -> CellStep:
     return CellStep(step, jacobian_diagonal)
 
 
-def _draw(
+def draw_parameters(
     key: Array, input_size: int, gates: int, size: int, forgets: int, length: ArrayLike
 ) -> tuple[Array, Array, Array]:
     """Draw kernel, bias and recurrent weights; gate `forgets` is its bias alone."""
