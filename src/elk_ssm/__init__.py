@@ -15,6 +15,7 @@ from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.fitting import Fit, fit
+from elk_ssm.forcing import Forced, forced
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.forecasting import lgssm_predict
 from elk_ssm.kalman.initial import Diffuse, Stationary
@@ -67,6 +68,7 @@ __all__ = [
     "DiagonalJacobian",
     "Diffuse",
     "Fit",
+    "Forced",
     "GainRatio",
     "Gate",
     "History",
@@ -98,6 +100,7 @@ __all__ = [
     "evaluate",
     "extended_smoother",
     "fit",
+    "forced",
     "iterates",
     "jacobi",
     "lgssm_filter",
