@@ -25,6 +25,7 @@ from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import BlockDiagonal, Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearizing import linearize
+from elk_ssm.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scanning import scan
@@ -74,6 +75,7 @@ __all__ = [
     "History",
     "IdentityJacobian",
     "Linearization",
+    "LyapunovSpectrum",
     "Method",
     "NoisePolicy",
     "NoiseSweep",
@@ -110,6 +112,7 @@ __all__ = [
     "lgssm_smoother",
     "linearize",
     "log_prob",
+    "lyapunov_spectrum",
     "picard",
     "plotting",
     "quasi_deer",
