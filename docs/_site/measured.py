@@ -19,6 +19,7 @@ PAGES = {
     name: name
     for name in ("activity", "convergence", "gradients", "kalman", "sharding")
 } | {"speed": "speed_page", "accelerators": "gpu_page"}
+PAGES |= {"forcing": "forced", "prediction": "predictions", "lyapunov": "lyapunov"}
 _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 

@@ -108,8 +108,9 @@ def lyapunov_spectrum(
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> rates = jnp.array([3.0, 0.5])
         >>> found = elk.lyapunov_spectrum(
-        ...     lambda x, _: jnp.array([3.0, 0.5]) * x % 1.0, jnp.ones(2) / 7, length=200
+        ...     lambda x, _: rates * x % 1.0, jnp.ones(2) / 7, length=200
         ... )
         >>> [round(float(x), 1) for x in found.exponents]
         [1.1, -0.7]
@@ -124,7 +125,9 @@ def lyapunov_spectrum(
             f"{num_exponents}."
         )
     if not 0 <= burn_in < steps:
-        raise ValueError(f"burn_in must be from 0 to T - 1 = {steps - 1}; got {burn_in}.")
+        raise ValueError(
+            f"burn_in must be from 0 to T - 1 = {steps - 1}; got {burn_in}."
+        )
     rates = stretching(recurrence.function, count, recurrence.primals, states)
     return summarize_rates(rates[burn_in:])
 
