@@ -128,7 +128,7 @@ def measure(names: tuple[str, ...], periods: int, burn_in: int) -> list[Row]:
 
 
 def places(stored: dict[str, Any]) -> dict[str, str]:
-    """What `docs/prediction.md` has places for."""
+    """What `docs/lyapunov.md` has places for."""
     rows = [row for row in stored["rows"] if "largest" in row]
     finite = [row for row in rows if np.isfinite(row["largest"])]
     own = [_ratio(row["first of the published spectrum"], row) for row in finite]
