@@ -36,7 +36,7 @@ FITTED = (
     "bistable_rnn",
     "mala_keys",
 )
-STORED = {"deer": "deer", "quasi_deer": "quasi_deer", "auto": "auto (accelerator)"}
+CONVERGENCE = {"deer": "deer", "quasi_deer": "quasi_deer", "auto": "auto (accelerator)"}
 OWN = {"picard": elk.picard, "jacobi": elk.jacobi}
 METHODS = ("deer", "quasi_deer", "picard", "jacobi", "auto")
 NAMES = tuple(n for n in problems.NAMES if n not in convergence.LEFT_OUT)
@@ -83,7 +83,7 @@ def stored_passes() -> dict[str, dict[str, int]]:
     rows = harness.read("convergence")["rows"]["suite"]
     found = {(r["problem"], r["method"]): r["iterations"] for r in rows}
     return {
-        name: {ours: found[name, theirs] for ours, theirs in STORED.items()}
+        name: {ours: found[name, theirs] for ours, theirs in CONVERGENCE.items()}
         for name in NAMES
     }
 
@@ -112,13 +112,22 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
         line = {"problems": f"{what}, {len(some)}"}
         line |= {m: f"{np.median(f):.2f} ({max(f):.1f})" for m, f in factors.items()}
         everything = [x for f in factors.values() for x in f]
+        # Where a method needs all T passes, the bound is easily right.
+        open_ones = [
+            factor(row, m)
+            for row in some
+            for m in METHODS
+            if m == "auto" or row["measured"][m] < convergence.LENGTH
+        ]
         line["all"] = f"{np.median(everything):.2f}"
+        line["all below T"] = f"{np.median(open_ones):.2f}"
         line["within 1.5"] = f"{np.mean(np.array(everything) <= 1.5):.0%}"
         errors.append(line)
     columns = ["problem", "exponent", "growth", *METHODS]
+    totals = ["all", "all below T", "within 1.5"]
     return {
         "table": harness.table(wide, columns),
-        "errors": harness.table(errors, ["problems", *METHODS, "all", "within 1.5"]),
+        "errors": harness.table(errors, ["problems", *METHODS, *totals]),
     }
 
 
