@@ -237,6 +237,8 @@ class TestDiagnosis:
             log_growth=growth,
             length=growth.shape[1],
             size=1,
+            spectrum=np.zeros(1),
+            stretch_passes={},
         )
 
     def test_the_interval_of_largest_growth_stands_out(self, ax):

@@ -26,6 +26,7 @@ PAGES = {
         "structured",
     )
 } | {"speed": "speed_page", "accelerators": "gpu_page"}
+PAGES |= {"forcing": "forced", "prediction": "predictions", "lyapunov": "lyapunov"}
 _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 

@@ -10,6 +10,9 @@ growth rate (the Lyapunov exponent) does.
 The products are followed for a few tangent directions from several starting points, so
 the growth is a lower bound, and exact for D <= 8 over intervals that begin at those
 points.
+
+From the Jacobians of a first stretch the passes of every method are predicted: see
+`predicting`.
 """
 
 from functools import partial
@@ -23,7 +26,8 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
-from elk_ssm.evaluation import sequential
+from elk_ssm.lyapunov import stretching, summarize_rates, trajectory_of
+from elk_ssm.predicting import passes_at, passes_of_methods, stretch_looked_at
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.forgetful import burn_in_steps
 from elk_ssm.solve.nodes import shift
@@ -32,6 +36,11 @@ _DIRECTIONS = 8
 _FORGOTTEN = 1e-6
 _SAMPLES = 64
 _HARD_GROWTH = 8.0
+# Below this share of quasi-DEER's passes, those of DEER are worth their D x D matrices.
+_FEW = 0.1
+# Passes of `auto` on an accelerator beyond those that forgetting takes, and before it
+# goes on with Newton's method; chosen with benchmarks/predictions.py.
+_TRIALS, _BEFORE_NEWTON = 2, 4
 
 
 class Diagnosis(NamedTuple):
@@ -47,6 +56,9 @@ class Diagnosis(NamedTuple):
         log_growth: log |J_t ... J_{s+1}| for every start, `(S, T)`, NaN before it.
         length: Number of steps T of the recurrence, an integer.
         size: Number D of state dimensions, an integer.
+        spectrum: The largest Lyapunov exponents, at most eight, `(k,)`.
+        stretch_passes: By method, the passes predicted for half of the first steps and
+            for all of them, `(2,)`; `predictions` makes of it those over T.
 
     Example:
         >>> import elk_ssm as elk
@@ -62,6 +74,46 @@ class Diagnosis(NamedTuple):
     log_growth: Array
     length: int
     size: int
+    spectrum: Array
+    stretch_passes: dict[str, Array]
+
+    @property
+    def predictions(self) -> dict[str, int]:
+        """Passes by method, at the default tolerance: deer, quasi_deer, ..., auto.
+
+        Those of `auto` are on an accelerator, over short blocks or by Newton's method;
+        `docs/prediction.md` has the errors of all of them on the problem suite.
+        """
+        looked = stretch_looked_at(self.log_growth.shape[1], self.size)
+        found = {
+            name: passes_at(passes, looked, self.length)
+            for name, passes in self.stretch_passes.items()
+        }
+        if found["jacobi"] < self.length - 1:
+            block = Auto().short_block_size(self.length, self.size)
+            return found | {"auto": _TRIALS + -(-found["jacobi"] // block)}
+        newton = min(_BEFORE_NEWTON + self._newton_passes, -(-self.length // 16))
+        return found | {"auto": newton}
+
+    @property
+    def _newton_passes(self) -> int:
+        """Passes of Newton's method over blocks of 16 with the gate: a rough guess."""
+        limit = max(self.length // 16, 1)
+        return int(min(limit, np.ceil(4 + 2.5 * float(self.growth))))
+
+    @property
+    def least_alpha(self) -> float:
+        """Smallest alpha of `forced` at which the followed products contract.
+
+        1 - exp(-rate), where the rate is the largest mean one of the products that were
+        followed for at least half of the time, and 0 where all contract already. It is
+        the edge: a larger alpha forgets sooner.
+        """
+        growth = np.asarray(self.log_growth)
+        steps = np.sum(~np.isnan(growth), axis=1)
+        rates = growth[:, -1] / np.maximum(steps, 1)
+        rate = max(np.max(rates[2 * steps >= growth.shape[1]]), 0.0)
+        return float(-np.expm1(-rate))
 
     @property
     def predicted_passes(self) -> int:
@@ -70,8 +122,7 @@ class Diagnosis(NamedTuple):
         block = Auto().forgetful_block_size(self.length, self.size)
         if length >= 0:
             return 1 + -(-int(burn_in_steps(length, block)) // block)
-        limit = max(self.length // 16, 1)
-        return int(min(limit, np.ceil(4 + 2.5 * float(self.growth))))
+        return self._newton_passes
 
     @property
     def recommendation(self) -> str:
@@ -86,6 +137,12 @@ class Diagnosis(NamedTuple):
                 "auto(), or sequential on a CPU; on an accelerator deer(block_size=16, "
                 "gate=Gate()): perturbations grow too much for undamped steps"
             )
+        deer, quasi = (self.predictions[name] for name in ("deer", "quasi_deer"))
+        if deer <= _FEW * quasi:
+            return (
+                f"deer(): nothing grows, and it takes some {deer} iterations where "
+                f"quasi_deer() takes some {quasi}"
+            )
         if float(self.off_diagonal_share) < 0.3:
             return "quasi_deer(): nothing grows and the Jacobian is nearly diagonal"
         return "deer(): nothing grows, and the Jacobian is far from diagonal"
@@ -94,6 +151,7 @@ class Diagnosis(NamedTuple):
         first, last = (int(i) for i in self.growth_interval)
         forgets = int(self.forgetting_length)
         memory = f"{forgets} steps" if forgets >= 0 else "longer than looked at"
+        passes = ", ".join(f"{k} {n}" for k, n in self.predictions.items())
         return (
             f"Diagnosis of {self.length} steps, {self.size} dimensions\n"
             f"  Lyapunov exponent   {float(self.lyapunov_exponent):+.3g} per step\n"
@@ -101,7 +159,7 @@ class Diagnosis(NamedTuple):
             f"{last}\n"
             f"  forgetting length   {memory}\n"
             f"  off-diagonal share  {float(self.off_diagonal_share):.2g}\n"
-            f"  predicted passes    {self.predicted_passes}\n"
+            f"  predicted passes    {self.predicted_passes} on a CPU; {passes}\n"
             f"  recommended         {self.recommendation}"
         )
 
@@ -145,12 +203,20 @@ def diagnose(
     total = canonicalize(f, initial_state, inputs, length).length
     looked = min(total, max_length)
     head = jax.tree.map(lambda x: jnp.asarray(x)[:looked], inputs)
-    states = sequential(f, initial_state, head, length=looked).states
-    recurrence = canonicalize(f, initial_state, head, looked)
-    flat = recurrence.flatten_states(states, "states")
-    starts = min(num_starts, looked)
-    found = _follow(recurrence.function, starts, recurrence.primals, flat)
-    return Diagnosis(**_summarize(*found), length=total, size=flat.shape[1])
+    recurrence, flat = trajectory_of(f, initial_state, head, looked)
+    function, primals, size = recurrence.function, recurrence.primals, flat.shape[1]
+    found = _follow(function, min(num_starts, looked), primals, flat)
+    rates = stretching(function, min(size, _DIRECTIONS), primals, flat)
+    stretch = stretch_looked_at(looked, size)
+    consts, initial, entries = primals
+    first = consts, initial, jax.tree.map(lambda x: x[:stretch], entries)
+    return Diagnosis(
+        **_summarize(*found),
+        length=total,
+        size=size,
+        spectrum=summarize_rates(rates).exponents,
+        stretch_passes=passes_of_methods(function, first, flat[:stretch]),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1))

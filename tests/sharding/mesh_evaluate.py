@@ -273,3 +273,14 @@ def test_what_is_no_mesh_and_a_counter_in_the_state_are_refused(mesh):
         elk.evaluate(
             lambda s, u: (0.5 * s[0] + u, s[1] + 1), (x0, 0), inputs, mesh=mesh
         )
+
+
+def test_forced_by_data_that_are_sharded_already(mesh):
+    W, x0, data = draw(EVEN)
+    g = elk.forced(lambda x, _: jnp.tanh(W @ x), 0.5)
+    spread = jax.device_put(data, NamedSharding(mesh, P("time")))
+    pairs = g.inputs(x0, spread)
+    assert pairs[0].sharding.is_equivalent_to(spread.sharding, 2)
+    found = elk.evaluate(g, x0, pairs, method=elk.quasi_deer(), mesh=mesh).states
+    expected = elk.sequential(g, x0, g.inputs(x0, data)).states
+    np.testing.assert_allclose(found, expected, atol=CLOSE)
