@@ -18,7 +18,15 @@ OPTIONAL = {
     "tensorflow_probability": {"interop/tfp.py"},
 }
 
-GROUND = {"_jax", "_types", "_trees", "_programs", "_closures", "_forward_mode"}
+GROUND = {
+    "_memory",
+    "_jax",
+    "_types",
+    "_trees",
+    "_programs",
+    "_closures",
+    "_forward_mode",
+}
 GROUND |= {"_recurrence", "_loop", "solution"}
 FOLDERS = {
     **{

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._jax import is_traced
+from elk_ssm._memory import device_bytes, in_words, matrices_bytes
 from elk_ssm._recurrence import Recurrence
-from elk_ssm._trees import describe, is_float
+from elk_ssm._trees import StateLayout, describe, is_float
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, check_off_explicit, off_explicit
@@ -19,6 +20,7 @@ from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.solve.options import Adjoint, Keep, Kernel, Options
 from elk_ssm.solve.stopping import make_tolerance
 from elk_ssm.surrogate.jacobians import DenseJacobian
+from elk_ssm.surrogate.linearization import forms_dense
 from elk_ssm.surrogate.policy import NoisePolicy, is_shardable
 
 
@@ -55,6 +57,8 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
     if shards is not None:
         check_sharded_options(method, asked.adjoint)
         nodes = shards.unknowns(length, block_size)
+    if isinstance(method, Method):
+        _check_memory(method, nodes, recurrence.layout, shards)
     _check_tolerance("tol", asked.tol, zero=False)
     _check_tolerance("atol", asked.atol, zero=True)
     limit = nodes if asked.max_iters is None else asked.max_iters
@@ -145,6 +149,26 @@ def check_sharded_options(method: Method | Auto, adjoint: Adjoint) -> None:
             '"newton" on every platform.'
         )
     check_shardable(method.noise)
+
+
+def _check_memory(
+    method: Method, nodes: int, layout: StateLayout, shards: Shards | None
+) -> None:
+    """Raise `ValueError` where the Jacobians alone are more than the device holds."""
+    limit = device_bytes()
+    if limit is None or not forms_dense(method.linearization):
+        return
+    here = nodes if shards is None else -(-nodes // shards.axis.size)
+    needed = matrices_bytes(here, layout.size, layout.dtype.itemsize)
+    if needed <= limit:
+        return
+    least = -(-needed * method.block_size // limit)
+    raise ValueError(
+        f"Dense Jacobians at {here:,} nodes in {layout.size} dimensions take "
+        f"{in_words(needed)}, and a device holds {in_words(limit)}. Take diagonal ones "
+        "(elk.quasi_deer), blocks (elk.BlockDiagonalJacobian), or nodes further apart "
+        f"(block_size={least} at the very least)."
+    )
 
 
 def check_shardable(noise: NoisePolicy | None) -> None:

@@ -116,8 +116,9 @@ def evaluate(
 
     Raises:
         TypeError: f is not callable, or a dtype cannot be used.
-        ValueError: A shape, structure, length or option does not fit, or f does not fit
-            the kernel that was asked for: the message names the primitive or the size.
+        ValueError: A shape, structure, length or option does not fit, f does not fit
+            the kernel that was asked for (the message names the primitive or the size),
+            or the Jacobians of a dense method alone are more than a device holds.
 
     Example:
         >>> import jax.numpy as jnp

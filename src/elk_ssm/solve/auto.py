@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._memory import device_bytes, matrices_bytes
 from elk_ssm._trees import static
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.solve.gate import Gate
@@ -31,6 +32,8 @@ from elk_ssm.surrogate.policy import NoisePolicy
 Strategy: TypeAlias = Literal[
     "auto", "forgetful", "short_blocks", "newton", "sequential"
 ]
+# Matrices that a scan over them has in memory at once, and as much for all else.
+_COPIES = 4
 NO_PROBE, BATCHED, ASKED_FOR = -2, -3, -4
 _DENSE_UP_TO, _CHEAP_UP_TO = 64, 8
 # Measured break-even lengths on a CPU (docs/speed.md), for D <= 8 and above.
@@ -213,6 +216,7 @@ class Auto:
         if block_size is None:
             # Depth is passes * (C + 2 log2(T / C)), and passes fall slowly with C.
             block_size = 16 if length < 100_000 else 64
+            block_size = max(block_size, _least_that_fits(length, size))
         linearization = self.linearization
         if linearization is None:
             dense = size <= _DENSE_UP_TO
@@ -225,6 +229,14 @@ class Auto:
             gate=self.gate,
             block_size=min(block_size, length),
         )
+
+
+def _least_that_fits(length: int, size: int) -> int:
+    """Smallest block size whose boundary Jacobians leave room on the device."""
+    limit = device_bytes()
+    if limit is None or size > _DENSE_UP_TO:
+        return 1
+    return -(-matrices_bytes(length, size, 8) * _COPIES // limit)
 
 
 def make_plan(*numbers: Any, in_kernel: ArrayLike = 0) -> Plan:
