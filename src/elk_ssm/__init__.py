@@ -24,6 +24,7 @@ from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import BlockDiagonal, Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearizing import linearize
+from elk_ssm.markov import Chains, chains
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scanning import scan
@@ -59,6 +60,7 @@ __all__ = [
     "Annealed",
     "Auto",
     "BlockDiagonal",
+    "Chains",
     "Constant",
     "Dense",
     "DenseJacobian",
@@ -92,6 +94,7 @@ __all__ = [
     "UserJacobian",
     "ZeroJacobian",
     "auto",
+    "chains",
     "deer",
     "diagnose",
     "elk",
