@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.markov import Chains
+from elk_ssm.interop.chain import Chains
 from elk_ssm.solution import Status, raise_if_failed
 
+__all__ = ["to_arviz"]
+
 # Names of arviz, and how the steps of one thinned sample become one number.
-_STATISTICS = {
+_STATISTICS: dict[str, tuple[str, Any]] = {
     "acceptance_rate": ("acceptance_rate", np.mean),
     "is_accepted": ("accepted", np.mean),
     "is_divergent": ("diverging", np.any),
@@ -32,9 +34,9 @@ def to_arviz(chains: Chains, *, drop_failed: bool = False, **options: Any) -> An
             `position` of the states, or the states where there is none; the leaves of a
             pytree are named by their path, an array alone `position`. Of the infos
             those that arviz knows become sample statistics: acceptance rate,
-            divergences, energy, steps (by field, or key of a dict); of the states `logdensity`, as `lp`. Of the
-            steps of one thinned sample rates are averaged, steps added, and of
-            energies the last is taken.
+            divergences, energy, steps (fields, or keys of a dict); of the states
+            `logdensity`, as `lp`. Of the steps of one thinned sample rates are
+            averaged, steps added, and of energies the last is taken.
         drop_failed: Leave out the chains that did not converge, instead of raising.
         **options: `coords`, `dims` and others of `arviz.from_dict`.
 

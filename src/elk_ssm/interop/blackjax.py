@@ -28,6 +28,8 @@ from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.interop.discrete import InDigits, in_digits
 
+__all__ = ["KernelStep", "to_recurrence"]
+
 _FOLLOWING = {"position", "logdensity", "logdensity_grad"}
 
 
@@ -186,8 +188,8 @@ def as_kernel(kernel: Any) -> MarkovKernel:
 
     def pair(key: Array, state: PyTree) -> tuple[PyTree, PyTree]:
         found = step(key, state)
-        structure = jax.tree.structure(state)
-        if jax.tree.structure(found) == structure or not isinstance(found, tuple):
+        alone = _same_structure(found, state) or not isinstance(found, tuple)
+        if alone:
             return found, None
         return found if len(found) == 2 else (found, None)
 
@@ -198,19 +200,13 @@ def mismatch(kernel: MarkovKernel, state: PyTree, key: Array) -> str | None:
     """Say why a kernel does not take this state to one of its kind, None if it does."""
     advice = "Pass one of its own states, such as kernel.init(position)."
     try:
-        found = jax.eval_shape(
-            lambda key, state: kernel.step(key, state)[0], key, state
-        )
+        found = jax.eval_shape(lambda *args: kernel.step(*args)[0], key, state)
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         return (
             f"The kernel failed on a key and the state {describe(state)}. {advice} "
             f"What it said: {error}"
         )
-    same = jax.tree.structure(found) == jax.tree.structure(state) and all(
-        a.shape == jnp.shape(b) and a.dtype == jnp.result_type(b)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state))
-    )
-    if same:
+    if _same_kind(found, state):
         return None
     return (
         "A kernel must keep structure, shapes and dtypes of its state; it took "
@@ -247,7 +243,17 @@ def _follows_from_position(kernel: MarkovKernel, state: PyTree) -> bool:
         found = jax.eval_shape(kernel.init, state.position)
     except (TypeError, ValueError, AttributeError):
         return False  # an init that needs more than a position
-    return jax.tree.structure(found) == jax.tree.structure(state) and all(
-        a.shape == jnp.shape(b) and a.dtype == jnp.result_type(b)
+    return _same_kind(found, state)
+
+
+def _same_structure(found: PyTree, state: PyTree) -> bool:
+    structure: Any = jax.tree.structure(found)
+    return structure == jax.tree.structure(state)
+
+
+def _same_kind(found: PyTree, state: PyTree) -> bool:
+    """Whether two states agree in structure, shapes and dtypes."""
+    return _same_structure(found, state) and all(
+        jnp.shape(a) == jnp.shape(b) and jnp.result_type(a) == jnp.result_type(b)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state))
     )

@@ -121,7 +121,7 @@ def in_digits(f: Dynamics, state: PyTree, entry: PyTree) -> InDigits:
     """
     split = Split.of(state)
     leaves, treedef = jax.tree.flatten(state)
-    floats, discrete = split.part(state)
+    floats, _ = split.part(state)
     dtype = jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
     followed = iter(_following(f, split, state, entry))
     hows: list[Digits | None] = []
