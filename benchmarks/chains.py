@@ -25,11 +25,10 @@ import elk_ssm as elk
 from benchmarks import harness
 from benchmarks.harness import Row
 
-LENGTHS, CHAINS, BLOCK = (64, 256, 1024), 4, 16
-WHOLE = 256
+LENGTHS, CHAINS, BLOCK = (32, 128, 512), 4, 16
+WHOLE = 128
 METHODS = {
-    "deer": elk.deer(gate=elk.Gate()),
-    "quasi_deer": elk.quasi_deer(gate=elk.Gate()),
+    "deer": elk.deer(),
     f"Newton over blocks of {BLOCK}": elk.auto(strategy="newton", block_size=BLOCK),
 }
 

@@ -149,7 +149,7 @@ def test_a_recurrence_for_evaluate(x64, close):
     state, key = mala.init(jnp.zeros(2)), jax.random.key(7)
     f, x0, keys = chain.to_recurrence(mala, state, key, 12, thinning=2)
     assert keys.shape == (12, 2)
-    sol = elk.raise_if_failed(elk.evaluate(f, x0, keys, method=elk.jacobi()))
+    sol = elk.raise_if_failed(elk.sequential(f, x0, keys))
     flat = jax.random.split(key, 24)
     _, expected = jax.lax.scan(lambda x, k: (mala.step(k, x)[0],) * 2, state, flat)
     every = jax.tree.map(lambda x: x[1::2], expected)
@@ -167,6 +167,8 @@ def test_mistakes():
         chain.to_recurrence(None, start, key, 5)
     with pytest.raises(TypeError, match="key must be a PRNG key"):
         chain.to_recurrence(mala, start, 3, 5)
+    with pytest.raises(ValueError, match="other numbers side by side than one by one"):
+        chain.to_recurrence(mala, start, jax.random.key(0, impl="rbg"), 5)
     with pytest.raises(ValueError, match="one PRNG key; got an array of 1 axes"):
         chain.to_recurrence(mala, start, jax.random.split(key), 5)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):

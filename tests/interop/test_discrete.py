@@ -84,9 +84,7 @@ def gibbs(key, state):
 def test_gibbs_with_labels_and_counts_is_the_chain(reference, close, x64):
     state = jnp.array([-1.0, 1.0]), jnp.zeros(7, jnp.int32), jnp.zeros((), jnp.int32)
     key = jax.random.key(0)
-    found = elk.raise_if_failed(
-        elk.chains(gibbs, state, key, 50, 1, method=elk.deer(gate=elk.Gate()))
-    )
+    found = elk.raise_if_failed(elk.chains(gibbs, state, key, 50, 1, method=elk.deer()))
     keys = jax.random.split(jax.random.split(key, 1)[0], 50)
     expected = reference(lambda state, key: gibbs(key, state), state, keys)
     alone = jax.tree.map(lambda x: x[0], found.states)
@@ -105,7 +103,7 @@ def test_a_chain_of_spins_alone(reference):
         return jnp.where(even, 2 * up.astype(spins.dtype) - 1, jnp.roll(spins, 1))
 
     key, spins = jax.random.key(1), jnp.ones(6, jnp.int8)
-    found = elk.chains(sweep, spins, key, 40, 1, method=elk.jacobi(block_size=4))
+    found = elk.chains(sweep, spins, key, 40, 1, method=elk.jacobi())
     keys = jax.random.split(jax.random.split(key, 1)[0], 40)
     expected = reference(lambda spins, key: sweep(key, spins), spins, keys)
     np.testing.assert_array_equal(found.states[0], expected)

@@ -216,14 +216,23 @@ def mismatch(kernel: MarkovKernel, state: PyTree, key: Array) -> str | None:
 
 def key_axes(key: Any) -> int:
     """Return the number of axes of an array of PRNG keys, typed or raw."""
+    axes: int | None = None
+    how = str(jax.random.key_impl(jax.random.key(0)))  # that of raw keys
     if isinstance(key, jax.Array):
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            return key.ndim
-        if key.dtype == jnp.uint32 and key.ndim:
-            return key.ndim - 1
-    raise TypeError(
-        f"key must be a PRNG key, as jax.random.key(0); got {type(key).__name__}."
-    )
+            axes, how = key.ndim, str(jax.random.key_impl(key))
+        elif key.dtype == jnp.uint32 and key.ndim:
+            axes = key.ndim - 1
+    if axes is None:
+        raise TypeError(
+            f"key must be a PRNG key, as jax.random.key(0); got {type(key).__name__}."
+        )
+    if "rbg" in how:
+        raise ValueError(
+            f"Keys of {how} draw other numbers side by side than one by one, so no "
+            'chain is defined; use jax.random.key(0, impl="threefry2x32").'
+        )
+    return axes
 
 
 def check_count(name: str, value: Any) -> None:
