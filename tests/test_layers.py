@@ -14,6 +14,8 @@ import elk_ssm
 ROOT = Path(elk_ssm.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 OPTIONAL = {
+    "arviz": {"interop/arviz.py"},
+    "blackjax": set(),  # any pure function is a kernel
     "dynamax": {"interop/dynamax.py"},
     "tensorflow_probability": {"interop/tfp.py"},
 }
@@ -200,6 +202,7 @@ def test_importing_changes_no_setting_and_loads_nothing_optional():
     loaded = set(modules)
     assert "elk_ssm.solve.loop" in loaded
     optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
+    optional |= {"arviz", "blackjax"}
     assert not optional & loaded
 
 

@@ -19,6 +19,7 @@ PAGES = {
     name: name
     for name in (
         "activity",
+        "chains",
         "convergence",
         "gradients",
         "kalman",

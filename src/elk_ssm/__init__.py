@@ -16,6 +16,7 @@ from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.forcing import Forced, forced
+from elk_ssm.interop.chain import Chains
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.forecasting import lgssm_predict
 from elk_ssm.kalman.initial import Diffuse, Stationary
@@ -26,6 +27,7 @@ from elk_ssm.kalman.smoothing import lgssm_smoother
 from elk_ssm.linalg.structure import BlockDiagonal, Dense, Diagonal, ScaledIdentity
 from elk_ssm.linearizing import linearize
 from elk_ssm.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from elk_ssm.markov import chains
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scanning import scan
@@ -64,6 +66,7 @@ __all__ = [
     "Auto",
     "BlockDiagonal",
     "BlockDiagonalJacobian",
+    "Chains",
     "Clipped",
     "Constant",
     "Dense",
@@ -101,6 +104,7 @@ __all__ = [
     "UserJacobian",
     "ZeroJacobian",
     "auto",
+    "chains",
     "deer",
     "diagnose",
     "elk",

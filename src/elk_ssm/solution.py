@@ -1,7 +1,7 @@
 """What a solve returns: states, a status that advises, and what happened on the way."""
 
 import enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -139,14 +139,33 @@ class Solution(NamedTuple):
     plan: Any = None
 
 
-def raise_if_failed(solution: Solution) -> Solution:
+class _Solved(Protocol):
+    """What `Solution` and `Chains` have in common."""
+
+    @property
+    def status(self) -> Array: ...
+
+    @property
+    def num_iters(self) -> Array: ...
+
+    @property
+    def residual_norm(self) -> Array: ...
+
+    @property
+    def failed_step(self) -> Array: ...
+
+
+_S = TypeVar("_S", bound=_Solved)
+
+
+def raise_if_failed(solution: _S) -> _S:
     """Raise `RuntimeError` unless every solve in `solution` converged.
 
     Call it outside `jit`, where the status is a number. A batched solution (from
     `vmap`) raises when any element failed, and the message names the elements.
 
     Args:
-        solution: A `Solution`, batched or not.
+        solution: A `Solution`, batched or not, or `Chains`.
 
     Returns:
         The solution itself, so that the call can be chained.
@@ -176,7 +195,7 @@ def raise_if_failed(solution: Solution) -> Solution:
     raise RuntimeError(_failure_report(solution, status, failed))
 
 
-def _failure_report(solution: Solution, status: np.ndarray, failed: np.ndarray) -> str:
+def _failure_report(solution: _Solved, status: np.ndarray, failed: np.ndarray) -> str:
     lines = []
     for member in Status:
         where = [tuple(map(int, index)) for index in failed if status[*index] == member]
@@ -191,7 +210,7 @@ def _failure_report(solution: Solution, status: np.ndarray, failed: np.ndarray) 
     return "The solve did not converge.\n" + "\n".join(lines)
 
 
-def _detail(solution: Solution, where: list[tuple[int, ...]]) -> str:
+def _detail(solution: _Solved, where: list[tuple[int, ...]]) -> str:
     first = where[0]
     iters, residual, step = (
         np.asarray(x)[first]

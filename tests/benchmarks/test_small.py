@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+import elk_ssm as elk
 from benchmarks import (
+    chains,
     convergence,
     gpu,
     gradients,
@@ -34,6 +36,17 @@ def test_convergence_counts_passes_and_depth(x64):
     passes = {row["method"]: row["iterations"] for row in rows}
     assert passes["deer"] < passes["quasi_deer"]
     assert all(row["depth over T"] > 0 for row in rows)
+
+
+def test_chains_are_those_of_the_loop(x64, monkeypatch):
+    pytest.importorskip("blackjax")
+    case = "mixture", "MALA"
+    only = {case: chains.samplers()[case]}
+    monkeypatch.setattr(chains, "samplers", lambda: only)
+    rows = chains.measure((12,), {"jacobi": elk.jacobi()})
+    assert [row["converged"] for row in rows] == [chains.CHAINS] * len(rows)
+    assert max(row["error"] for row in rows) < 1e-9
+    assert sum(row["other decisions"] for row in rows) == 0
 
 
 def test_sharding_reads_programs_and_efficiency_falls_with_devices():

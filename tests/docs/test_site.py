@@ -10,7 +10,7 @@ import pytest
 import elk_ssm
 from benchmarks import harness
 from elk_ssm import plotting
-from elk_ssm.interop import cells
+from elk_ssm.interop import arviz, blackjax, cells
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -28,7 +28,7 @@ def load(name):
 measured, mathml, pages = load("measured"), load("mathml"), load("notebook_pages")
 
 
-@pytest.mark.parametrize("module", [elk_ssm, plotting, cells])
+@pytest.mark.parametrize("module", [elk_ssm, plotting, cells, blackjax, arviz])
 def test_every_public_name_has_an_entry_in_the_reference(module):
     described = {x.rsplit(".", 1)[-1] for x in re.findall(r"^::: (\S+)", API, re.M)}
     assert set(module.__all__) - {"plotting"} <= described

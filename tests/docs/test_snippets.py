@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALLER = {"10_000": "600", "inputs[:1000], inputs[1000:2000]": "inputs, inputs"}
@@ -39,6 +40,16 @@ def test_the_quickstart_runs(capsys):
     assert printed[4] == "(500, 2) 500"
     assert jnp.isfinite(names["sol"].states["r"]).all()
     compile(training, "<page>", "exec")  # run by tests/test_training_pattern.py
+
+
+def test_the_page_on_chains_runs(capsys):
+    pytest.importorskip("blackjax")
+    pytest.importorskip("arviz")
+    names = {}
+    for code in blocks(ROOT / "docs" / "chains.md"):
+        run(code.replace("num_samples=200", "num_samples=20"), names)
+    assert capsys.readouterr().out.startswith("(4, 20, 2) [")
+    assert dict(names["data"].posterior.sizes)["draw"] == 20
 
 
 def test_the_readme_shows_the_same_quickstart():

@@ -14,6 +14,7 @@ from elk_ssm.cli.recording import UsageError
 
 NAMES = (
     "activity",
+    "chains",
     "convergence",
     "gradients",
     "kalman",
