@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Most of the time of these tests is compilation, and none of them reads a clock.
+# Most of the time of these tests is compilation, and none of them reads a clock. The
+# older emitters of fused kernels compile in half the time of the default ones.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",

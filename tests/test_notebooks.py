@@ -20,7 +20,7 @@ SCRIPTS = sorted(
 # Run elsewhere: the first below, the others with more to check in `test_real_data`.
 ELSEWHERE = "beyond_one_device", "stochastic_volatility", "spike_rate"
 IN_PROCESS = [path for path in SCRIPTS if path.stem not in ELSEWHERE]
-SEVERAL = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+SEVERAL = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
 EXECUTED = [path for path in SCRIPTS if path.with_suffix(".ipynb").exists()]
 LONGEST = 130
 

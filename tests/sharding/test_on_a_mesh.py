@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
-
+# Compiled as quickly as everything else here: see `conftest`.
+FLAGS = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
 
 MODULES = (
     "mesh_driver",
