@@ -27,6 +27,7 @@ from elk_ssm.linearizing import linearize
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scanning import scan
+from elk_ssm.sequential_scanning import sequential_scan
 from elk_ssm.smoothing import Smoothed, extended_smoother, log_prob, smooth
 from elk_ssm.solution import History, Solution, Status, raise_if_failed
 from elk_ssm.solve.auto import Auto, Plan, PlanKind
@@ -115,6 +116,7 @@ __all__ = [
     "sample",
     "scan",
     "sequential",
+    "sequential_scan",
     "smooth",
     "sweep_noise",
 ]
