@@ -16,6 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 OPTIONAL = {
     "dynamax": {"interop/dynamax.py"},
     "tensorflow_probability": {"interop/tfp.py"},
+    "diffrax": {"interop/diffrax_terms.py"},
 }
 
 GROUND = {"_jax", "_types", "_trees", "_programs", "_closures", "_forward_mode"}
@@ -191,7 +192,7 @@ def test_importing_changes_no_setting_and_loads_nothing_optional():
     assert before == after
     loaded = set(modules)
     assert "elk_ssm.solve.loop" in loaded
-    optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
+    optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib", "diffrax"}
     assert not optional & loaded
 
 

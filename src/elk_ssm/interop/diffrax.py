@@ -19,27 +19,28 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from elk_ssm._options import Asked, prepare
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import run
+from elk_ssm.interop.diffrax_checks import (
+    adjoint_named,
+    beginning,
+    checked_controller,
+    promoted,
+)
 from elk_ssm.interop.diffrax_explicit import explicit_step, is_explicit
 from elk_ssm.interop.diffrax_saving import save
 from elk_ssm.interop.diffrax_steps import (
-    Carried,
     Equation,
     Step,
-    diffrax,
     differentiable,
-    forwards,
-    innermost,
     step_once,
     step_times,
-    time_dtype,
     with_controls,
 )
+from elk_ssm.interop.diffrax_terms import diffrax, forwards
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 
@@ -116,13 +117,16 @@ def from_diffrax(
 ) -> Recurrence:
     """Write a fixed-step solve of diffrax as a recurrence.
 
-    The arguments are those of `diffrax.diffeqsolve`, and so are the steps, to the last
-    bit of their times. Explicit Runge-Kutta steps are written out stage by stage; any
-    other solver takes its own step. What a solver remembers (`ReversibleHeun`,
-    `LeapfrogMidpoint`, the last stage of `Kvaerno5`) is part of the state; the first
-    stage of an explicit solver that is "first same as last" is evaluated anew, which
-    gives the same numbers and leaves the state y alone. Increments of a Brownian path
-    or of another control are found for all steps at once, and are inputs.
+    The arguments are those of `diffrax.diffeqsolve`, and so are the steps. (The last
+    bit of a time may depend on how a program was compiled. It seeds an
+    `UnsafeBrownianPath`: there, give the times by `StepTo`.)
+
+    Explicit Runge-Kutta steps are written out stage by stage; any other solver takes
+    its own step. What a solver remembers (`ReversibleHeun`, `LeapfrogMidpoint`, the
+    last stage of `Kvaerno5`) is part of the state; the first stage of an explicit
+    solver that is "first same as last" is evaluated anew, which gives the same numbers
+    and leaves the state y alone. Increments of a Brownian path or of another control
+    are found for all steps at once, and are inputs.
 
     Args:
         terms: What diffrax takes: `ODETerm`, `ControlTerm`, `MultiTerm`, ...
@@ -152,17 +156,14 @@ def from_diffrax(
         >>> made.times.shape, sol.states.shape, round(float(sol.states[-1, 0]), 3)
         ((50,), (50, 2), 0.999)
     """
-    controller = _checked(solver, stepsize_controller)
-    y0 = _promoted(y0, (t0, t1, dt0), controller)
+    controller = checked_controller(solver, stepsize_controller)
+    y0 = promoted(y0, (t0, t1, dt0), controller)
     terms, direction = forwards(terms, t0, t1)
     times = step_times(controller, t0, t1, dt0, direction)
     solver = differentiable(solver)
-    equation = Equation(terms, solver, args, False, direction)
+    equation = Equation(terms, solver, args, None, direction)
     first = jax.tree.map(lambda x: x[0], times)
-    carried = _remembered(equation, solver_state, y0, first)
-    state: Any = y0
-    if carried is not None:
-        equation, state = equation._replace(carries=True), Carried(y0, carried)
+    equation, state = beginning(equation, solver_state, y0, first)
     inputs = with_controls(equation, state, times)
     return Recurrence(SolverStep(equation), state, inputs)
 
@@ -240,79 +241,10 @@ def diffeqsolve(
     if max_steps is not None and count > max_steps:
         raise ValueError(f"There are {count} steps, and max_steps is {max_steps}.")
     recurrence = canonicalize(*made)
-    asked = Asked(method, adjoint=_adjoint(adjoint), fall_back=True, **options)
+    asked = Asked(method, adjoint=adjoint_named(adjoint), fall_back=True, **options)
     sol = run(recurrence, prepare(recurrence, asked))
     saved = save(made, sol, diffrax.SaveAt(t1=True) if saveat is None else saveat)
     if throw:
         failed = saved.result != diffrax.RESULTS.successful
         saved = saved.result.error_if(saved, failed)
     return saved
-
-
-def _checked(solver: Any, controller: Any) -> Any:
-    """Return the controller of the step size; raise for what does not fit."""
-    if not isinstance(solver, diffrax.AbstractSolver):
-        raise TypeError(
-            "solver must be a solver of diffrax, such as diffrax.Tsit5(); got "
-            f"{solver!r}."
-        )
-    controller = diffrax.ConstantStepSize() if controller is None else controller
-    if not isinstance(controller, diffrax.ConstantStepSize | diffrax.StepTo):
-        raise ValueError(
-            f"{type(controller).__name__} chooses a step by the states before it, so "
-            "the steps are not known and cannot run side by side. Use dt0 with "
-            "ConstantStepSize(), or the steps of one adaptive solve: "
-            "stepsize_controller=diffrax.StepTo(ts), dt0=None."
-        )
-    finder = getattr(innermost(solver), "root_finder", None)
-    limits = [getattr(finder, name, 0.0) for name in ("rtol", "atol")]
-    # What stands for "those of the step size" is an object of diffrax's own.
-    if not all(isinstance(x, float | int | jax.Array) for x in limits):
-        raise ValueError(
-            f"{type(solver).__name__} is implicit, and without adaptive steps its root "
-            "finder needs tolerances of its own: root_finder=diffrax.VeryChord("
-            "rtol=1e-8, atol=1e-8, norm=optimistix.max_norm)."
-        )
-    return controller
-
-
-def _promoted(y0: PyTree, times: tuple, controller: Any) -> PyTree:
-    """Give y0 a dtype that holds the times too, as diffrax does."""
-    if times[-1] is None and isinstance(controller, diffrax.ConstantStepSize):
-        raise ValueError("Steps of a constant size need dt0.")
-    if times[-1] is not None and isinstance(controller, diffrax.StepTo):
-        raise ValueError("With StepTo the steps are known: pass dt0=None.")
-    dtype = time_dtype(*times)
-    return jax.tree.map(lambda y: jnp.asarray(y, jnp.result_type(y, dtype)), y0)
-
-
-def _remembered(
-    equation: Equation, given: PyTree, y0: PyTree, first: Step
-) -> PyTree | None:
-    """State that the solver carries from step to step, None if it can do without."""
-    solver, args = equation.solver, equation.args
-    found = solver.init(equation.terms, first.t0, first.t1, y0, args)
-    if not jax.tree.leaves(found):
-        return None
-    inner = innermost(solver)
-    if not isinstance(inner, diffrax.AbstractRungeKutta):
-        return found if given is None else given
-    # First same as last: the last stage is the vector field at y, but for the tolerance
-    # of an implicit solver.
-    if not isinstance(solver, diffrax.AbstractImplicitSolver):
-        return None
-    if given is not None:
-        return False, given[1]
-    return False, solver.func(equation.terms, first.t0, y0, args)
-
-
-def _adjoint(adjoint: Any) -> Any:
-    if isinstance(adjoint, diffrax.AbstractAdjoint):
-        discrete = diffrax.RecursiveCheckpointAdjoint, diffrax.DirectAdjoint
-        if not isinstance(adjoint, discrete):
-            raise ValueError(
-                f"Derivatives are those of the discrete steps, which is not what "
-                f"{type(adjoint).__name__} gives."
-            )
-        return "auto"
-    return adjoint

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._types import PyTree
-from elk_ssm.interop.diffrax_steps import Equation, Step, Tape, diffrax, taped
+from elk_ssm.interop.diffrax_steps import Equation, Step
+from elk_ssm.interop.diffrax_terms import Tape, diffrax, taped
 
 
 def is_explicit(solver: Any) -> bool:

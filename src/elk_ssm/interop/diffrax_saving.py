@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
-from elk_ssm.interop.diffrax_steps import diffrax, step_once
+from elk_ssm.interop.diffrax_steps import step_once
+from elk_ssm.interop.diffrax_terms import diffrax
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solution import Solution
 
@@ -41,21 +42,12 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
     ys = jax.tree.map(lambda x: x[1], found, is_leaf=is_pair)
     count = inputs.t0.shape[0]
     last = jax.tree.map(lambda x: x[-1], states)
-    interpolation, result = None, diffrax.RESULTS.successful
+    result: Any = diffrax.RESULTS.successful
+    infos = None
     implicit = isinstance(equation.solver, diffrax.AbstractImplicitSolver)
     if saveat.dense or implicit:
         infos, results = jax.vmap(again)(jnp.arange(count))
         result = _first_failure(results) if implicit else result
-    if saveat.dense:
-        interpolation = diffrax.DenseInterpolation(
-            ts=jnp.concatenate([inputs.t0[:1], inputs.t1]),
-            ts_size=jnp.asarray(count + 1),
-            infos=infos,
-            interpolation_cls=equation.solver.interpolation_cls,
-            direction=jnp.asarray(direction),
-            t0_if_trivial=inputs.t0[0],
-            y0_if_trivial=made.ys(initial),
-        )
     stats = {
         "num_steps": count,
         "num_accepted_steps": count,
@@ -68,7 +60,7 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
         t1=inputs.t1[-1] * direction,
         ts=ts,
         ys=ys,
-        interpolation=interpolation,
+        interpolation=_interpolation(made, infos) if saveat.dense else None,
         stats=stats,
         result=result,
         solver_state=_memory(equation, last) if saveat.solver_state else None,
@@ -78,8 +70,24 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
     )
 
 
+def _interpolation(made: Any, infos: PyTree) -> Any:
+    """Return the solution between all steps."""
+    equation, inputs = made.f.equation, made.inputs
+    return diffrax.DenseInterpolation(
+        ts=jnp.concatenate([inputs.t0[:1], inputs.t1]),
+        ts_size=jnp.asarray(inputs.t1.shape[0] + 1),
+        infos=infos,
+        interpolation_cls=equation.solver.interpolation_cls,
+        direction=jnp.asarray(equation.direction),
+        t0_if_trivial=inputs.t0[0],
+        y0_if_trivial=made.ys(made.initial_state),
+    )
+
+
 def _memory(equation: Any, last: PyTree) -> PyTree:
     """State of the solver to go on with; None for one that needs none."""
+    if equation.carries == "stage":
+        return False, last.solver_state
     return last.solver_state if equation.carries else None
 
 

@@ -7,9 +7,8 @@ known before the states are, times and increments of controls (a Brownian path),
 computed once and enters as inputs.
 """
 
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,7 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import depends_on_first
 from elk_ssm._types import Array, PyTree
-
-try:
-    import diffrax
-    import equinox as eqx
-except ImportError as error:
-    raise ImportError(
-        'elk_ssm.interop.diffrax needs diffrax: pip install "elk-ssm[diffrax]".'
-    ) from error
+from elk_ssm.interop.diffrax_terms import Tape, diffrax, eqx, has_controls, taped
 
 # Times this close to t1 are t1, as in diffrax.
 _UNITS_OF_END = 100
@@ -47,99 +39,6 @@ class Carried(NamedTuple):
     solver_state: PyTree
 
 
-class Turned(diffrax.AbstractTerm):
-    """A term with time running the other way where `direction` is -1."""
-
-    term: Any
-    direction: Any
-
-    def vf(self, t: Any, y: Any, args: Any) -> Any:
-        """Evaluate the vector field."""
-        return self.term.vf(t * self.direction, y, args)
-
-    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
-        """Return the increment of the control."""
-        forwards = self.direction == 1
-        begin, end = jnp.where(forwards, t0, -t1), jnp.where(forwards, t1, -t0)
-        found = self.term.contr(begin, end, **kwargs)
-        return jax.tree.map(lambda x: self.direction * x, found)
-
-    def prod(self, vf: Any, control: Any) -> Any:
-        """Multiply vector field and control."""
-        with jax.numpy_dtype_promotion("standard"):
-            return self.term.prod(vf, control)
-
-    def vf_prod(self, t: Any, y: Any, args: Any, control: Any) -> Any:
-        """Multiply vector field and control."""
-        return self.term.vf_prod(t * self.direction, y, args, control)
-
-    def is_vf_expensive(self, t0: Any, t1: Any, y: Any, args: Any) -> bool:
-        """Say what the term says."""
-        return self.term.is_vf_expensive(t0, t1, y, args)
-
-
-class Tape:
-    """Increments in the order in which a step asks for them: recorded, then given."""
-
-    def __init__(self, known: list | None = None):
-        self.values: list = []
-        self.known: Iterator | None = None if known is None else iter(known)
-
-    def __call__(self, contr: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Return the next increment."""
-        if self.known is not None:
-            return next(self.known)
-        self.values.append(contr(*args, **kwargs))
-        return self.values[-1]
-
-
-class Taped(diffrax.AbstractTerm):
-    """A term whose increments go through a tape."""
-
-    term: Any
-    tape: Tape = eqx.field(static=True)
-
-    def vf(self, t: Any, y: Any, args: Any) -> Any:
-        """Evaluate the vector field."""
-        return self.term.vf(t, y, args)
-
-    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
-        """Return the increment of the control."""
-        return self.tape(self.term.contr, t0, t1, **kwargs)
-
-    def prod(self, vf: Any, control: Any) -> Any:
-        """Multiply vector field and control."""
-        return self.term.prod(vf, control)
-
-    def vf_prod(self, t: Any, y: Any, args: Any, control: Any) -> Any:
-        """Multiply vector field and control."""
-        return self.term.vf_prod(t, y, args, control)
-
-    def is_vf_expensive(self, t0: Any, t1: Any, y: Any, args: Any) -> bool:
-        """Say what the term says."""
-        return self.term.is_vf_expensive(t0, t1, y, args)
-
-
-def over_terms(terms: PyTree, change: Callable[[Any], Any]) -> PyTree:
-    """Change every term, those inside a `MultiTerm` one by one."""
-
-    def is_one(x: Any) -> bool:
-        single = isinstance(x, diffrax.AbstractTerm)
-        return single and not isinstance(x, diffrax.MultiTerm)
-
-    return jax.tree.map(
-        lambda x: change(x) if is_one(x) else x, terms, is_leaf=is_one
-    )
-
-
-def taped(terms: PyTree, tape: Tape) -> PyTree:
-    def change(term: Any) -> Any:
-        inner = term.term if isinstance(term, Turned) else term
-        return Taped(term, tape) if isinstance(inner, diffrax.ControlTerm) else term
-
-    return over_terms(terms, change)
-
-
 def step_once(equation: "Equation", state: PyTree, entry: Step) -> tuple:
     """Take one step by the solver; returns what its `step` does, the state in front."""
     terms = taped(equation.terms, Tape(entry.controls)) if entry.controls else None
@@ -149,6 +48,8 @@ def step_once(equation: "Equation", state: PyTree, entry: Step) -> tuple:
         terms, entry.t0, entry.t1, y, equation.args, solver_state, False
     )
     y, _, dense, solver_state, result = found
+    if equation.carries == "stage":
+        solver_state = solver_state[1]
     after = Carried(y, solver_state) if equation.carries else y
     return after, dense, result
 
@@ -160,18 +61,21 @@ class Equation(NamedTuple):
         terms: The terms, time running forwards.
         solver: The solver, its loops made differentiable in both modes.
         args: What the vector field gets.
-        carries: Whether the solver remembers more than y from step to step.
+        carries: What goes from step to step besides y: the state of the solver, the
+            last stage of one that is "first same as last", or nothing.
         direction: 1, or -1 where time runs backwards.
     """
 
     terms: PyTree
     solver: Any
     args: PyTree
-    carries: bool
+    carries: Literal["state", "stage"] | None
     direction: Any
 
     def opened(self, state: PyTree, terms: PyTree, at: Step) -> tuple[PyTree, PyTree]:
         """Return y and the state of the solver."""
+        if self.carries == "stage":
+            return state.y, (jnp.asarray(False), state.solver_state)
         if self.carries:
             return state.y, state.solver_state
         return state, self.solver.init(terms, at.t0, at.t1, state, self.args)
@@ -181,7 +85,7 @@ def differentiable(solver: Any) -> Any:
     """Have the loops of a solver, and of one inside it, allow both modes."""
     if isinstance(inner := getattr(solver, "solver", None), diffrax.AbstractSolver):
         return eqx.tree_at(lambda s: s.solver, solver, differentiable(inner))
-    kinds = {diffrax.AbstractRungeKutta: "bounded", diffrax.AbstractSRK: "lax"}
+    kinds: Any = {diffrax.AbstractRungeKutta: "bounded", diffrax.AbstractSRK: "lax"}
     for family, kind in kinds.items():
         if isinstance(solver, family) and solver.scan_kind in (None, "checkpointed"):
             return eqx.tree_at(
@@ -195,17 +99,6 @@ def innermost(solver: Any) -> Any:
     while isinstance(inner := getattr(solver, "solver", None), diffrax.AbstractSolver):
         solver = inner
     return solver
-
-
-def forwards(terms: PyTree, t0: Any, t1: Any) -> tuple[PyTree, Any]:
-    """Turn the terms so that time runs forwards; return them and the direction."""
-    if is_traced(t0) or is_traced(t1):
-        direction: Any = jnp.where(t0 < t1, 1, -1)
-    elif t0 < t1:
-        return terms, 1
-    else:
-        direction = -1
-    return over_terms(terms, lambda term: Turned(term, direction)), direction
 
 
 def time_dtype(*times: Any) -> Any:
@@ -233,7 +126,8 @@ def step_times(controller: Any, t0: Any, t1: Any, dt0: Any, direction: Any) -> S
 @eqx.filter_jit
 def _step_times(controller: Any, times: tuple, direction: Any, count: int) -> Step:
     dtype, flip = time_dtype(*times), jnp.asarray(direction)
-    t0, t1, dt0 = (x if x is None else jnp.asarray(x, dtype) * flip for x in times)
+    t0, t1 = (jnp.asarray(x, dtype) * flip for x in times[:2])
+    dt0 = None if times[2] is None else jnp.asarray(times[2], dtype) * flip
     controller = controller.wrap(flip)
     nothing: Any = (None,) * 3
     tnext, state = controller.init(None, t0, t1, None, dt0, *nothing)
@@ -292,6 +186,8 @@ def with_controls(equation: Equation, state: PyTree, times: Step) -> Step:
         step_once(equation._replace(terms=taped(equation.terms, tape)), state, entry)
         return tape.values
 
+    if not has_controls(equation.terms):
+        return times
     first = jax.tree.map(lambda x: x[0], times)
     try:
         if depends_on_first(asked, state, first):
