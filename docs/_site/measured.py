@@ -17,7 +17,14 @@ from benchmarks import harness
 
 PAGES = {
     name: name
-    for name in ("activity", "convergence", "gradients", "kalman", "sharding")
+    for name in (
+        "activity",
+        "convergence",
+        "differential_equations",
+        "gradients",
+        "kalman",
+        "sharding",
+    )
 } | {"speed": "speed_page", "accelerators": "gpu_page"}
 _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import (
     convergence,
+    differential_equations,
     gpu,
     gradients,
     harness,
@@ -34,6 +35,20 @@ def test_convergence_counts_passes_and_depth(x64):
     passes = {row["method"]: row["iterations"] for row in rows}
     assert passes["deer"] < passes["quasi_deer"]
     assert all(row["depth over T"] > 0 for row in rows)
+
+
+def test_differential_equations_count_passes_and_windows(x64, monkeypatch):
+    chosen = ("picard", "picard, anderson 4")
+    methods = {name: differential_equations.METHODS[name] for name in chosen}
+    monkeypatch.setattr(differential_equations, "METHODS", methods)
+    problem = "Van der Pol to 2"
+    (row,) = differential_equations.count(50, (problem,))
+    assert row["picard, anderson 4"] < row["picard"] < 50
+    assert row["largest error"] < 1e-6
+    made = differential_equations.PROBLEMS[problem](50)
+    passes, work = differential_equations.slide(made, 10)
+    assert passes > row["picard"]
+    assert work < 50 * row["picard"]
 
 
 def test_sharding_reads_programs_and_efficiency_falls_with_devices():

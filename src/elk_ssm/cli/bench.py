@@ -15,6 +15,7 @@ from elk_ssm.cli.recording import UsageError
 NAMES = (
     "activity",
     "convergence",
+    "differential_equations",
     "gradients",
     "kalman",
     "search",
