@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
+from elk_ssm import _programs
 from elk_ssm._closures import hoist
 
 ONES, ZEROS = jnp.ones(3), jnp.zeros(3)
@@ -237,6 +238,15 @@ def test_rules_made_anew_do_not_recompile(compilations):
 def test_derivative_rules_do_not_make_one_program_two(function):
     one, two = (hoist(lambda x: function(2.0 * x), X)[0] for _ in range(2))
     assert one == two
+
+
+def test_too_many_rules_are_not_followed_and_the_program_is_itself(monkeypatch):
+    monkeypatch.setattr(_programs, "_MOST", 0)
+    rule = sine(jnp.cos)
+    one, two = (hoist(lambda x: rule(rule(2.0 * x)), X)[0] for _ in range(2))
+    assert one != two
+    assert one == one
+    np.testing.assert_allclose(one([], ONES), np.sin(np.sin(2 * np.ones(3))), rtol=1e-6)
 
 
 def test_tracers_are_hoisted_and_differentiated():

@@ -9,7 +9,15 @@ import pytest
 
 import elk_ssm
 from elk_ssm import plotting
-from elk_ssm.interop import arviz, blackjax, cells, dynamax, dynamax_nonlinear, tfp
+from elk_ssm.interop import (
+    arviz,
+    blackjax,
+    cells,
+    diffrax,
+    dynamax,
+    dynamax_nonlinear,
+    tfp,
+)
 
 FINDER = doctest.DocTestFinder(exclude_empty=True)
 RUNNER_OPTIONS = doctest.NORMALIZE_WHITESPACE
@@ -19,7 +27,7 @@ def public():
     """Names of the public face: of the package, and of the modules it has in pieces."""
     for module in (elk_ssm, plotting, cells, blackjax, arviz):
         yield from ((module.__name__, name) for name in module.__all__)
-    for module in (dynamax, dynamax_nonlinear, tfp):
+    for module in (diffrax, dynamax, dynamax_nonlinear, tfp):
         for name, value in vars(module).items():
             own = getattr(value, "__module__", None) == module.__name__
             if own and not name.startswith("_"):

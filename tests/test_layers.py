@@ -18,6 +18,7 @@ OPTIONAL = {
     "blackjax": set(),  # any pure function is a kernel
     "dynamax": {"interop/dynamax.py"},
     "tensorflow_probability": {"interop/tfp.py"},
+    "diffrax": {"interop/diffrax_terms.py"},
 }
 
 GROUND = {
@@ -202,7 +203,7 @@ def test_importing_changes_no_setting_and_loads_nothing_optional():
     loaded = set(modules)
     assert "elk_ssm.solve.loop" in loaded
     optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
-    optional |= {"arviz", "blackjax"}
+    optional |= {"arviz", "blackjax", "diffrax"}
     assert not optional & loaded
 
 

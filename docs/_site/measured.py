@@ -21,6 +21,7 @@ PAGES = {
         "activity",
         "chains",
         "convergence",
+        "differential_equations",
         "gradients",
         "kalman",
         "sharding",

@@ -31,8 +31,10 @@ from elk_ssm.markov import chains
 from elk_ssm.methods import auto, deer, elk, jacobi, picard, quasi_deer, quasi_elk
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.scanning import scan
+from elk_ssm.sequential_scanning import sequential_scan
 from elk_ssm.smoothing import Smoothed, extended_smoother, log_prob, smooth
 from elk_ssm.solution import History, Solution, Status, raise_if_failed
+from elk_ssm.solve.anderson import Anderson
 from elk_ssm.solve.auto import Auto, Plan, PlanKind
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
@@ -62,6 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LGSSM",
+    "Anderson",
     "Annealed",
     "Auto",
     "BlockDiagonal",
@@ -130,6 +133,7 @@ __all__ = [
     "sample",
     "scan",
     "sequential",
+    "sequential_scan",
     "smooth",
     "sweep_noise",
 ]

@@ -48,7 +48,7 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
     if shards is not None:
         check_off_explicit(recurrence.consts, "f")
     check_backend(asked.backend)
-    _check_choice("adjoint", asked.adjoint, Adjoint)
+    check_adjoint(asked.adjoint)
     _check_choice("keep", asked.keep, Keep)
     method = bind_method(asked.method, recurrence)
     length, guess = recurrence.length, asked.guess
@@ -221,6 +221,11 @@ def concrete_method(
             "elk.auto() chooses as it goes."
         )
     return bound
+
+
+def check_adjoint(adjoint: Any) -> None:
+    """Raise `ValueError` for an adjoint that there is not."""
+    _check_choice("adjoint", adjoint, Adjoint)
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

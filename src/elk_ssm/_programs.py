@@ -37,7 +37,7 @@ from elk_ssm._jax import (
 SignRule: TypeAlias = Callable[[Any], Hashable]
 
 _THUNKS = {JVP_RULE, VJP_RULE, REMAT_RULE, "bwd", "out_trees"}
-_REPEATS, _DEEPEST = 2, 12
+_REPEATS, _DEEPEST, _MOST = 2, 12, 10_000
 _SMALL, _FEW = 1024, 4
 
 
@@ -57,14 +57,18 @@ class _Rules:
     def __init__(self) -> None:
         self.has_vjp = False
         self.above: tuple[Hashable, ...] = ()
+        self.count = 0
 
     def sign(self, equation: Any) -> Hashable:
         """Identify the rules of one equation, and those inside them."""
         self.has_vjp |= VJP_RULE in equation.params
+        if self.count > _MOST:
+            return _identity_of_rules(equation)
         try:
             parts = list(_traced_rules(equation))
         except Exception:  # a user's rule may raise anything
             return _identity_of_rules(equation)
+        self.count += sum(count_equations(jaxpr) for jaxpr, *_ in parts)
         shallow = _sign_parts(parts, _no_rules)
         repeats = self.above.count(shallow)
         if repeats >= _REPEATS:

@@ -271,7 +271,7 @@ def _discrete_leaves(
         return split.part(f(split.join(floats, discrete), user_input))[1]
 
     first = jax.tree.map(lambda x: x[0], inputs)
-    if _depends_on_first(discrete_after, floats, discrete, first):
+    if depends_on_first(discrete_after, floats, discrete, first):
         raise TypeError(
             "Leaves of the state that are not floating point must evolve "
             f"independently of those that are; in {describe(state)} they do not. "
@@ -285,7 +285,7 @@ def _discrete_leaves(
     return jax.lax.scan(body, discrete, inputs, length=length)[1]
 
 
-def _depends_on_first(function: Any, first: PyTree, *rest: PyTree) -> bool:
+def depends_on_first(function: Any, first: PyTree, *rest: PyTree) -> bool:
     """Say whether any result of `function` can depend on its first argument."""
     closed = jax.make_jaxpr(function)(first, *rest)
     return any(used_inputs(closed.jaxpr)[: len(jax.tree.leaves(first))])

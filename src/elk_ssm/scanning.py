@@ -65,7 +65,7 @@ def scan(
     if reverse:
         xs = jax.tree.map(lambda x: jnp.asarray(x)[::-1], xs)
 
-    _check_pair(f, init, xs)
+    check_pair(f, init, xs)
 
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
@@ -125,7 +125,7 @@ def _states_before(
     return on_mesh(shards, shift, states, init, length)[0]
 
 
-def _check_pair(f: Any, init: PyTree, xs: PyTree) -> None:
+def check_pair(f: Any, init: PyTree, xs: PyTree) -> None:
     """Raise `TypeError` unless one step returns a pair."""
     if not callable(f):
         raise TypeError(f"f must be callable; got {type(f).__name__}.")

@@ -9,6 +9,7 @@ import elk_ssm as elk
 from benchmarks import (
     chains,
     convergence,
+    differential_equations,
     gpu,
     gradients,
     harness,
@@ -47,6 +48,20 @@ def test_chains_are_those_of_the_loop(x64, monkeypatch):
     assert [row["converged"] for row in rows] == [chains.CHAINS] * len(rows)
     assert max(row["error"] for row in rows) < 1e-9
     assert sum(row["other decisions"] for row in rows) == 0
+
+
+def test_differential_equations_count_passes_and_windows(x64, monkeypatch):
+    chosen = ("picard", "picard, anderson 4")
+    methods = {name: differential_equations.METHODS[name] for name in chosen}
+    monkeypatch.setattr(differential_equations, "METHODS", methods)
+    problem = "Van der Pol to 2"
+    (row,) = differential_equations.count(50, (problem,))
+    assert row["picard, anderson 4"] < row["picard"] < 50
+    assert row["largest error"] < 1e-6
+    made = differential_equations.PROBLEMS[problem](50)
+    passes, work = differential_equations.slide(made, 10)
+    assert passes > row["picard"]
+    assert work < 50 * row["picard"]
 
 
 def test_sharding_reads_programs_and_efficiency_falls_with_devices():

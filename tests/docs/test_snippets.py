@@ -57,3 +57,10 @@ def test_the_readme_shows_the_same_quickstart():
         blocks(ROOT / name) for name in ("README.md", "docs/quickstart.md")
     )
     assert readme[0] == quickstart[0]
+
+
+def test_the_differential_equations_run():
+    for code in blocks(ROOT / "docs" / "differential_equations.md"):
+        names = {}
+        run(code.replace("0.01", "0.1"), names)
+        assert names.keys() & {"sol", "again"}

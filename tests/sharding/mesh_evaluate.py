@@ -50,6 +50,7 @@ CASES = {
     "elk smoother": (elk.elk(10.0, estimate="smoother"), EVEN),
     "quasi_elk smoother": (elk.quasi_elk(10.0, estimate="smoother"), UNEVEN),
     "picard": (elk.picard(), UNEVEN),
+    "anderson": (elk.picard(anderson=2), UNEVEN),
     "jacobi": (elk.jacobi(), EVEN),
     "blocks": (elk.deer(block_size=4, gate=elk.Gate()), UNEVEN),
     "auto": (elk.auto(block_size=3), EVEN),

@@ -16,6 +16,7 @@ NAMES = (
     "activity",
     "chains",
     "convergence",
+    "differential_equations",
     "gradients",
     "kalman",
     "search",

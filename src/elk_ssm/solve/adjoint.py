@@ -12,7 +12,7 @@ but these states is kept: a block is stepped through again where needed.
 """
 
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,23 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.mesh import on_mesh
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solve.nodes import block_map, in_blocks
-from elk_ssm.solve.options import Options
+from elk_ssm.solve.options import Adjoint, Options
 from elk_ssm.solve.path import Path
 from elk_ssm.solve.problem import Primals, StepWithConsts
-from elk_ssm.solve.recursions import Recursion, solve_tangents
+from elk_ssm.solve.recursions import Recursion, choose_recursion, solve_tangents
 
 # How many steps, or blocks of so many steps, are differentiated side by side.
 _CHUNK, _BLOCK_CHUNK, _LEAST_CHUNK = 512, 32_768, 8
 # Tangents of the leaves of (consts, x_0, inputs), None for what does not move.
 Tangents: TypeAlias = list[Array | None]
+
+
+class Along(NamedTuple):
+    """Steps between the states of a path, whether sweeps are a kernel, where it is."""
+
+    every: int = 1
+    kernel: bool = False
+    axis: TimeAxis = LOCAL
 
 
 def trajectory_tangent(
@@ -55,8 +63,9 @@ def trajectory_tangent(
     leaves = jax.tree.leaves(tangents, is_leaf=is_zero_tangent)
     along = [None if is_zero_tangent(leaf) else leaf for leaf in leaves]
     shards = options.shards
+    how = Along(options.every, options.kernel)
     if shards is None:
-        return _tangent(function, recursion, primals, along, states, options)
+        return _tangent(function, recursion, primals, along, states, how)
     axis, common = shards.axis, len(primals[0]) + 1
 
     def shard(timed: tuple, whole: tuple) -> tuple[Array, tuple]:
@@ -67,11 +76,31 @@ def trajectory_tangent(
             inputs, along = (exists, inputs), [*of_whole, None, *of_inputs]
             step = _defined_past_the_end(function, jax.lax.stop_gradient(initial))
         primals = consts, initial, inputs
-        return _tangent(step, recursion, primals, along, states, options, axis), ()
+        sharded = how._replace(axis=axis)
+        return _tangent(step, recursion, primals, along, states, sharded), ()
 
     timed = primals[2], along[common:], states
     whole = (*primals[:2], along[:common])
     return on_mesh(shards, shard, timed, whole, states.shape[0])[0]
+
+
+def follow_path(
+    function: StepWithConsts,
+    adjoint: Adjoint,
+    primals: Primals,
+    tangents: PyTree,
+    states: Array,
+) -> Array:
+    """As `trajectory_tangent`, of states that were followed step by step elsewhere."""
+    leaves = jax.tree.leaves(tangents, is_leaf=is_zero_tangent)
+    along = [None if is_zero_tangent(leaf) else leaf for leaf in leaves]
+    recursion = choose_recursion(adjoint, has_jacobians=False)
+    return _tangent(function, recursion, primals, along, states, Along())
+
+
+def path_chunk(block_size: int) -> int:
+    """How many blocks of C steps are differentiated side by side on a CPU."""
+    return min(_CHUNK, max(_BLOCK_CHUNK // block_size, _LEAST_CHUNK))
 
 
 def _tangent(
@@ -80,18 +109,17 @@ def _tangent(
     primals: Primals,
     tangents: Tangents,
     states: Array,
-    options: Options,
-    axis: TimeAxis = LOCAL,
+    how: Along,
 ) -> Array:
     """Tangent of the states that this device holds."""
-    block_size, kernel = options.every, options.kernel
+    block_size, kernel, axis = how
     if block_size > 1:
         (consts, initial, inputs), common = primals, len(primals[0]) + 1
         fold = partial(in_blocks, count=states.shape[0], block_size=block_size)
         primals = consts, initial, fold(inputs)
         tangents = [*tangents[:common], *fold(tangents[common:])]
         function = _by_blocks(function, block_size)
-    chunk = min(_CHUNK, max(_BLOCK_CHUNK // block_size, _LEAST_CHUNK))
+    chunk = path_chunk(block_size)
     leaves, tree = jax.tree.flatten(primals)
 
     def along_path(consts: list, initial: Array, inputs: PyTree) -> Path:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from elk_ssm._loop import RUNNING
 from elk_ssm._types import Array
 from elk_ssm.solution import History
+from elk_ssm.solve.anderson import Remembered, remember_nothing
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.policy import first_state
 
@@ -15,13 +16,14 @@ class Carry(NamedTuple):
     """What travels through the loop.
 
     `scale` is what the last pass was judged by, kept where asking for it again would be
-    a message between devices.
+    a message between devices; `mixed` what `anderson` remembers.
     """
 
     nodes: Array
     scale: Array | None
     accepted: Array | None
     gated: Array | None
+    mixed: Remembered | None
     undamped: Array
     merit: Array
     predicted: Array
@@ -60,6 +62,7 @@ def start(
         scale=jnp.zeros_like(guess) if sharded else None,
         accepted=guess if noise is not None and noise.can_reject else None,
         gated=None if method.gate is None else guess,
+        mixed=remember_nothing(method.anderson, guess),
         undamped=jnp.asarray(True),
         merit=unknown,
         predicted=unknown,

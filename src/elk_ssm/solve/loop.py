@@ -5,7 +5,8 @@ One pass at the nodes X (states at block ends; every state when C = 1):
     F, A   = block maps and their stand-in Jacobians at X           surrogate
     r      = X - F                                                  residual
     step   = solution of  d_k = A_k d_{k-1} - r_k                   undamped
-    d      = step, or the filter or smoother mean with noise s^2    damped
+    d      = step, the step mixed with those of earlier passes,     anderson
+             or the filter or smoother mean with noise s^2    damped
     X      = X + d, exact prefix kept, gate applied
 
 It stops when `stopping.judge` finds everything below tolerance and `certify` finds that
@@ -23,6 +24,7 @@ from elk_ssm._types import Array
 from elk_ssm.kalman.affine import apply
 from elk_ssm.parallel.backend import by_backend
 from elk_ssm.solution import History, Status
+from elk_ssm.solve.anderson import mix
 from elk_ssm.solve.carry import Carry, Prefix, record, start
 from elk_ssm.solve.certify import try_out
 from elk_ssm.solve.gate import (
@@ -109,6 +111,9 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
         if carry.gated is not None:
             unasked = unasked | carry.undamped
         update = damped_update(blocks, options, seen, noise, unasked)
+    if method.anderson is not None and carry.mixed is not None:
+        mixed = mix(method.anderson, carry.mixed, carry.nodes, update, axis)
+        update, carry = mixed[0], carry._replace(mixed=mixed[1])
     exact = jnp.minimum(verdict.first_inexact + 1, axis.size * blocks.number)
     exact = exact.astype(carry.exact.dtype)
     prefix = Prefix(exact, axis.row(seen.values, exact - 1))

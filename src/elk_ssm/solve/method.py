@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 import jax
 
 from elk_ssm._trees import static
+from elk_ssm.solve.anderson import Anderson
 from elk_ssm.solve.gate import Gate
 from elk_ssm.surrogate.linearization import Linearization
 from elk_ssm.surrogate.policy import NoisePolicy
@@ -28,9 +29,12 @@ class Method:
         estimate: `"filter"` (causal) or `"smoother"` (the Levenberg-Marquardt step).
             Without noise the two are the same.
         block_size: Steps C of f between two unknowns.
+        anderson: How undamped steps are mixed with those of earlier passes, or None.
 
     Raises:
-        ValueError: An unknown estimate, or a block size that is not a positive integer.
+        TypeError: What mixes is no `Anderson`.
+        ValueError: An unknown estimate, a block size that is not a positive integer, or
+            noise and `anderson` together.
 
     Example:
         >>> import elk_ssm as elk
@@ -43,6 +47,7 @@ class Method:
     gate: Gate | None = None
     estimate: Estimate = static(default="filter")
     block_size: int = static(default=1)
+    anderson: Anderson | None = None
 
     def __post_init__(self) -> None:
         if self.estimate not in ("filter", "smoother"):
@@ -52,4 +57,12 @@ class Method:
         if not isinstance(self.block_size, int) or self.block_size < 1:
             raise ValueError(
                 f"block_size must be a positive integer; got {self.block_size!r}."
+            )
+        if not isinstance(self.anderson, Anderson | None):
+            raise TypeError(
+                f"anderson must be an elk.Anderson or None; got {self.anderson!r}."
+            )
+        if self.anderson is not None and self.noise is not None:
+            raise ValueError(
+                "anderson mixes undamped steps, and noise damps them: leave one out."
             )

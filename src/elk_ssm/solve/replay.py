@@ -49,6 +49,12 @@ def _graft_in_scan(value: Array, carrier: Array) -> Array:
     return value - (jax.lax.stop_gradient(carrier) - carrier)
 
 
+def attach(value: Array, carrier: Array) -> Array:
+    """`graft` where there are derivatives, else the value."""
+    moves = jnp.issubdtype(value.dtype, jnp.inexact)
+    return graft(value, carrier) if moves else value
+
+
 def replay(
     function: StepWithOutput, primals: Primals, states: Array
 ) -> tuple[Array, PyTree]:
@@ -85,11 +91,6 @@ def replay_outputs(
     before = jax.lax.stop_gradient(shift(initial, states))
     values = jax.vmap(lambda x, u: function(consts, x, u)[1])(before, inputs)
     states, outputs = replay(function, primals, states)
-
-    def attach(value: Array, carrier: Array) -> Array:
-        moves = jnp.issubdtype(value.dtype, jnp.inexact)
-        return graft(value, carrier) if moves else value
-
     return states, jax.tree.map(attach, values, outputs)
 
 
