@@ -87,7 +87,7 @@ def _through(equation: Any, labels: list[Labels]) -> list[Labels]:
         return [out]
     if name in _RULES:
         filled = [
-            np.full(shape, NONE) if label is None else label
+            np.broadcast_to(NONE, shape) if label is None else label
             for label, shape in zip(labels, shapes)
         ]
         return _RULES[name](equation.params, *filled)
@@ -108,6 +108,10 @@ def merge(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _over(label: np.ndarray, axes: Any) -> np.ndarray:
     """Merge the labels along axes."""
     axes = tuple(axes)
+    if label.size and not any(label.strides):
+        # One label for all, such as of large weights, which no group has touched.
+        rest = [n for i, n in enumerate(label.shape) if i not in axes]
+        return np.broadcast_to(label.flat[0], rest)
     highest = np.max(label, axis=axes, initial=NONE)
     there = np.where(label == NONE, np.iinfo(label.dtype).max, label)
     lowest = np.min(there, axis=axes, initial=np.iinfo(label.dtype).max)
