@@ -127,6 +127,26 @@ plt.show()
 # such number: it refuses only those states that leave the range that has been seen.
 
 # %% [markdown]
+# ## Scaled and clipped Jacobians stand for a noise
+# The filter multiplies what comes from the state before by its gain. A number $k$ in
+# the gain's place needs no filter: `Scaled` makes the Jacobian $k$ times as large, and
+# `Clipped` shrinks only what is above a radius. For a constant Jacobian $a$ the noise
+# with the same transition is $s^2 = k / ((1 - k)(1 - k a^2))$; here with $a = 1$.
+
+# %%
+for k in (0.5, 0.8, 0.95):
+    noise = k / (1 - k) ** 2
+    scaled = elk.deer(linearization=elk.Scaled(elk.DenseJacobian(), k))
+    counts = [
+        int(elk.evaluate(f, x0, inputs, method=method, max_iters=T).num_iters)
+        for method in (scaled, elk.elk(noise))
+    ]
+    print(f"k = {k:4}: {counts[0]:4d}   s^2 = {noise:5.3g}: {counts[1]:4d} iterations")
+clipped = elk.deer(linearization=elk.Clipped(elk.DenseJacobian()))
+sol = elk.evaluate(f, x0, inputs, method=clipped, max_iters=T)
+print(f"clipped to 1: {int(sol.num_iters)} iterations, no number to choose")
+
+# %% [markdown]
 # **Takeaways.**
 #
 # - `noise` is $s^2$: the variance with which the surrogate observes the last iterate,
@@ -134,3 +154,4 @@ plt.show()
 # - $s^2 \to \infty$ is Newton (DEER); small $s^2$ is a tight trust region.
 # - The best constant depends on the recurrence, so sweep it, let a policy change it, or
 #   use blocks and the gate, which is what `elk.auto()` does on an accelerator.
+# - A scaled or clipped Jacobian is damping without a filter.
