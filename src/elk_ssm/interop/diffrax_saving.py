@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._closures import hoist
 from elk_ssm._types import Array, PyTree
-from elk_ssm.interop.diffrax_steps import step_once
+from elk_ssm.interop.diffrax_steps import every, step_once
 from elk_ssm.interop.diffrax_terms import diffrax
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solution import Solution
@@ -30,8 +31,12 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
         at = jax.tree.map(lambda x: x[index], (before, inputs))
         return step_once(equation, *at)[1:]
 
+    def side_by_side(index: Array) -> tuple:
+        one = jax.ShapeDtypeStruct((), index.dtype)
+        return every(*hoist(again, one), index)
+
     def sub(one: Any) -> tuple[Array, PyTree]:
-        return _save_one(made, states, one, again)
+        return _save_one(made, states, one, side_by_side)
 
     def is_one(x: Any) -> bool:
         return isinstance(x, diffrax.SubSaveAt)
@@ -46,7 +51,7 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
     infos = None
     implicit = isinstance(equation.solver, diffrax.AbstractImplicitSolver)
     if saveat.dense or implicit:
-        infos, results = jax.vmap(again)(jnp.arange(count))
+        infos, results = side_by_side(jnp.arange(count))
         result = _first_failure(results) if implicit else result
     stats = {
         "num_steps": count,
@@ -112,7 +117,7 @@ def _save_one(made: Any, states: PyTree, sub: Any, again: Any) -> tuple[Array, P
         add(inputs.t0[:1], first)
     if sub.ts is not None:
         ts = sub.ts.astype(inputs.t0.dtype) * equation.direction
-        add(ts, jax.vmap(lambda t: _between(made, t, again))(ts))
+        add(ts, _between(made, ts, again))
     if sub.steps:
         kept = slice(sub.steps - 1, None, sub.steps)
         add(inputs.t1[kept], jax.tree.map(lambda y: y[kept], every))
@@ -130,13 +135,17 @@ def _save_one(made: Any, states: PyTree, sub: Any, again: Any) -> tuple[Array, P
     return ts, jax.vmap(shown)(ts, ys)
 
 
-def _between(made: Any, time: Array, again: Any) -> PyTree:
-    """Interpolate within the step that a time belongs to; a NaN outside of all."""
+def _between(made: Any, times: Array, again: Any) -> PyTree:
+    """Interpolate within the steps that times belong to; a NaN outside of all."""
     inputs = made.inputs
-    index = jnp.searchsorted(inputs.t1, time)
+    index = jnp.searchsorted(inputs.t1, times)
     index = jnp.minimum(index, inputs.t1.shape[0] - 1)
-    infos = again(index)[0]
     interpolate = made.f.equation.solver.interpolation_cls
-    local = interpolate(t0=inputs.t0[index], t1=inputs.t1[index], **infos)
-    inside = (time >= inputs.t0[0]) & (time <= inputs.t1[-1])
-    return jax.tree.map(lambda y: jnp.where(inside, y, jnp.nan), local.evaluate(time))
+
+    def value(time: Array, index: Array, infos: PyTree) -> PyTree:
+        local = interpolate(t0=inputs.t0[index], t1=inputs.t1[index], **infos)
+        inside = (time >= inputs.t0[0]) & (time <= inputs.t1[-1])
+        found = local.evaluate(time)
+        return jax.tree.map(lambda y: jnp.where(inside, y, jnp.nan), found)
+
+    return jax.vmap(value)(times, index, again(index)[0])

@@ -170,8 +170,9 @@ def _number(controller: Any, t0: Any, t1: Any, dt0: Any) -> int:
 
 
 @partial(jax.jit, static_argnums=0)
-def _every(function: HoistedFunction, consts: list, times: Step) -> list:
-    return jax.vmap(lambda entry: function(consts, entry))(times)
+def every(function: HoistedFunction, consts: list, entries: PyTree) -> PyTree:
+    """Evaluate a function at all entries side by side; compiled once for a program."""
+    return jax.vmap(lambda entry: function(consts, entry))(entries)
 
 
 def with_controls(equation: Equation, state: PyTree, times: Step) -> Step:
@@ -195,4 +196,4 @@ def with_controls(equation: Equation, state: PyTree, times: Step) -> Step:
         function, consts = hoist(lambda entry: asked(state, entry), first)
     except jax.errors.UnexpectedTracerError:
         return times
-    return times._replace(controls=_every(function, consts, times))
+    return times._replace(controls=every(function, consts, times))
