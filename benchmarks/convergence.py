@@ -164,6 +164,7 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
     """What `docs/convergence.md` has places for."""
     rows, counts = stored["rows"], harness.read("published_counts")
     columns = ["iterations", "depth over T", "status", "error"]
+    draws = harness.read("argru_draws")["rows"]
     failed = [row for row in rows["suite"] if row["status"] != "converged"]
     published = counts["argru"]["published code"]
     return {
@@ -172,6 +173,7 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
         "failed": harness.table(failed, ["problem", "D", "method", *columns]),
         "argru_T": f"{ARGRU_LENGTH:,}",
         "argru": harness.table(rows["argru"], ["problem", "method", *columns]),
+        "draws": harness.table(draws, list(draws[0])),
         "cost_T": f"{COST_LENGTH:,}",
         "cost": harness.table(rows["cost"], list(rows["cost"][0])),
         "published": _published(counts),

@@ -164,3 +164,37 @@ def test_gated_solves_converge_to_the_same_states(reference):
             solution = elk.evaluate(f, x0, inputs, method=method)
             assert solution.status == elk.Status.converged
             np.testing.assert_allclose(solution.states, exact, atol=1e-3)
+
+
+def pushed(x, u):
+    """A particle between two valleys, with the noise that sends it over."""
+    return x + 0.3 * (x - x**3) + 0.35 * u
+
+
+def test_rollouts_between_gated_passes_save_passes(x64, reference):
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(1500, 1)))
+    expected = reference(pushed, jnp.zeros(1), noise)
+    counts = []
+    for rollouts in (0, 2):
+        gate = Gate(rollouts=rollouts)
+        method = elk.deer(block_size=8, gate=gate)
+        sol = elk.evaluate(pushed, jnp.zeros(1), noise, method=method, history=200)
+        np.testing.assert_allclose(elk.raise_if_failed(sol).states, expected, atol=1e-9)
+        counts.append(int(sol.num_iters))
+        # No more is said to be rejected than the gate rejects.
+        assert jnp.nanmax(sol.history.set_back) < 188
+    assert counts[1] < 0.7 * counts[0]
+
+
+def test_rollouts_with_damping_and_a_broken_recurrence(x64):
+    method = elk.elk(10.0, block_size=4, gate=Gate(rollouts=1))
+    inputs = jnp.zeros(40).at[30].set(jnp.nan)
+    sol = elk.evaluate(lambda x, u: jnp.sin(2 * x) + u, 0.3, inputs, method=method)
+    assert int(sol.status) == elk.Status.nonfinite
+    assert jnp.isfinite(sol.states[:30]).all()
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, True])
+def test_a_number_of_rollouts_is_an_integer(number):
+    with pytest.raises(ValueError, match="rollouts must be an integer"):
+        Gate(rollouts=number)

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._trees import static
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
-from elk_ssm.solve.nodes import Blocks
+from elk_ssm.solve.nodes import Blocks, linearize_nodes
 from elk_ssm.solve.stopping import differs_in_sign_of_zero
+from elk_ssm.surrogate.jacobians import ZeroJacobian
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +33,14 @@ class Gate:
     Attributes:
         factor: A state passes while its magnitude, per dimension, stays below `factor`
             times the largest magnitude in the exact prefix.
+        rollouts: How often, after a pass that was gated, all nodes take their rollout
+            values, without Jacobians: passes of zero order, which cost a fraction. A
+            state that was sent to a wrong place in range is so brought back to where
+            the recurrence itself goes, and the hard cases take a half or a third of the
+            passes (docs/convergence.md). Blocks of one step have none.
+
+    Raises:
+        ValueError: A number of rollouts that is not an integer of at least 0.
 
     Example:
         >>> import elk_ssm as elk
@@ -39,6 +49,14 @@ class Gate:
     """
 
     factor: ArrayLike = 3.0
+    rollouts: int = static(default=0)
+
+    def __post_init__(self) -> None:
+        number = self.rollouts
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ValueError(
+                f"rollouts must be an integer of at least 0; got {number!r}."
+            )
 
 
 def beyond_prefix(
@@ -110,3 +128,16 @@ def instead_of_rejected(blocks: Blocks, values: Array, edge: Array) -> Array:
         return jnp.broadcast_to(edge, values.shape)
     usable = jnp.all(jnp.isfinite(values), axis=1, keepdims=True)
     return jnp.where(usable, values, edge)
+
+
+def even_out(gate: Gate, blocks: Blocks, nodes: Array, exact: Array) -> Array:
+    """Let all nodes after the exact ones take their rollout values, several times."""
+    first = jnp.asarray(0, jnp.int32)
+    frozen = blocks.axis.index(nodes.shape[0])[:, None] < exact
+    for _ in range(gate.rollouts):
+        values, _ = linearize_nodes(ZeroJacobian(), blocks, nodes, first)
+        stay = frozen | ~jnp.all(jnp.isfinite(values), axis=1, keepdims=True)
+        if blocks.real is not None:
+            stay = stay | ~blocks.real[:, None]
+        nodes = jnp.where(stay, nodes, values)
+    return nodes

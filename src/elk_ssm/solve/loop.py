@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from elk_ssm._loop import PATIENCE, RUNNING, cut_off, run_passes, status_of
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import apply
+from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.backend import by_backend
 from elk_ssm.solution import History, Status
 from elk_ssm.solve.anderson import mix
@@ -30,6 +31,7 @@ from elk_ssm.solve.certify import try_out
 from elk_ssm.solve.gate import (
     Gate,
     beyond_prefix,
+    even_out,
     instead_of_rejected,
     rejected,
     settle_prefix,
@@ -130,6 +132,9 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
     # Behind a break, and at the rounding floor, an iterate is better than its update.
     kept = (status == Status.nonfinite) | (status == Status.precision_limit)
     nodes = jnp.where(kept, carry.nodes, nodes)
+    if method.gate is not None and method.gate.rollouts and blocks.size > 1:
+        idle = carry.undamped | (status != RUNNING)
+        nodes = _even_out(blocks, method.gate, nodes, exact, idle)
     if carry.accepted is not None:
         stay = accept | _frozen(blocks, exact) | (status != RUNNING)
         nodes = jnp.where(stay, nodes, carry.accepted)
@@ -266,6 +271,18 @@ def _gate(
     onward = jnp.where(carry.undamped, waiting, gated)
     chosen = jnp.where(undamped, through(None, found.undamped), onward)
     return chosen, carry._replace(gated=gated, undamped=undamped)
+
+
+def _even_out(
+    blocks: Blocks, gate: Gate, nodes: Array, exact: Array, idle: Array
+) -> Array:
+    """Pass on what the gate let through, unless nothing was gated, or all is over."""
+
+    def evened() -> Array:
+        return even_out(gate, blocks, nodes, exact)
+
+    found = jax.lax.cond(anywhere(~idle), evened, lambda: nodes)
+    return jnp.where(idle, nodes, found)
 
 
 def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Array:
