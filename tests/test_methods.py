@@ -83,3 +83,19 @@ def test_unknown_parts_are_refused():
 def test_noise_that_is_none(noise, message):
     with pytest.raises(TypeError, match=message):
         elk.quasi_elk(noise)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: elk.picard(noise=1.0), "noise must be an object"),
+        (lambda: elk.deer(gate=True), r"gate must be an object such as elk.Gate\(\)"),
+        (lambda: elk.deer(gate=elk.Gate), "gate must be an object"),
+        (lambda: elk.quasi_deer(linearization="diag"), "linearization must be"),
+        (lambda: elk.deer(linearization=elk.DiagonalJacobian), "linearization must be"),
+        (lambda: elk.auto(gate=elk.Gate), "gate must be an object"),
+    ],
+)
+def test_a_class_or_a_word_or_a_number_is_no_part(make, says):
+    with pytest.raises(TypeError, match=says):
+        make()

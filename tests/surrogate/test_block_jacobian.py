@@ -169,3 +169,9 @@ def test_groups_that_do_not_fit_are_named(groups, says):
     method = elk.quasi_deer(linearization=elk.BlockDiagonalJacobian(groups))
     with pytest.raises(ValueError, match=says):
         elk.evaluate(swing, PENDULUMS, DRIVE, method=method)
+
+
+@pytest.mark.parametrize("groups", [2.5, "pairs", True, (0, 1), (("a",),)])
+def test_what_is_no_groups_at_all_is_named(groups):
+    with pytest.raises(TypeError, match="groups must be None, a number of groups"):
+        elk.BlockDiagonalJacobian(groups)

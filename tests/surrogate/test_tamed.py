@@ -100,6 +100,12 @@ def test_the_noise_that_a_scale_stands_for(a, k):
         (lambda: elk.Scaled(elk.DiagonalJacobian(), 0), "k must be a positive"),
         (lambda: elk.Clipped(elk.DenseJacobian(), -1.0), "radius must be a positive"),
         (lambda: elk.Clipped(elk.DenseJacobian(), jnp.ones(2)), "radius must be"),
+        (lambda: elk.Clipped(elk.DenseJacobian(), "1"), "radius must be a number"),
+        (
+            lambda: elk.Scaled(elk.DenseJacobian(), np.float32(2)),
+            "k must be a positive",
+        ),
+        (lambda: elk.Scaled(elk.DenseJacobian, 0.5), "takes a linearisation first"),
     ],
 )
 def test_mistakes_are_named(make, says):

@@ -23,7 +23,7 @@ from elk_ssm._memory import device_bytes, matrices_bytes
 from elk_ssm._trees import static
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.solve.gate import Gate
-from elk_ssm.solve.method import Method
+from elk_ssm.solve.method import Method, check_parts
 from elk_ssm.solve.nodes import near_divisor
 from elk_ssm.surrogate.jacobians import DenseJacobian, ZeroJacobian
 from elk_ssm.surrogate.linearization import Linearization, is_zero
@@ -139,6 +139,7 @@ class Auto:
             as 512 steps give.
 
     Raises:
+        TypeError: A part is a class, a word or a number.
         ValueError: An unknown strategy, or a size that is not positive.
 
     Example:
@@ -155,6 +156,7 @@ class Auto:
     max_passes: int | None = static(default=None)
 
     def __post_init__(self) -> None:
+        check_parts(self.linearization, self.noise, self.gate)
         if self.strategy not in get_args(Strategy):
             raise ValueError(
                 f"strategy must be one of {', '.join(get_args(Strategy))}; got "

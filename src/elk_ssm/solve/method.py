@@ -1,7 +1,7 @@
 """A method is data: how to linearise, how much to damp, which estimate and blocks."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 
@@ -12,6 +12,20 @@ from elk_ssm.surrogate.linearization import Linearization
 from elk_ssm.surrogate.policy import NoisePolicy
 
 Estimate: TypeAlias = Literal["filter", "smoother"]
+
+
+def check_parts(linearization: Any, noise: Any, gate: Any) -> None:
+    """Raise `TypeError` for a class, a word or a number where an object belongs."""
+    examples = {
+        "linearization": (linearization, "elk.DiagonalJacobian()"),
+        "noise": (noise, "elk.Constant(1e2), or pass a number to elk.quasi_elk"),
+        "gate": (gate, "elk.Gate()"),
+    }
+    for name, (part, example) in examples.items():
+        if isinstance(part, type | str | bool | int | float):
+            raise TypeError(
+                f"{name} must be an object such as {example}; got {part!r}."
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -50,6 +64,7 @@ class Method:
     anderson: Anderson | None = None
 
     def __post_init__(self) -> None:
+        check_parts(self.linearization, self.noise, self.gate)
         if self.estimate not in ("filter", "smoother"):
             raise ValueError(
                 f'estimate must be "filter" or "smoother"; got {self.estimate!r}.'

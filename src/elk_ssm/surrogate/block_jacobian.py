@@ -9,6 +9,7 @@ cells.
 """
 
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import jax
@@ -50,6 +51,7 @@ class BlockDiagonalJacobian:
         exact: Whether there is nothing outside of the blocks.
 
     Raises:
+        TypeError: The groups are none of these.
         ValueError: When used: a leaf cannot be cut into n parts, or the groups are not
             a partition of the entries.
 
@@ -74,9 +76,16 @@ class BlockDiagonalJacobian:
     exact: bool = static(default=False)
 
     def __post_init__(self) -> None:
-        if self.groups is None or isinstance(self.groups, int):
+        groups = self.groups
+        if groups is None or type(groups) is int:
             return
-        found = tuple(tuple(int(i) for i in group) for group in self.groups)
+        try:
+            found = tuple(tuple(index(i) for i in group) for group in groups)  # type: ignore[union-attr]
+        except TypeError as error:
+            raise TypeError(
+                "groups must be None, a number of groups, or a sequence of sequences "
+                f"of indices; got {groups!r}."
+            ) from error
         object.__setattr__(self, "groups", found)
 
     def bind(self, recurrence: Recurrence) -> "BlockDiagonalJacobian":

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import Recurrence
@@ -36,14 +37,18 @@ class _Around:
     linearization: Linearization
 
     def _check(self, name: str, number: Any, *, most: float) -> None:
-        if not isinstance(self.linearization, Linearization):
+        is_class = isinstance(self.linearization, type)
+        if is_class or not isinstance(self.linearization, Linearization):
             raise TypeError(
                 f"{type(self).__name__} takes a linearisation first, such as "
                 f"DiagonalJacobian(); got {self.linearization!r}."
             )
-        if is_traced(number) or not isinstance(number, int | float | jax.Array):
-            return  # a placeholder of a pytree, or known only when the program runs
-        if jnp.ndim(number) or not 0 < number <= most:
+        if isinstance(number, str):
+            raise TypeError(f"{name} must be a number; got {number!r}.")
+        numbers = int | float | np.generic | np.ndarray | jax.Array
+        if is_traced(number) or not isinstance(number, numbers):
+            return  # known only when the program runs, or a placeholder of a pytree
+        if np.ndim(number) or not 0 < float(number) <= most:
             limit = "" if most == float("inf") else f" of at most {most:g}"
             raise ValueError(f"{name} must be a positive number{limit}; got {number}.")
 
@@ -88,7 +93,7 @@ class Scaled(_Around):
         k: A number from 0 (excluded, that is `jacobi`) to 1; it may be traced.
 
     Raises:
-        TypeError: The first argument is no linearisation.
+        TypeError: The first argument is no linearisation, or k no number.
         ValueError: k is not such a number.
 
     Example:
@@ -131,7 +136,7 @@ class Clipped(_Around):
         radius: A positive number; it may be traced.
 
     Raises:
-        TypeError: The first argument is no linearisation.
+        TypeError: The first argument is no linearisation, or the radius no number.
         ValueError: The radius is not such a number.
 
     Example:
