@@ -46,7 +46,7 @@ class Method:
         anderson: How undamped steps are mixed with those of earlier passes, or None.
 
     Raises:
-        TypeError: What mixes is no `Anderson`.
+        TypeError: A part is a class, a word or a number, or what mixes no `Anderson`.
         ValueError: An unknown estimate, a block size that is not a positive integer, or
             noise and `anderson` together.
 
