@@ -62,8 +62,8 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
     _check_tolerance("tol", asked.tol, zero=False)
     _check_tolerance("atol", asked.atol, zero=True)
     limit = nodes if asked.max_iters is None else asked.max_iters
-    _check_count("max_iters", limit, at_least=1)
-    _check_count("history", asked.history, at_least=0)
+    check_count("max_iters", limit, at_least=1)
+    check_count("history", asked.history, at_least=0)
     return Options(
         method=method,
         guess=None if guess is None else recurrence.flatten_states(guess, "guess"),
@@ -155,8 +155,8 @@ def _check_memory(
     method: Method, nodes: int, layout: StateLayout, shards: Shards | None
 ) -> None:
     """Raise `ValueError` where the Jacobians alone are more than the device holds."""
-    limit = device_bytes()
-    if limit is None or not forms_dense(method.linearization):
+    limit = device_bytes() if forms_dense(method.linearization) else None
+    if limit is None:
         return
     here = nodes if shards is None else -(-nodes // shards.axis.size)
     needed = matrices_bytes(here, layout.size, layout.dtype.itemsize)
@@ -223,6 +223,13 @@ def concrete_method(
     return bound
 
 
+def check_known(task: str, options: dict[str, Any], known: set[str]) -> None:
+    """Raise `TypeError` for options that a task does not have."""
+    unknown = set(options) - known
+    if unknown:
+        raise TypeError(f"{task} got unknown options {sorted(unknown)}.")
+
+
 def check_adjoint(adjoint: Any) -> None:
     """Raise `ValueError` for an adjoint that there is not."""
     _check_choice("adjoint", adjoint, Adjoint)
@@ -234,7 +241,8 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {names}; got {value!r}.")
 
 
-def _check_count(name: str, value: Any, at_least: int) -> None:
+def check_count(name: str, value: Any, at_least: int) -> None:
+    """Raise unless `value` is traced or an integer that is large enough."""
     if is_traced(value):
         return
     if not hasattr(value, "__index__") or isinstance(value, bool):

@@ -115,9 +115,8 @@ def lyapunov_spectrum(
         >>> [round(float(x), 1) for x in found.exponents]
         [1.1, -0.7]
     """
-    steps = canonicalize(f, initial_state, inputs, length).length
-    recurrence, states = trajectory_of(f, initial_state, inputs, steps)
-    size = states.shape[1]
+    recurrence, states = trajectory_of(f, initial_state, inputs, length)
+    steps, size = states.shape
     count = size if num_exponents is None else num_exponents
     if not 1 <= count <= size:
         raise ValueError(
@@ -133,7 +132,7 @@ def lyapunov_spectrum(
 
 
 def trajectory_of(
-    f: Dynamics, initial_state: PyTree, inputs: PyTree, length: int
+    f: Dynamics, initial_state: PyTree, inputs: PyTree, length: int | None
 ) -> tuple[Recurrence, Array]:
     """Evaluate step by step; the canonical recurrence and its states `(T, D)`."""
     states = sequential(f, initial_state, inputs, length=length).states

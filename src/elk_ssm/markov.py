@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._options import check_count, check_known
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.interop.blackjax import (
     MarkovKernel,
     as_kernel,
-    check_count,
     kernel_step,
     key_axes,
     mismatch,
@@ -101,8 +101,8 @@ def chains(
         >>> elk.raise_if_failed(found).states.shape
         (3, 50, 2)
     """
-    check_count("num_samples", num_samples)
-    check_count("thinning", thinning)
+    check_count("num_samples", num_samples, 1)
+    check_count("thinning", thinning, 1)
     _check_options(options, keep, info)
     make = _maker(kernel, parameters)
     state, parameters = jax.tree.map(jnp.asarray, (state, parameters))
@@ -154,7 +154,7 @@ def _starts(
             "Pass num_chains, or a state of the kernel for each chain, with a leading "
             f"axis on every leaf; got {describe(state)}."
         )
-    check_count("num_chains", num_chains)
+    check_count("num_chains", num_chains, 1)
     reason = mismatch(kernel, state, key)
     if several and reason is not None:
         if lead != {(num_chains,)}:
@@ -204,9 +204,7 @@ def _check_leading(name: str, tree: PyTree, num_chains: int) -> None:
 
 
 def _check_options(options: dict[str, Any], keep: str, info: Any) -> None:
-    unknown = set(options) - _OPTIONS
-    if unknown:
-        raise TypeError(f"chains got unknown options {sorted(unknown)}.")
+    check_known("chains", options, _OPTIONS)
     if keep not in ("all", "last"):
         raise ValueError(
             f'keep must be "all" or "last"; got {keep!r}. For every k-th state use '

@@ -34,12 +34,11 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
 from elk_ssm.solve.nodes import shift
+from elk_ssm.solve.stopping import default_tolerance
 
 _LONGEST, _LEAST, _MOST_NUMBERS = 512, 32, 2**22
 # How far a diverging iterate gets, in typical errors: see benchmarks/predictions.py.
 _EXCURSION = 5.0
-# Default tolerances of a solve.
-_TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 
 _STAND_INS: dict[str, Callable[[Array], Array]] = {
     "deer": lambda jacobian: jacobian,
@@ -88,7 +87,7 @@ def _count_passes(
     """Follow the error of a method until it is below the tolerance."""
     on, elsewhere = jacobians
     length = first.shape[0]
-    bound = _TOLERANCES.get(first.dtype.name, 1e-5) * size
+    bound = default_tolerance(first.dtype) * size
 
     def one_pass(error: Array) -> Array:
         entering = shift(jnp.zeros_like(error[0]), error)

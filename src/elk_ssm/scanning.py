@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._closures import hoist
-from elk_ssm._options import Asked, for_mesh, prepare
+from elk_ssm._options import Asked, check_known, for_mesh, prepare
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
@@ -70,9 +70,7 @@ def scan(
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
 
-    unknown = set(options) - _OPTIONS
-    if unknown:
-        raise TypeError(f"scan got unknown options {sorted(unknown)}.")
+    check_known("scan", options, _OPTIONS)
     shards = shards_of(options.pop("mesh", None), options.pop("axis_name", "time"))
     init, xs = for_mesh(shards, "scan", init, xs)
     recurrence = canonicalize(carry_only, init, xs, length)

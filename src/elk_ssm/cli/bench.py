@@ -14,11 +14,15 @@ from elk_ssm.cli.recording import UsageError
 
 NAMES = (
     "activity",
+    "argru_draws",
     "chains",
     "convergence",
     "differential_equations",
+    "forced",
     "gradients",
     "kalman",
+    "lyapunov",
+    "predictions",
     "search",
     "sharding",
     "speed",

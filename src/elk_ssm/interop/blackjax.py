@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._options import check_count
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.interop.discrete import InDigits, in_digits
@@ -142,8 +143,8 @@ def to_recurrence(
         >>> f.states(sol.states).shape, int(sol.status)
         ((20, 2), 0)
     """
-    check_count("num_samples", num_samples)
-    check_count("thinning", thinning)
+    check_count("num_samples", num_samples, 1)
+    check_count("thinning", thinning, 1)
     found = as_kernel(kernel)
     state = jax.tree.map(jnp.asarray, state)
     axes = key_axes(key)
@@ -233,14 +234,6 @@ def key_axes(key: Any) -> int:
             'chain is defined; use jax.random.key(0, impl="threefry2x32").'
         )
     return axes
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise unless `value` is a positive integer."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer; got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1; got {value}.")
 
 
 def _follows_from_position(kernel: MarkovKernel, state: PyTree) -> bool:

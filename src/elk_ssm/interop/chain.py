@@ -24,6 +24,7 @@ from elk_ssm.evaluation import evaluate
 from elk_ssm.interop.blackjax import KernelStep
 from elk_ssm.solution import History, Solution, Status, int_status
 from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.nodes import shift
 from elk_ssm.surrogate.jacobians import ZeroJacobian
 
 
@@ -93,7 +94,7 @@ def run_chain(
         return before, *advance(before, keys)
 
     program, consts = hoist(again, start, keys[0])
-    before = jax.tree.map(_shift, start, sol.states)
+    before = jax.tree.map(shift, start, sol.states)
     states, said = _retrace(program, consts, before, keys, state, sol)
     return Chains(states, *sol[1:], info=said)
 
@@ -161,10 +162,6 @@ def _retrace(
         return jnp.where(stays, first, after[jnp.maximum(last, 0)])
 
     return jax.tree.map(held, state, before, after), said
-
-
-def _shift(first: Array, later: Array) -> Array:
-    return jnp.concatenate([first[None], later[:-1]])
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -15,7 +15,7 @@ import numpy as np
 
 from elk_ssm._types import PyTree
 from elk_ssm.interop.diffrax_steps import Equation, Step
-from elk_ssm.interop.diffrax_terms import Tape, diffrax, taped
+from elk_ssm.interop.diffrax_terms import diffrax, played
 
 
 def is_explicit(solver: Any) -> bool:
@@ -31,9 +31,7 @@ def is_explicit(solver: Any) -> bool:
 def explicit_step(equation: Equation, y0: PyTree, entry: Step) -> PyTree:
     """Take one step, `solver.step` but for roundings."""
     tableau, args = equation.solver.tableau, equation.args
-    terms, t0, t1 = equation.terms, entry.t0, entry.t1
-    if entry.controls:
-        terms = taped(terms, Tape(entry.controls))
+    terms, t0, t1 = played(equation.terms, entry.controls), entry.t0, entry.t1
     control = terms.contr(t0, t1)
     starts = [np.asarray(0.0 if tableau.c1 is None else tableau.c1), *tableau.c]
     rows = [np.zeros(0), *tableau.a_lower]

@@ -18,7 +18,14 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import depends_on_first
 from elk_ssm._types import Array, PyTree
-from elk_ssm.interop.diffrax_terms import Tape, diffrax, eqx, has_controls, taped
+from elk_ssm.interop.diffrax_terms import (
+    Tape,
+    diffrax,
+    eqx,
+    has_controls,
+    played,
+    taped,
+)
 
 # Times this close to t1 are t1, as in diffrax.
 _UNITS_OF_END = 100
@@ -41,8 +48,7 @@ class Carried(NamedTuple):
 
 def step_once(equation: "Equation", state: PyTree, entry: Step) -> tuple:
     """Take one step by the solver; returns what its `step` does, the state in front."""
-    terms = taped(equation.terms, Tape(entry.controls)) if entry.controls else None
-    terms = equation.terms if terms is None else terms
+    terms = played(equation.terms, entry.controls)
     y, solver_state = equation.opened(state, terms, entry)
     found = equation.solver.step(
         terms, entry.t0, entry.t1, y, equation.args, solver_state, False

@@ -18,35 +18,56 @@ except ImportError as error:
     ) from error
 
 
-class Turned(diffrax.AbstractTerm):
-    """A term with time running the other way where `direction` is -1."""
+class _Around(diffrax.AbstractTerm):
+    """A term that does what the one inside does."""
 
     term: Any
+
+    def vf(self, t: Any, y: Any, args: Any) -> Any:
+        """Evaluate the vector field."""
+        return self.term.vf(t, y, args)
+
+    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
+        """Return the increment of the control."""
+        return self.term.contr(t0, t1, **kwargs)
+
+    def prod(self, vf: Any, control: Any) -> Any:
+        """Multiply vector field and control."""
+        return self.term.prod(vf, control)
+
+    def vf_prod(self, t: Any, y: Any, args: Any, control: Any) -> Any:
+        """Multiply vector field and control."""
+        return self.term.vf_prod(t, y, args, control)
+
+    def is_vf_expensive(self, t0: Any, t1: Any, y: Any, args: Any) -> bool:
+        """Say what the term says."""
+        return self.term.is_vf_expensive(t0, t1, y, args)
+
+
+class Turned(_Around):
+    """A term with time running the other way where `direction` is -1."""
+
     direction: Any
 
     def vf(self, t: Any, y: Any, args: Any) -> Any:
         """Evaluate the vector field."""
-        return self.term.vf(t * self.direction, y, args)
+        return super().vf(t * self.direction, y, args)
 
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
         """Return the increment of the control."""
         forwards = self.direction == 1
         begin, end = jnp.where(forwards, t0, -t1), jnp.where(forwards, t1, -t0)
-        found = self.term.contr(begin, end, **kwargs)
+        found = super().contr(begin, end, **kwargs)
         return jax.tree.map(lambda x: self.direction * x, found)
 
     def prod(self, vf: Any, control: Any) -> Any:
         """Multiply vector field and control."""
         with jax.numpy_dtype_promotion("standard"):
-            return self.term.prod(vf, control)
+            return super().prod(vf, control)
 
     def vf_prod(self, t: Any, y: Any, args: Any, control: Any) -> Any:
         """Multiply vector field and control."""
-        return self.term.vf_prod(t * self.direction, y, args, control)
-
-    def is_vf_expensive(self, t0: Any, t1: Any, y: Any, args: Any) -> bool:
-        """Say what the term says."""
-        return self.term.is_vf_expensive(t0, t1, y, args)
+        return super().vf_prod(t * self.direction, y, args, control)
 
 
 class Tape:
@@ -64,31 +85,14 @@ class Tape:
         return self.values[-1]
 
 
-class Taped(diffrax.AbstractTerm):
+class Taped(_Around):
     """A term whose increments go through a tape."""
 
-    term: Any
     tape: Tape = eqx.field(static=True)
-
-    def vf(self, t: Any, y: Any, args: Any) -> Any:
-        """Evaluate the vector field."""
-        return self.term.vf(t, y, args)
 
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
         """Return the increment of the control."""
-        return self.tape(self.term.contr, t0, t1, **kwargs)
-
-    def prod(self, vf: Any, control: Any) -> Any:
-        """Multiply vector field and control."""
-        return self.term.prod(vf, control)
-
-    def vf_prod(self, t: Any, y: Any, args: Any, control: Any) -> Any:
-        """Multiply vector field and control."""
-        return self.term.vf_prod(t, y, args, control)
-
-    def is_vf_expensive(self, t0: Any, t1: Any, y: Any, args: Any) -> bool:
-        """Say what the term says."""
-        return self.term.is_vf_expensive(t0, t1, y, args)
+        return self.tape(super().contr, t0, t1, **kwargs)
 
 
 def over_terms(terms: PyTree, change: Callable[[Any], Any]) -> PyTree:
@@ -108,6 +112,11 @@ def taped(terms: PyTree, tape: Tape) -> PyTree:
         return Taped(term, tape) if has_controls(term) else term
 
     return over_terms(terms, change)
+
+
+def played(terms: PyTree, controls: list) -> PyTree:
+    """Have the terms return increments that are known; themselves where none are."""
+    return taped(terms, Tape(controls)) if controls else terms
 
 
 def has_controls(terms: PyTree) -> bool:

@@ -22,7 +22,7 @@ from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.grouped import NOBODY, Grouped, is_strided
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.surrogate.dependence import keeps_apart
-from elk_ssm.surrogate.jacobians import entries_at_once
+from elk_ssm.surrogate.jacobians import Chunked
 from elk_ssm.surrogate.linearization import Where
 
 Members = tuple[tuple[int, ...], ...]
@@ -30,7 +30,7 @@ Members = tuple[tuple[int, ...], ...]
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class BlockDiagonalJacobian:
+class BlockDiagonalJacobian(Chunked):
     """The exact diagonal blocks of the Jacobian, `(D, b)` numbers a step.
 
     Where no entry of f's result depends on another group than its own, which is read
@@ -93,19 +93,6 @@ class BlockDiagonalJacobian:
         members = members_of(self.groups, recurrence.layout)
         exact = keeps_apart(recurrence, _labels(members, recurrence.layout.size))
         return replace(self, members=members, exact=exact)
-
-    def time_chunk(self, size: int) -> int | None:
-        """Time steps linearised side by side."""
-        return self._chunk(size, on_accelerator=False)
-
-    def accelerator_chunk(self, size: int) -> int | None:
-        """The same where memory and not a cache is the limit."""
-        return self._chunk(size, on_accelerator=True)
-
-    def _chunk(self, size: int, *, on_accelerator: bool) -> int | None:
-        if self.exact:
-            return None
-        return self.chunk or entries_at_once(size, on_accelerator=on_accelerator)
 
     def start(self, size: int, dtype: Any) -> Operator:
         """Return the identity in blocks."""

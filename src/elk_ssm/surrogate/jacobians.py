@@ -29,10 +29,26 @@ from elk_ssm.surrogate.linearization import Where
 _ENTRIES_AT_ONCE, _ENTRIES_ON_ACCELERATOR = 2**19, 2**28
 
 
-def entries_at_once(size: int, *, on_accelerator: bool) -> int:
-    """How many `(size, size)` intermediates there may be at once."""
-    entries = _ENTRIES_ON_ACCELERATOR if on_accelerator else _ENTRIES_AT_ONCE
-    return max(entries // size**2, 1)
+class Chunked:
+    """In common to those that take D tangents, `(D, D)`, for `chunk` steps at once.
+
+    None for `chunk` is what a cache holds on a CPU, and a part of the memory elsewhere;
+    `exact` ones have no such intermediate.
+    """
+
+    chunk: int | None
+    exact: bool
+
+    def time_chunk(self, size: int) -> int | None:
+        """Time steps linearised side by side."""
+        return self._chunk(size, _ENTRIES_AT_ONCE)
+
+    def accelerator_chunk(self, size: int) -> int | None:
+        """The same where memory and not a cache is the limit."""
+        return self._chunk(size, _ENTRIES_ON_ACCELERATOR)
+
+    def _chunk(self, size: int, entries: int) -> int | None:
+        return None if self.exact else self.chunk or max(entries // size**2, 1)
 
 
 class _Unbound:
@@ -81,7 +97,7 @@ class DenseJacobian(_Unbound):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DiagonalJacobian(_DiagonalStart):
+class DiagonalJacobian(Chunked, _DiagonalStart):
     """The exact diagonal of the Jacobian.
 
     A general f needs D tangents for it, so the `(D, D)` intermediate exists for
@@ -106,18 +122,6 @@ class DiagonalJacobian(_DiagonalStart):
         """See whether f has no other Jacobian than its diagonal."""
         exact = keeps_apart(recurrence, np.arange(recurrence.layout.size))
         return replace(self, exact=exact)
-
-    def time_chunk(self, size: int) -> int | None:
-        """Time steps linearised side by side."""
-        if self.exact:
-            return None
-        return self.chunk or entries_at_once(size, on_accelerator=False)
-
-    def accelerator_chunk(self, size: int) -> int | None:
-        """The same where memory and not a cache is the limit."""
-        if self.exact:
-            return None
-        return self.chunk or entries_at_once(size, on_accelerator=True)
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
