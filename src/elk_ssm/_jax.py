@@ -4,15 +4,17 @@ Each has a line on what it is for and what would replace it. No other module nam
 these parts of JAX, which a test checks, so that a new version of JAX is one file here.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, jaxpr_as_fun
 from jax.extend.core.primitives import closed_call_p
-from jax.interpreters import partial_eval
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 __all__ = [
     "JVP_RULE",
@@ -25,6 +27,7 @@ __all__ = [
     "bind_equation",
     "called_program",
     "closed_call_p",
+    "cpu_or_later",
     "custom_vmap",
     "is_traced",
     "is_zero_tangent",
@@ -123,3 +126,97 @@ def zero_tangent(x: Any) -> Any:
     if jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.zeros_like(x)
     return np.zeros(x.shape, jax.dtypes.float0)
+
+
+@dataclass(frozen=True)
+class _Later:
+    """A function that is traced when it is lowered; equal when its parts are.
+
+    Attributes:
+        function: `function(static, *operands)`.
+        static: What is no array.
+        tree: Structure of the operands.
+        x64: Whether 64 bits were enabled where it was called.
+        batched: Which operands were batched, one entry for each `vmap`.
+    """
+
+    function: Callable
+    static: Any
+    tree: Any
+    x64: bool
+    batched: tuple[tuple[int | None, ...], ...] = ()
+
+    def __call__(self, *flat: Any) -> list[Any]:
+        def run(*flat: Any) -> list[Any]:
+            operands = jax.tree.unflatten(self.tree, flat)
+            return jax.tree.leaves(self.function(self.static, *operands))
+
+        for axes in self.batched:
+            run = jax.vmap(run, axes)
+        with jax.enable_x64(self.x64):
+            return run(*flat)
+
+
+_cpu_or_later = Primitive("cpu_or_later")
+_cpu_or_later.multiple_results = True
+
+
+def cpu_or_later(cpu: Callable, default: Callable, static: Any, *operands: Any) -> Any:
+    """As `jax.lax.platform_dependent`, with `default` traced only where it is lowered.
+
+    Tracing what an accelerator would run took most of the time to a first result on a
+    CPU. Both are called as `function(static, *operands)` and close over no array;
+    `static` is hashable. Where it is differentiated, both are traced. It is a primitive
+    of our own, until JAX can trace a branch late.
+    """
+    flat, tree = jax.tree.flatten(operands)
+    flat = [jnp.asarray(x) for x in flat]
+
+    def run(*flat: Any) -> Any:
+        return cpu(static, *jax.tree.unflatten(tree, flat))
+
+    closed, shapes = jax.make_jaxpr(run, return_shape=True)(*flat)
+    x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    later = _Later(default, static, tree, bool(x64))
+    # What f prints has to be announced by both.
+    bind = _both if closed.effects else _cpu_or_later.bind
+    found = bind(*flat, cpu=closed, later=later)
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+
+def _both(*flat: Any, cpu: Any, later: _Later) -> list[Any]:
+    return jax.lax.platform_dependent(*flat, cpu=jaxpr_as_fun(cpu), default=later)
+
+
+def _run_here(*flat: Any, cpu: Any, later: _Later) -> list[Any]:
+    here = jax.default_backend() == "cpu"
+    return jaxpr_as_fun(cpu)(*flat) if here else later(*flat)
+
+
+def _batch(flat: Any, axes: Any, *, cpu: Any, later: _Later) -> tuple[list, list]:
+    where = tuple(axes)
+    closed = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(cpu), where))(*flat)
+    later = _Later(
+        later.function, later.static, later.tree, later.x64, (*later.batched, where)
+    )
+    found = _cpu_or_later.bind(*flat, cpu=closed, later=later)
+    return found, [0] * len(found)
+
+
+def _differentiate(flat: Any, tangents: Any, **params: Any) -> tuple[list, list]:
+    moved = [ad.instantiate_zeros(tangent) for tangent in tangents]
+    return jax.jvp(lambda *flat: _both(*flat, **params), flat, tuple(moved))
+
+
+ad.primitive_jvps[_cpu_or_later] = _differentiate
+_cpu_or_later.def_impl(_run_here)
+_cpu_or_later.def_abstract_eval(lambda *_, cpu, later: cpu.out_avals)
+batching.primitive_batchers[_cpu_or_later] = _batch
+mlir.register_lowering(
+    _cpu_or_later,
+    mlir.lower_fun(lambda *flat, cpu, later: jaxpr_as_fun(cpu)(*flat), True),
+    platform="cpu",
+)
+mlir.register_lowering(
+    _cpu_or_later, mlir.lower_fun(lambda *flat, cpu, later: later(*flat), True)
+)

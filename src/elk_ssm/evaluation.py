@@ -22,7 +22,8 @@ from elk_ssm.solve.method import Method
 from elk_ssm.solve.options import Adjoint, Keep, Kernel, Options
 from elk_ssm.solve.rollout import roll_out_sequentially
 from elk_ssm.solve.sequential import solve_sequentially
-from elk_ssm.solve.trajectory import Report, solve_trajectory
+from elk_ssm.solve.strategies import Report
+from elk_ssm.solve.trajectory import solve_trajectory
 
 
 def evaluate(

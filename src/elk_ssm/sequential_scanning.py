@@ -160,10 +160,11 @@ def _outputs(function: HoistedFunction, primals: Primals, states: Array) -> PyTr
     consts, initial, inputs = primals
     before = LOCAL.shift(initial, states)
 
-    def output(state: Array, entry: PyTree) -> Any:
+    def output(consts: list, state: Array, entry: PyTree) -> Any:
         return function(consts, state, entry)[1][1]
 
-    return Path(output, before, inputs, LOCAL, path_chunk(1)).over_time(before)
+    path = Path(output, consts, before, inputs, LOCAL, path_chunk(1))
+    return path.over_time(before)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -11,6 +11,7 @@ Of states at the ends of blocks of C steps it is the same with the block map, so
 but these states is kept: a block is stepped through again where needed.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -118,13 +119,13 @@ def _tangent(
         fold = partial(in_blocks, count=states.shape[0], block_size=block_size)
         primals = consts, initial, fold(inputs)
         tangents = [*tangents[:common], *fold(tangents[common:])]
-        function = _by_blocks(function, block_size)
+        function = _ByBlocks(function, block_size)
     chunk = path_chunk(block_size)
     leaves, tree = jax.tree.flatten(primals)
 
     def along_path(consts: list, initial: Array, inputs: PyTree) -> Path:
         before = axis.shift(initial, states)
-        return Path(partial(function, consts), before, inputs, axis, chunk, kernel)
+        return Path(function, consts, before, inputs, axis, chunk, kernel)
 
     def one_step(moved: list[Array]) -> Array:
         new = iter(moved)
@@ -139,11 +140,15 @@ def _tangent(
     return solve_tangents(along_path(*primals), source, recursion)
 
 
-def _by_blocks(function: StepWithConsts, block_size: int) -> StepWithConsts:
-    def block(consts: list, state: Array, inputs: PyTree) -> Array:
-        return block_map(partial(function, consts), block_size)(state, inputs)
+@dataclass(frozen=True)
+class _ByBlocks:
+    """C steps of a function as one; equal when the functions are."""
 
-    return block
+    function: StepWithConsts
+    block_size: int
+
+    def __call__(self, consts: list, state: Array, inputs: PyTree) -> Array:
+        return block_map(partial(self.function, consts), self.block_size)(state, inputs)
 
 
 def _defined_past_the_end(function: StepWithConsts, initial: Array) -> StepWithConsts:

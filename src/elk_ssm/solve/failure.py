@@ -42,6 +42,31 @@ def settle_failure(
     return states, status, failed
 
 
+def hold_at_break(initial: Array, states: Array, breaks: Array) -> tuple[Array, Array]:
+    """Let a trajectory that is known to break stay at its last finite state.
+
+    Args:
+        initial: x_0, `(D,)`.
+        states: All states, followed step by step, `(T, D)`.
+        breaks: Whether one of them is not finite.
+
+    Returns:
+        The states; and the step that failed (0 for the first), or -1.
+    """
+
+    def hold(carry: tuple) -> tuple:
+        _, states, _ = carry
+        failed = jnp.argmin(jnp.all(jnp.isfinite(states), axis=1))
+        last = jnp.where(failed > 0, states[jnp.maximum(failed - 1, 0)], initial)
+        before = jnp.arange(len(states)) < failed
+        held = jnp.where(before[:, None], states, last)
+        return jnp.zeros_like(breaks), held, failed.astype(jnp.int32)
+
+    # A loop and no `cond`, of which `vmap` would run both branches for every batch.
+    begin = breaks, states, jnp.asarray(-1, jnp.int32)
+    return jax.lax.while_loop(lambda carry: carry[0], hold, begin)[1:]
+
+
 def _in_chunks(
     problem: Problem, states: Array, suspect: Array, block_size: int
 ) -> tuple[Array, Array]:

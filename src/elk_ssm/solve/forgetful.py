@@ -63,11 +63,14 @@ class Evaluated(NamedTuple):
         states: `(T, D)`, or the block ends `(T // C, D)`.
         misfit: Largest disagreement between blocks that was left standing.
         plan: What was done.
+        breaks: Whether there is a state that is not finite, of the trajectory itself;
+            None where that has to be looked for.
     """
 
     states: Array
     misfit: Array
     plan: Plan
+    breaks: Array | None
 
 
 class Task(NamedTuple):
@@ -133,7 +136,13 @@ def evaluate_in_turn(problem: Problem, options: Options) -> Evaluated:
     in_kernel = is_in_kernel(True)
     numbers = PlanKind.sequential, size, ASKED_FOR, 1, length
     plan = make_plan(*numbers, in_kernel=in_kernel)
-    return Evaluated(states[size - 1 :: size], jnp.zeros((), states.dtype), plan)
+    states = states[size - 1 :: size]
+    breaks = None if size > 1 else _has_broken(states)
+    return Evaluated(states, jnp.zeros((), states.dtype), plan, breaks)
+
+
+def _has_broken(states: Array) -> Array:
+    return ~jnp.all(jnp.isfinite(states))
 
 
 def _with(problem: Problem, primals: tuple) -> Problem:
@@ -164,7 +173,8 @@ def _step_by_step(task: Task, problem: Problem, reason: int) -> Evaluated:
         block, folded = block_map(step, size), in_blocks(inputs, count, size)
         states = roll_out_sequentially(block, initial, folded, count)
     plan = make_plan(PlanKind.sequential, size, reason, 1, length)
-    return Evaluated(states, jnp.zeros((), initial.dtype), plan)
+    breaks = _has_broken(states) if task.keep_all else None
+    return Evaluated(states, jnp.zeros((), initial.dtype), plan, breaks)
 
 
 def _evaluate(task: Task, problem: Problem, tolerance: Tolerance) -> Evaluated:
@@ -197,7 +207,8 @@ def _evaluate(task: Task, problem: Problem, tolerance: Tolerance) -> Evaluated:
     # Block ends stand for all states: the scale needs no further pass over them.
     ends = states[size - 1 :: size] if keep_all else states
     bound = tight.bound(scale_of(ends, size))
-    states, repaired, worst = repair(problem, size, states, nodes, bound, ~pays)
+    found = repair(problem, size, states, nodes, bound, ~pays)
+    states, repaired, worst, breaks = found
     tail = length - count * size if keep_all else 0
     if tail:
         left = jax.tree.map(lambda x: x[-tail:], problem.inputs)
@@ -206,7 +217,7 @@ def _evaluate(task: Task, problem: Problem, tolerance: Tolerance) -> Evaluated:
     passes = jnp.where(pays, 1 + -(-burn_in // size), 1)
     kind = jnp.where(pays, PlanKind.forgetful_blocks, PlanKind.sequential)
     plan = make_plan(kind, size, probe.length, passes, repaired * size + tail)
-    return Evaluated(states, worst, plan)
+    return Evaluated(states, worst, plan, None if tail or not keep_all else breaks)
 
 
 def burn_in_steps(forgetting: Array | int, block_size: int) -> Array:
@@ -218,9 +229,14 @@ def _probe(problem: Problem, reach: int, tight: Tolerance) -> Probe:
     """Follow two trajectories under the same inputs until they merge."""
     step, initial = problem.step, problem.initial
     head = jax.tree.map(lambda x: x[:reach], problem.inputs)
-    true = roll_out_sequentially(step, initial, head, reach)
+
+    def follow(start: Array, _: None) -> tuple[Array, Array]:
+        states = roll_out_sequentially(step, start, head, reach)
+        return states[-1], states
+
+    # The second from where the first ends; a loop, so that f is compiled once.
+    true, other = jax.lax.scan(follow, initial, None, length=2)[1]
     typical = true[-1]
-    other = roll_out_sequentially(step, typical, head, reach)
     # The start may be far out, and does not say how large the states are.
     settled = true[reach // 2 :]
     settled = jnp.where(jnp.isfinite(settled), jnp.abs(settled), 0)
@@ -245,9 +261,10 @@ def _burn_in(blocks: Blocks, typical: Array, burn_in: Array) -> Array:
     Burn-ins longer than a block begin in a block before: a part of it, then whole ones.
     """
 
-    def whole(_: int, nodes: Array) -> Array:
-        return roll_to_ends(blocks, shift(blocks.initial, nodes))
+    def through(k: int, nodes: Array) -> Array:
+        begins = jnp.where(k == 0, nodes, shift(blocks.initial, nodes))
+        first = jnp.where(k == 0, blocks.size - burn_in % blocks.size, 0)
+        return roll_to_ends(blocks, begins, first)
 
     everywhere = jnp.broadcast_to(typical, (blocks.number, typical.shape[0]))
-    nodes = roll_to_ends(blocks, everywhere, blocks.size - burn_in % blocks.size)
-    return jax.lax.fori_loop(0, burn_in // blocks.size, whole, nodes)
+    return jax.lax.fori_loop(0, 1 + burn_in // blocks.size, through, everywhere)

@@ -14,7 +14,7 @@ from elk_ssm.solve.loop import one_pass
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Primals, Problem
 from elk_ssm.solve.rollout import roll_out
-from elk_ssm.solve.trajectory import lay_out
+from elk_ssm.solve.strategies import lay_out
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,5 +1,6 @@
 """A step along a known trajectory, and how tangents and cotangents go through it."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,13 +8,15 @@ import jax
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solve.nodes import near_divisor
+from elk_ssm.solve.problem import StepWithConsts
 
 
 class Path(NamedTuple):
     """A step along a known trajectory: what it is linearised at.
 
     Attributes:
-        step: `step(state, input) -> state`.
+        function: `function(consts, state, input) -> state`, hashable.
+        consts: What it closes over.
         before: State before every step of this device, `(T, D)`.
         inputs: Inputs of these steps.
         axis: Where time lives.
@@ -21,12 +24,29 @@ class Path(NamedTuple):
         kernel: Whether sweeps are one kernel where they fit one.
     """
 
-    step: FlatStep
+    function: StepWithConsts
+    consts: list
     before: Array
     inputs: PyTree
     axis: TimeAxis
     chunk: int
     kernel: bool = False
+
+    @property
+    def step(self) -> FlatStep:
+        """The step with its closure filled in, `step(state, input) -> state`."""
+        return partial(self.function, self.consts)
+
+    def apart(self) -> tuple[tuple, tuple]:
+        """Return the arrays, and what is static; see `joined`."""
+        function, *arrays, axis, chunk, kernel = self
+        return tuple(arrays), (function, axis, chunk, kernel)
+
+    @classmethod
+    def joined(cls, arrays: tuple, static: tuple) -> "Path":
+        """Put together what `apart` took apart."""
+        function, *rest = static
+        return cls(function, *arrays, *rest)
 
     def over_time(self, before: Array) -> Array:
         """Evaluate f, on a CPU in chunks; recomputed when differentiated in reverse."""

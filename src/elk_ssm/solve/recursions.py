@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._jax import cpu_or_later
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.linalg.structure import Dense
@@ -23,6 +24,7 @@ from elk_ssm.solve.path import Path
 from elk_ssm.solve.sweeps import sweep_blocks, sweep_short_blocks
 
 Recursion: TypeAlias = str
+_ELSEWHERE = "cpu-sequential-else-"
 
 
 def solve_tangents(path: Path, source: Array, recursion: Recursion) -> Array:
@@ -33,22 +35,29 @@ def solve_tangents(path: Path, source: Array, recursion: Recursion) -> Array:
         return d - jax.jvp(path.over_time, (path.before,), (shifted,))[1]
 
     def solve(*, reverse: bool) -> Callable:
-        def by(kind: Recursion) -> Callable:
-            return lambda source: _RECURSIONS[kind](path, source, reverse=reverse)
-
         def run(_: Any, source: Array) -> Array:
-            if recursion.startswith("cpu-sequential-else-"):
-                other = by(recursion.removeprefix("cpu-sequential-else-"))
-                return jax.lax.platform_dependent(
-                    source, cpu=by("sequential"), default=other
-                )
-            return by(recursion)(source)
+            if not recursion.startswith(_ELSEWHERE):
+                return _RECURSIONS[recursion](path, source, reverse=reverse)
+            arrays, static = path.apart()
+            how = recursion.removeprefix(_ELSEWHERE), reverse, static
+            return cpu_or_later(_on_cpu, _elsewhere, how, arrays, source)
 
         return run
 
     return jax.lax.custom_linear_solve(
         system, source, solve(reverse=False), solve(reverse=True)
     )
+
+
+def _on_cpu(how: tuple, arrays: tuple, source: Array) -> Array:
+    _, reverse, static = how
+    return _sequential(Path.joined(arrays, static), source, reverse=reverse)
+
+
+def _elsewhere(how: tuple, arrays: tuple, source: Array) -> Array:
+    kind, reverse, static = how
+    path = Path.joined(arrays, static)
+    return _RECURSIONS[kind](path, source, reverse=reverse)
 
 
 def _sequential(path: Path, source: Array, *, reverse: bool) -> Array:
@@ -101,4 +110,4 @@ def choose_recursion(
         parallel = "parallel"
     else:
         parallel = "blocks" if sharded else "short_blocks"
-    return parallel if sharded else "cpu-sequential-else-" + parallel
+    return parallel if sharded else _ELSEWHERE + parallel

@@ -1,4 +1,8 @@
-"""Blocks that were started from the wrong states, evaluated again one by one."""
+"""Blocks that were started from the wrong states, evaluated again one by one.
+
+A block that becomes non-finite accuses f only when it was followed from x_0 on; before,
+all is evaluated again from there.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +21,7 @@ def repair(
     nodes: Array,
     bound: Array,
     from_scratch: Array,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array]:
     """Re-evaluate, one after the other, the blocks that do not fit together.
 
     Block k was started from node k - 1. It is right when that node is, up to `bound`,
@@ -33,7 +37,8 @@ def repair(
         from_scratch: Whether nothing is known yet.
 
     Returns:
-        The states, how many blocks were re-evaluated, and the largest misfit accepted.
+        The states, how many blocks were re-evaluated, the largest misfit accepted, and
+        whether the recurrence breaks.
     """
     count = nodes.shape[0]
     rows = states.shape[0] // count  # of a block that are kept: all, or its end
@@ -53,7 +58,7 @@ def repair(
         return carry[0] < count
 
     def body(carry: tuple) -> tuple:
-        k, before, states, repaired = carry
+        k, before, states, repaired, in_turn, breaks = carry
         begin = k * block_size
         entries = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, begin, block_size),
@@ -63,17 +68,24 @@ def repair(
         states = jax.lax.dynamic_update_slice_in_dim(
             states, block[block_size - rows :], k * rows, axis=0
         )
-        merged = fit(block[-1], nodes[k], bound[k])
+        merged = fit(block[-1], nodes[k], bound[k]) & ~in_turn
         jump = misfit[k + 1]
         following = jnp.where(merged, jump + 1, k + 1)
         before = jnp.where(merged, last[jnp.minimum(jump, count - 1)], block[-1])
-        return following, before, states, repaired + 1
+        broken = ~jnp.all(jnp.isfinite(block))
+        again = broken & ~in_turn
+        following = jnp.where(again, 0, jnp.where(broken, count, following))
+        before = jnp.where(again, problem.initial, before)
+        breaks = breaks | (broken & in_turn)
+        return following, before, states, repaired + 1, in_turn | again, breaks
 
-    first = jnp.where(from_scratch, 0, misfit[0] + 1)
+    in_turn = from_scratch | ~jnp.all(jnp.isfinite(states))
+    first = jnp.where(in_turn, 0, misfit[0] + 1)
     end = last[jnp.minimum(misfit[0], count - 1)]
-    before = jnp.where(from_scratch, problem.initial, end)
-    carry = (first, before, states, jnp.asarray(0, jnp.int32))
-    _, _, states, repaired = jax.lax.while_loop(unfinished, body, carry)
+    before = jnp.where(in_turn, problem.initial, end)
+    none, no = jnp.asarray(0, jnp.int32), jnp.zeros_like(in_turn)
+    carry = (first, before, states, none, in_turn, no)
+    _, _, states, repaired, _, breaks = jax.lax.while_loop(unfinished, body, carry)
     # Misfits that were re-evaluated away no longer count.
     worst = jnp.where(fits[:, None], last - nodes, 0)
-    return states, repaired, largest(worst)
+    return states, repaired, largest(worst), breaks

@@ -11,7 +11,6 @@ together are rounding,
 so that they stay rounding where nothing is forgotten; else the other sweep is taken.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -74,25 +73,20 @@ class _Sweep(NamedTuple):
             begins, self.entries, cuda=self._in_kernel, default=by_steps
         )
 
-    @property
-    def _step(self) -> partial:
-        assert isinstance(self.path.step, partial)
-        return self.path.step
-
     def _walked(self, consts: list, d: Array, entry: tuple) -> Array:
-        step = partial(self._step.func, consts)
-        return self._replace(path=self.path._replace(step=step)).through(entry, d)[0]
+        path = self.path._replace(consts=consts)
+        return self._replace(path=path).through(entry, d)[0]
 
     def _fits_kernel(self, begins: Array) -> bool:
         from elk_ssm.kernels import why_not
 
-        (consts,) = self._step.args
+        consts = self.path.consts
         return why_not(self._walked, consts, begins, self.entries) is None
 
     def _in_kernel(self, begins: Array, entries: tuple) -> tuple[Array, Array]:
         from elk_ssm.kernels import Walk, roll_out_lanes
 
-        (consts,), how = self._step.args, Walk(reverse=self.reverse)
+        consts, how = self.path.consts, Walk(reverse=self.reverse)
         after = roll_out_lanes(self._walked, consts, begins, entries, how)
         if not self.reverse:
             return after[-1], after
