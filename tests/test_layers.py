@@ -30,7 +30,7 @@ GROUND = {
     "_closures",
     "_forward_mode",
 }
-GROUND |= {"_recurrence", "_loop", "solution"}
+GROUND |= {"_recurrence", "_loop", "_progress", "_start", "solution"}
 FOLDERS = {
     **{
         "kernels": 0,

@@ -21,8 +21,9 @@ from rich.table import Table
 import elk_ssm as elk
 from elk_ssm.cli.cells import CELL_NAMES, Cell, make_cell
 from elk_ssm.cli.demo_figure import write_figure
+from elk_ssm.cli.errors import UsageError
 from elk_ssm.cli.method_names import METHOD_NAMES, make_method
-from elk_ssm.cli.recording import UsageError, membrane_recording
+from elk_ssm.cli.recording import membrane_recording
 
 STATE_SIZE = 8
 MAX_ITERS = 200  # Picard and Jacobi may need as many iterations as there are samples.

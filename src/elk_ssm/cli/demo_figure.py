@@ -15,7 +15,7 @@ import elk_ssm as elk
 from elk_ssm import plotting
 from elk_ssm.cli.cells import Cell
 from elk_ssm.cli.method_names import make_method
-from elk_ssm.cli.recording import replacing
+from elk_ssm.cli.writing import replacing
 
 BAND_METHOD = "quasi_elk"
 BAND_ITERATIONS = (1, 2, 4)
