@@ -45,7 +45,7 @@ def add_bench(commands: Any) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     options = ["--small"] if args.small else []
-    command = [sys.executable, "-m", f"benchmarks.{args.name}", *options]
+    command = [sys.executable, "-m", "benchmarks", args.name, *options]
     return run_child(command, _checkout(args.name))
 
 

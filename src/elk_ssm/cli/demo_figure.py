@@ -122,7 +122,9 @@ def _draw_residuals(ax: Any, solutions: dict[str, Any]) -> None:
         status = elk.Status(int(solution.status))
         converged += status == elk.Status.converged
         suffix = "" if status == elk.Status.converged else f": {status.name}"
-        histories[name + suffix] = solution.history
+        if np.isfinite(solution.history.residual_norm).any():
+            # What does not iterate has no curve, and no place in the legend.
+            histories[name + suffix] = solution.history
     plotting.residuals(histories, ax)
     ax.set_ylim(*_residual_limits(histories))
     title = f"GRU: {converged} of {len(solutions)} methods reach one trajectory"

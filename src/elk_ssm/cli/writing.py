@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,8 @@ def check_output(path: Path, suffix: str) -> None:
     if path.is_dir():
         raise UsageError(f"{path}: is a directory.")
     # Replacing a file asks nothing of the file itself; its owner meant it to stay.
-    if path.exists() and not os.access(path, os.W_OK):
+    mode = path.stat().st_mode if path.exists() else stat.S_IWUSR
+    if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(f"{path}: the file is read-only.")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the directory {path.parent} does not exist.")

@@ -25,7 +25,8 @@ def read_npy(path: Path, reading: Reading) -> Table:
         if file.read(4) == b"PK\x03\x04":
             raise UsageError(f"{path}: expected one array, found an .npz archive.")
         file.seek(0)
-        check_header(path, "", _header(path, file), size)
+        header = _header(path, file)
+        check_header(path, "", header, size - file.tell())
         file.seek(0)
         return as_table(path, _load(path, file))
 
@@ -39,7 +40,7 @@ def read_npz(path: Path, reading: Reading) -> Table:
             key = choose_key(path, keys, reading.key)
             with archive.open(f"{key}.npy") as file:
                 header = _header(path, file)
-                check_header(path, key, header, sizes[f"{key}.npy"])
+                check_header(path, key, header, sizes[f"{key}.npy"] - file.tell())
             with archive.open(f"{key}.npy") as file:
                 array = _load(path, file)
     except zipfile.BadZipFile as error:

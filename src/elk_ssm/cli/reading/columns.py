@@ -92,9 +92,9 @@ def _find(table: Table, text: str, by: str | None, flag: str) -> int:
     elif named:
         if by is None and number is not None and number != named[0]:
             raise UsageError(
-                f"{table.path}: {flag} {text} could be the name of column {named[0]} or "
-                f"the number of column {table.name(number)}: say --by name or --by "
-                "number."
+                f"{table.path}: {flag} {text} could be the name of column {named[0]} "
+                f"or the number of column {table.name(number)}: say --by name or "
+                "--by number."
             )
         return named[0]
     raise UsageError(f"{table.path}: no column {text!r}; {_known(table)}.")

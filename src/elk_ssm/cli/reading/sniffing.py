@@ -110,7 +110,8 @@ def is_missing(text: str) -> bool:
 
 def _lines(text: str) -> tuple[int, str, list[str]]:
     """Return how many lines to skip, the last comment among them, and those after."""
-    skip, comment, lines = 0, "", []
+    lines: list[str] = []
+    skip, comment = 0, ""
     for line in text.split("\n", SEEN)[:SEEN]:
         if not lines and (not line.strip(" ") or line.startswith("#")):
             comment = line.lstrip("# ") if line.startswith("#") else comment
@@ -221,6 +222,11 @@ class Header:
             self._refuse(f"the first row is {first[0]!r}: a name, or a gap?")
         for place, field in enumerate(first):
             if not numbers[place] and self._above_numbers(field, place, body):
+                if not field:
+                    self._refuse(
+                        "the first row begins with an empty cell, as pandas writes an "
+                        "index without a name: names, or a sample?"
+                    )
                 self._refuse(
                     f"the first row mixes numbers with {field!r}: it is neither a "
                     "header nor a row of numbers."

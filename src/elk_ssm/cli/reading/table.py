@@ -166,8 +166,8 @@ class FrameTable(Table):
         for row in np.flatnonzero(bad)[:1]:
             text = str(series.iloc[row])
             raise UsageError(
-                f"{self.path}: {self.where(int(row), column)}: {text!r} is not a finite "
-                f"number{self._advice(text)}."
+                f"{self.path}: {self.where(int(row), column)}: {text!r} is not a "
+                f"finite number{self._advice(text)}."
             )
         return parsed
 
