@@ -203,7 +203,7 @@ def test_importing_changes_no_setting_and_loads_nothing_optional():
     loaded = set(modules)
     assert "elk_ssm.solve.loop" in loaded
     optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
-    optional |= {"arviz", "blackjax", "diffrax"}
+    optional |= {"arviz", "blackjax", "diffrax", "pandas", "h5py"}
     assert not optional & loaded
 
 

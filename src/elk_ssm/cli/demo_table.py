@@ -32,7 +32,9 @@ class Run(NamedTuple):
 def show_runs(console: Console, runs: list[Run], title: str) -> None:
     """Print the table, or paragraphs where it does not fit."""
     table = make_table(runs, title)
-    needed = Measurement.get(console, console.options, table).minimum
+    # Of itself a console measures what it could squeeze the table into.
+    boundless = console.options.update(width=1_000)
+    needed = Measurement.get(console, boundless, table).maximum
     if needed <= console.width:
         console.print(table)
         return

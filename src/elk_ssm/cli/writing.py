@@ -26,7 +26,8 @@ def check_output(path: Path, suffix: str) -> None:
         raise UsageError(f"{path}: the file is read-only.")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the directory {path.parent} does not exist.")
-    check_directory(path.parent, path)
+    # A link may point into another directory.
+    check_directory(path.resolve().parent, path)
 
 
 def check_directory(directory: Path, path: Path) -> None:

@@ -255,7 +255,7 @@ def test_transposed_text(read, refusal):
         (
             "1.5,2\n",
             {"columns": ("2",)},
-            "no column '2'; there are the numbers 0 to 1.",
+            "no column '2'; there are the numbers 0 to",
         ),
         ("1.5,2\n", {"columns": ("-1",)}, "no column '-1'"),
         ("1.5,2\n", {"columns": ("",)}, "no column ''"),
