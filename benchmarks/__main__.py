@@ -14,9 +14,10 @@ def run(name: str, arguments: list[str]) -> int:
     try:
         return importlib.import_module(f"benchmarks.{name}").main(arguments) or 0
     except ModuleNotFoundError as error:
+        missing = (error.name or str(error)).split(".")[0]
         print(
-            f"elk-ssm: error: the benchmark {name} needs {error.name}: install it, or "
-            "all that benchmarks need by pip install --group dev in the checkout.",
+            f"elk-ssm: error: the benchmark {name} needs {missing}: install it, or all "
+            'that benchmarks need by "pip install --group dev" in the checkout.',
             file=sys.stderr,
         )
         return 2
