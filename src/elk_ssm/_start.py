@@ -77,5 +77,6 @@ def _show_cursor() -> None:
         os.write(2, b"\r\x1b[2K\x1b[?25h")
 
 
-if is_command_line(sys.orig_argv):
+# Elsewhere signals and pipes are not what they are on POSIX; `main` does what it can.
+if os.name == "posix" and is_command_line(sys.orig_argv):
     end_by_signals()

@@ -25,7 +25,8 @@ def run_child(command: list[str], cwd: Path) -> int:
     In a process group of its own, so that Ctrl-C reaches it through us alone, and what
     it has started with it.
     """
-    child = subprocess.Popen(command, cwd=cwd, process_group=0)
+    group = 0 if os.name == "posix" else None
+    child = subprocess.Popen(command, cwd=cwd, process_group=group)
     with undone_if_interrupted(lambda: os.killpg(child.pid, signal.SIGTERM)):
         code = child.wait()
     return code if code >= 0 else 128 - code
