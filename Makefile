@@ -9,7 +9,7 @@ JOBS ?= 2
 GPU_VENV := .venv-gpu
 GPU_PYTHON := JAX_PLATFORMS=cpu $(GPU_VENV)/bin/python
 
-.PHONY: demo test lint docs notebooks gpu-counts gpu-budgets clean
+.PHONY: demo test lint docs notebooks small-benchmarks gpu-counts gpu-budgets clean
 
 demo: $(VENV)/.run
 	$(BIN)/elk-ssm demo
@@ -30,6 +30,13 @@ docs: $(VENV)/.dev
 notebooks: $(VENV)/.dev
 	$(PIP) install --constraint constraints.txt --group notebooks
 	$(BIN)/python -m notebooks.execute $(NOTEBOOKS)
+
+# Every benchmark of the command line at a small size; minutes, no files.
+BENCHMARKS = activity argru_draws chains convergence differential_equations forced \
+	gradients kalman lyapunov predictions search sharding speed structured
+
+small-benchmarks: $(VENV)/.dev
+	set -e; for name in $(BENCHMARKS); do $(BIN)/elk-ssm bench $$name --small; done
 
 # Programs compiled for an H100 that is only described, and counted; no GPU is needed.
 gpu-counts: $(GPU_VENV)/.run

@@ -42,10 +42,15 @@ def solver(block_size: int, rollouts: int) -> Any:
     return solve
 
 
-def measure(length: int = LENGTH, draws: range = DRAWS, seeds: int = 5) -> list[Row]:
+def measure(
+    length: int = LENGTH,
+    draws: range = DRAWS,
+    seeds: int = 5,
+    sizes: tuple[int, ...] = SIZES,
+) -> list[Row]:
     """Count passes for every block size, number of rollouts, weights and draw."""
     rows: list[Row] = []
-    for size in SIZES:
+    for size in sizes:
         for rollouts in ROLLOUTS:
             solve, found = solver(size, rollouts), []
             for seed in range(seeds):
@@ -73,7 +78,7 @@ def main(arguments: list[str]) -> int:
     """Run the command line of this benchmark."""
     jax.config.update("jax_enable_x64", True)
     if "--small" in arguments:
-        measure(200, range(200, 201), 1)
+        measure(100, range(200, 201), 1, (16,))
         return 0
     harness.write("argru_draws", measure(), harness.hardware("float64"))
     return 0

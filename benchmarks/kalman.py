@@ -1,13 +1,15 @@
 """Smoothers timed against dynamax and cuthbert, and their errors in float32.
 
     python -m benchmarks.kalman            # measure, write results/kalman.json
+    python -m benchmarks.kalman --small    # seconds, no files
     python -m benchmarks.kalman --compile  # measure the CPU time of compiling anew
 
 Compile time is apart from run time; within a cell the candidates take turns, and the
 medians are compared. Every candidate returns smoothed means and covariances of the
 same float32 model. The parallel smoothers of dynamax and cuthbert compile for minutes
 and can hang, so they run in a subprocess of their own with NPROC=16 and a time limit,
-in a few cells only. cuthbert takes part where it is installed.
+in a few cells only. cuthbert takes part where it is installed (`pip install cuthbert`):
+nothing else here needs it.
 """
 
 from __future__ import annotations
@@ -398,6 +400,10 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--one"]:
         name, D, T = arguments[1], int(arguments[2]), int(arguments[3])
         print(json.dumps(measure([name], D, T)[0]))
+        return
+    if "--small" in arguments:
+        names = ["ours, sequential", "ours, diagonal model", "dynamax, sequential"]
+        print(harness.table(measure(names, 2, 100), ["candidate", "run_ms"]))
         return
     if arguments == ["--compile"]:
         found = harness.read("kalman") | {"compile_cpu": compile_cpu()}

@@ -1,7 +1,7 @@
 """A random search for solutions that say more than is true.
 
     python -m benchmarks.search --cases 5000 --seed 0
-    python -m benchmarks.search --small            # some 80 cases
+    python -m benchmarks.search --small            # some 20 cases
     python -m benchmarks.search --kinds floor latch --methods deer jacobi
 
 Programs (a recurrence, a method, T, D, a dtype, which states are kept) are drawn so
@@ -40,7 +40,7 @@ from benchmarks.search_cases import (
 from benchmarks.search_report import FLAGS, Outcome, script, summary
 from benchmarks.search_truth import Found, find_truth, flat, judge
 
-DRAWS, SMALL_DRAWS, SMALL = 16, 4, 80
+DRAWS, SMALL_DRAWS, SMALL = 16, 4, 20
 _AT_ONCE = 60
 
 

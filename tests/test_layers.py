@@ -30,7 +30,7 @@ GROUND = {
     "_closures",
     "_forward_mode",
 }
-GROUND |= {"_recurrence", "_loop", "solution"}
+GROUND |= {"_recurrence", "_loop", "_progress", "_start", "solution"}
 FOLDERS = {
     **{
         "kernels": 0,
@@ -42,7 +42,7 @@ FOLDERS = {
     },
     **{"solve": 5, "interop": 6},
 }
-FACE = {"__init__", "methods", "cli", "plotting"}
+FACE = {"__init__", "__main__", "methods", "cli", "plotting"}
 
 
 def name_of(path):
@@ -203,7 +203,7 @@ def test_importing_changes_no_setting_and_loads_nothing_optional():
     loaded = set(modules)
     assert "elk_ssm.solve.loop" in loaded
     optional = {"dynamax", "tensorflow_probability", "rich", "matplotlib"}
-    optional |= {"arviz", "blackjax", "diffrax"}
+    optional |= {"arviz", "blackjax", "diffrax", "pandas", "h5py"}
     assert not optional & loaded
 
 

@@ -10,6 +10,11 @@ Example:
     'converged'
 """
 
+# isort: split
+# First: from here on an interrupt of the command line is heard.
+from elk_ssm import _start  # noqa: F401
+
+# isort: split
 from elk_ssm import plotting
 from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample

@@ -40,6 +40,7 @@ class Asked:
     fall_back: bool = False
     shards: Shards | None = None
     kernel: Kernel | None = None
+    progress: bool = False
 
 
 def prepare(recurrence: Recurrence, asked: Asked) -> Options:
@@ -78,6 +79,7 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
         fall_back=asked.fall_back,
         shards=shards,
         kernel=asked.kernel is not None and check_kernel(recurrence, asked, method),
+        progress=asked.progress,
     )
 
 

@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from elk_ssm._closures import hoist
 from elk_ssm._options import Asked, concrete_method, for_mesh, prepare
+from elk_ssm._progress import check_untraced, shown
 from elk_ssm._recurrence import (
     Recurrence,
     canonicalize,
@@ -44,6 +45,7 @@ def evaluate(
     mesh: Mesh | None = None,
     axis_name: str = "time",
     kernel: Kernel | None = None,
+    progress: bool = False,
 ) -> Solution:
     r"""Evaluate x_t = f(x_{t-1}, u_t), t = 1, ..., T, in parallel over time.
 
@@ -110,6 +112,10 @@ def evaluate(
             inlined and states stay in registers. Elsewhere nothing changes, and
             `plan.describe()` says so. Off by default: it was checked by interpretation
             and compiled for an H100, not timed on one.
+        progress: Show on a terminal, or in a notebook, how far the passes are: which
+            one runs, the largest residual, the exact prefix, the time. It is compiled
+            apart and waits for the result, which stays the same; not under `jit` or
+            any other transformation.
 
     Returns:
         A `Solution`. A failed solve does not raise: look at `status`, or call
@@ -117,7 +123,8 @@ def evaluate(
 
     Raises:
         TypeError: f is not callable, or a dtype cannot be used.
-        ValueError: A shape, structure, length or option does not fit, f does not fit
+        ValueError: A shape, structure, length or option does not fit, `progress` was
+            asked for inside `jit`, `vmap` or a derivative, f does not fit
             the kernel that was asked for (the message names the primitive or the size),
             or the Jacobians of a dense method alone are more than a device holds.
 
@@ -146,8 +153,13 @@ def evaluate(
         keep=keep,
         shards=shards,
         kernel=kernel,
+        progress=progress,
     )
-    return run(recurrence, prepare(recurrence, asked))
+    if not progress:
+        return run(recurrence, prepare(recurrence, asked))
+    check_untraced(recurrence.primals, guess)
+    with shown(recurrence.length):
+        return jax.block_until_ready(run(recurrence, prepare(recurrence, asked)))
 
 
 def run(recurrence: Recurrence, options: Options) -> Solution:

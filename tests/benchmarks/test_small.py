@@ -1,11 +1,17 @@
 """The benchmarks stay alive: each runs at a small size, without a clock's verdict."""
 
+import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 
+import jax
 import pytest
 
 import elk_ssm as elk
+from benchmarks import __main__ as runner
 from benchmarks import (
     chains,
     convergence,
@@ -18,6 +24,7 @@ from benchmarks import (
     speed_page,
 )
 from elk_ssm import cli
+from elk_ssm.cli.bench import NAMES
 
 
 def test_gradients_run_and_are_exact_but_for_the_published_backward():
@@ -72,6 +79,63 @@ def test_sharding_reads_programs_and_efficiency_falls_with_devices():
     for row in sharding.predictions([in_pass | {"devices": 8}], costs):
         shares = [row[f"strong, {devices:,}"] for devices in sharding.MANY]
         assert 1 > shares[0] > shares[1] > shares[2] > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["argru_draws", "forced", "kalman", "lyapunov", "predictions", "structured"],
+)
+def test_small_runs_of_the_others(name, capsys):
+    """As `elk-ssm bench NAME --small`; `make small-benchmarks` runs every one so."""
+    before = jax.config.jax_enable_x64
+    try:
+        assert runner.run(name, ["--small"]) == 0
+    finally:
+        # Some set the precision of their process.
+        jax.config.update("jax_enable_x64", before)
+    out, err = capsys.readouterr()
+    assert out
+    assert "error" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("differential_equations", "diffrax"), ("structured", "flax"), ("chains", "jax")],
+)
+def test_a_benchmark_names_the_package_that_it_needs(
+    monkeypatch, capsys, name, package
+):
+    for known in list(sys.modules):
+        if known == f"benchmarks.{name}" or known.split(".")[0] == "flax":
+            monkeypatch.delitem(sys.modules, known)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert runner.run(name, ["--small"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"the benchmark {name} needs {package}: install it, or all" in err
+
+
+# Takes part where it is installed, in one benchmark.
+WHERE_INSTALLED = {"cuthbert"}
+
+
+def test_all_that_benchmarks_import_is_listed():
+    root = harness.ROOT
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    listed = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    names = {re.split(r"[^\w-]", line)[0].lower() for line in listed}
+    imported = set()
+    for name in NAMES:
+        tree = ast.parse((root / "benchmarks" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    imported -= {*sys.stdlib_module_names, "benchmarks", "tests", "elk_ssm"}
+    found = importlib.metadata.packages_distributions()
+    for package in imported - WHERE_INSTALLED:
+        assert names & {name.lower() for name in found[package]}, package
 
 
 def test_the_command_line_refuses_unknown_benchmarks(capsys):

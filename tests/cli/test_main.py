@@ -8,12 +8,15 @@ import sys
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
 
 import elk_ssm as elk
 from elk_ssm import cli
 from elk_ssm.cli import demo as demo_module
 from elk_ssm.cli import demo_figure
 from elk_ssm.cli.cells import CELL_NAMES, make_cell
+from elk_ssm.cli.demo_table import conclusion, show_runs
 from elk_ssm.cli.method_names import METHOD_NAMES, make_method
 from elk_ssm.cli.recording import membrane_recording
 
@@ -90,8 +93,21 @@ class TestEvaluate:
             "standardize": False,
             "input": str(recording[0]),
             "column": [],
+            "by": None,
+            "time_column": None,
+            "missing": "refuse",
+            "transpose": None,
+            "key": None,
+            "delimiter": None,
+            "decimal": None,
+            "header": None,
         }
+        line = "50 samples x 2 columns (v, w, header), no gaps"
+        assert written["read"] == line
+        assert list(written["columns"]) == ["v", "w"]
+        assert written["gaps"].shape == (50, 2)
         out, err = capsys.readouterr()
+        assert out.splitlines()[0] == line
         assert "gru, quasi_elk: converged after" in out
         assert not err
         assert sorted(os.listdir(tmp_path)) == ["data.csv", "out.npz"]
@@ -139,8 +155,35 @@ class TestEvaluate:
 
         monkeypatch.setattr(np, "savez", interrupt)
         assert evaluate() == 130
-        assert capsys.readouterr() == ("", "")
+        assert capsys.readouterr().err == "elk-ssm: interrupted\n"
         assert os.listdir(tmp_path) == ["data.csv"]
+
+    def test_gaps_are_filled_as_asked_and_said(
+        self, evaluate, recording, tmp_path, capsys
+    ):
+        text = "t,v\n0,1\n1,\n2,3\n3,4\n"
+        recording[0].write_text(text)
+        assert evaluate("--time-column", "t") == 2
+        assert "a gap at" in capsys.readouterr().err
+        assert evaluate("--time-column", "t", "--missing", "interpolate") == 0
+        line = "4 samples x 1 column (v, header), 1 gap, time t from 0 to 3, gaps "
+        assert capsys.readouterr().out.startswith(line + "interpolated\n")
+        written = np.load(tmp_path / "out.npz")
+        (expected,) = oracle("gru", 3, [[1], [2], [3], [4]])
+        np.testing.assert_allclose(written["states"], expected, atol=1e-5)
+        np.testing.assert_array_equal(written["gaps"][:, 0], [0, 1, 0, 0])
+        np.testing.assert_array_equal(written["time"], [0, 1, 2, 3])
+
+    def test_every_flag_of_reading_arrives(self, evaluate, recording, tmp_path, capsys):
+        recording[0].write_text("1;2,5\n2;3,5\n3;1,0\n")
+        flags = ["--delimiter", ";", "--decimal", ",", "--no-header"]
+        flags += ["--time-column", "0", "--by", "number", "--no-transpose"]
+        assert evaluate(*flags) == 0
+        assert "3 samples x 1 column (1, no header), no gaps" in capsys.readouterr().out
+        np.savez(tmp_path / "two.npz", a=np.ones((2, 9)), b=np.ones(3))
+        keyed = {"input": tmp_path / "two.npz", "key": "a"}
+        assert evaluate("--transpose", **keyed) == 0
+        assert "9 samples x 2 columns (0, 1), no gaps" in capsys.readouterr().out
 
     def test_out_of_memory_is_one_line(self, evaluate, capsys, monkeypatch):
         def fail(*args, **kwargs):
@@ -156,7 +199,7 @@ class TestMistakes:
         ("options", "expected"),
         [
             ({"input": "missing.csv"}, "No such file"),
-            ({"input": "."}, "ending in .csv or .npy"),
+            ({"input": "."}, "ending in one of .csv, .tsv"),
             ({"input": None}, "--input"),
             ({"output": None}, "--output"),
             ({"cell": None}, "--cell"),
@@ -168,7 +211,15 @@ class TestMistakes:
             ({"state_size": 10**9}, "got '1000000000'"),
             ({"seed": -1}, "got '-1'"),
             ({"max_iters": 0}, "got '0'"),
-            ({"tol": "-1"}, "expected a number above 0, got '-1'"),
+            ({"tol": "-1"}, "expected a number above 0 and below 1, got '-1'"),
+            ({"tol": "0"}, "got '0'"),
+            ({"tol": "inf"}, "got 'inf'"),
+            ({"tol": "nan"}, "got 'nan'"),
+            ({"tol": "1"}, "got '1'"),
+            ({"missing": "guess"}, "invalid choice: 'guess'"),
+            ({"delimiter": "ab"}, "expected one character that is no part of a number"),
+            ({"delimiter": "1"}, "expected one character that is no part of a number"),
+            ({"decimal": ";"}, "invalid choice: ';'"),
             ({"method": "elk", "noise": "-1"}, "expected a number above 0, got '-1'"),
             ({"method": "elk", "noise": "0"}, "got '0'"),
             ({"method": "elk", "noise": "nan"}, "got 'nan'"),
@@ -196,15 +247,15 @@ class TestMistakes:
         [
             ("", "empty"),
             ("v\n1\nx\n", "line 3, column v: 'x'"),
-            ("v\n1\nnan\n", "'nan' is not a finite number"),
-            ("1,2\n3\n", "1 fields"),
-            ("1e39\n", "too large for float32"),
+            ("1,2.5\n3\n", "1 fields"),
+            ("1e39\n2.5\n", "too large for float32"),
         ],
     )
     def test_bad_data(self, evaluate, recording, tmp_path, capsys, text, expected):
         recording[0].write_text(text)
         assert evaluate() == 2
-        err = capsys.readouterr().err
+        out, err = capsys.readouterr()
+        assert not out
         assert err.startswith(f"elk-ssm: error: {recording[0]}: ")
         assert err.count("\n") == 1
         assert expected in err
@@ -236,15 +287,9 @@ def test_information(argv, expected, capsys):
     assert expected in capsys.readouterr().out
 
 
-def test_the_process_ends_with_the_exit_code(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "elk_ssm.cli",
-        "evaluate",
-        "--input",
-        "missing.csv",
-    ]
+@pytest.mark.parametrize("module", ["elk_ssm", "elk_ssm.cli"])
+def test_the_process_ends_with_the_exit_code(tmp_path, module):
+    command = [sys.executable, "-m", module, "evaluate", "--input", "missing.csv"]
     command += ["--cell", "gru", "--output", "out.npz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
@@ -268,9 +313,7 @@ def demo(tmp_path_factory):
         patch.setattr(demo_module, "STATE_SIZE", 2)
         patch.setattr(demo_module, "CELL_NAMES", DEMO_CELLS)
         patch.setattr(demo_module, "METHOD_NAMES", DEMO_METHODS)
-        patch.setattr(
-            demo_module, "_table", lambda runs, length: rows.extend(runs) or ""
-        )
+        patch.setattr(demo_module, "show_runs", lambda _, runs, __: rows.extend(runs))
         code = cli.main(["demo", f"--length={LENGTH}", f"--output-dir={directory}"])
     return code, rows, directory
 
@@ -320,10 +363,43 @@ class TestDemo:
         error = np.abs(bands.means - bands.reference).max(axis=1)
         assert error[-1] < 1e-4 < error[0]
 
-    def test_table_fits_80_columns_and_shows_what_is_wrong(self, demo, capsys):
+    @pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+    def test_the_table_is_whole_on_any_terminal(self, demo, capsys, width):
         rows = [*demo[1], demo[1][1]._replace(max_error=float("nan"))]
-        demo_module.Console(width=80).print(demo_module._table(rows, LENGTH))
-        out = capsys.readouterr().out
-        assert "…" not in out
-        assert out.count("converged (WRONG)") == 1
-        assert out.count("sequential") == len(DEMO_CELLS)
+        show_runs(Console(width=width), rows, "title")
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= width
+        words = " ".join(lines).split()
+        assert not any("…" in word for word in words)
+        for row in rows:
+            assert f"{1e3 * row.run_seconds:.1f}" in " ".join(words).replace(",", "")
+        assert " ".join(words).count("converged (WRONG)") == 1
+        assert words.count("sequential") + words.count("sequential:") == len(DEMO_CELLS)
+
+    def test_the_conclusion_counts_and_compares(self, demo):
+        rows = demo[1]
+        said = conclusion(rows)
+        good = sum(row.status == "converged" for row in rows)
+        assert said.startswith(
+            f"{good} of {len(DEMO_CELLS) * len(DEMO_METHODS)} solves"
+        )
+        assert said.endswith(".")
+        assert "the fastest here" in said
+        wrong = [r._replace(max_error=1.0) if r.method == "deer" else r for r in rows]
+        assert "deer SAID CONVERGED AND WAS WRONG" in conclusion(wrong)
+        failed = [
+            r._replace(status="max_iters_reached") if r.method == "picard" else r
+            for r in rows
+        ]
+        assert "picard needed more iterations than they had" in conclusion(failed)
+
+    def test_the_legend_has_only_curves_that_are_there(self, demo):
+        solutions = {r.method: r.solution for r in demo[1][1 : 1 + len(DEMO_METHODS)]}
+        still = solutions["deer"].history._replace(
+            residual_norm=np.full_like(solutions["deer"].history.residual_norm, np.nan)
+        )
+        solutions["deer"] = solutions["deer"]._replace(history=still)
+        ax = Figure().subplots()
+        demo_figure._draw_residuals(ax, solutions)
+        shown = [text.get_text().split(":")[0] for text in ax.get_legend().get_texts()]
+        assert shown == ["quasi_elk", "picard"]

@@ -5,12 +5,12 @@ they compare with packages that users do not need.
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from elk_ssm.cli.recording import UsageError
+from elk_ssm.cli.errors import UsageError
+from elk_ssm.cli.interrupts import run_child
 
 NAMES = (
     "activity",
@@ -45,8 +45,8 @@ def add_bench(commands: Any) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     options = ["--small"] if args.small else []
-    command = [sys.executable, "-m", f"benchmarks.{args.name}", *options]
-    return subprocess.run(command, cwd=_checkout(args.name), check=False).returncode
+    command = [sys.executable, "-m", "benchmarks", args.name, *options]
+    return run_child(command, _checkout(args.name))
 
 
 def _checkout(name: str) -> Path:

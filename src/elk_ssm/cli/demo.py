@@ -8,40 +8,30 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 import elk_ssm as elk
+from elk_ssm._start import cursor_if_interrupted
 from elk_ssm.cli.cells import CELL_NAMES, Cell, make_cell
 from elk_ssm.cli.demo_figure import write_figure
+from elk_ssm.cli.demo_table import Run, conclusion, is_wrong, show_runs
+from elk_ssm.cli.errors import UsageError
 from elk_ssm.cli.method_names import METHOD_NAMES, make_method
-from elk_ssm.cli.recording import UsageError, membrane_recording
+from elk_ssm.cli.output import say, to_standard_output
+from elk_ssm.cli.recording import membrane_recording
+from elk_ssm.cli.writing import check_output
 
 STATE_SIZE = 8
 MAX_ITERS = 200  # Picard and Jacobi may need as many iterations as there are samples.
 NUM_RUNS = 3
 PATIENCE_SECONDS = 1.0  # A slow run is not repeated beyond this.
-TRUSTED_ERROR = 1e-4
 FIGURE_NAME = "elk-ssm-demo.png"
-
-
-class Run(NamedTuple):
-    """One evaluation of one cell; `method` is "sequential" for the reference."""
-
-    cell: str
-    method: str
-    solution: Any
-    status: str
-    max_error: float
-    run_seconds: float
-    compile_seconds: float
 
 
 def run_demo(output_dir: Path, length: int | None, seed: int) -> int:
@@ -54,12 +44,14 @@ def run_demo(output_dir: Path, length: int | None, seed: int) -> int:
     figure_path = _prepare(output_dir)
     cells = {name: make_cell(name, STATE_SIZE, 1, seed) for name in CELL_NAMES}
     runs = _run_all(cells, inputs)
-    console = Console()
-    console.print(_table(runs, len(inputs)))
+    with to_standard_output():
+        title = f"membrane.dat, {len(inputs)} samples, state size {STATE_SIZE}"
+        show_runs(Console(), runs, title)
     solutions = {r.method: r.solution for r in runs if r.cell == "gru" and r.status}
     write_figure(figure_path, cells["gru"], inputs, solutions)
-    console.print(f"figure: {figure_path}", soft_wrap=True)
-    return int(any(_is_wrong(run) for run in runs))
+    say(f"figure: {figure_path}")
+    say(conclusion(runs))
+    return int(any(is_wrong(run) for run in runs))
 
 
 def _prepare(output_dir: Path) -> Path:
@@ -69,12 +61,13 @@ def _prepare(output_dir: Path) -> Path:
         raise UsageError(
             f"cannot use the directory {output_dir}: {error.strerror}"
         ) from error
+    check_output(output_dir / FIGURE_NAME, ".png")
     return output_dir / FIGURE_NAME
 
 
 def _run_all(cells: dict[str, Cell], inputs: jax.Array) -> list[Run]:
     total = len(cells) * (1 + len(METHOD_NAMES))
-    with _progress() as progress:
+    with cursor_if_interrupted(), _progress() as progress:
         task = progress.add_task("", total=total)
         runs = []
         for name, cell in cells.items():
@@ -134,31 +127,3 @@ def _max_error(states: Any, reference: Any) -> float:
     """Return the largest difference; NaN if any, which NumPy's max keeps."""
     pairs = zip(jax.tree.leaves(states), jax.tree.leaves(reference))
     return float(np.max([np.max(np.abs(np.asarray(x - y))) for x, y in pairs]))
-
-
-def _is_wrong(run: Run) -> bool:
-    return run.status == "converged" and not run.max_error < TRUSTED_ERROR
-
-
-def _table(runs: list[Run], length: int) -> Table:
-    title = f"membrane.dat, {length} samples, state size {STATE_SIZE}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("cell", "method"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("iters", justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    for heading in ("max error", "run ms", "compile s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run in runs:
-        last_of_cell = run.method == METHOD_NAMES[-1]
-        table.add_row(*_table_row(run), end_section=last_of_cell)
-    return table
-
-
-def _table_row(run: Run) -> tuple[str, ...]:
-    times = f"{1e3 * run.run_seconds:.1f}", f"{run.compile_seconds:.2f}"
-    if run.method == "sequential":
-        return run.cell, run.method, "", "", "", *times
-    iterations = str(int(run.solution.num_iters))
-    status = f"{run.status} (WRONG)" if _is_wrong(run) else run.status
-    return run.cell, run.method, iterations, status, f"{run.max_error:.1e}", *times

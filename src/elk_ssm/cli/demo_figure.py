@@ -15,7 +15,7 @@ import elk_ssm as elk
 from elk_ssm import plotting
 from elk_ssm.cli.cells import Cell
 from elk_ssm.cli.method_names import make_method
-from elk_ssm.cli.recording import replacing
+from elk_ssm.cli.writing import replacing
 
 BAND_METHOD = "quasi_elk"
 BAND_ITERATIONS = (1, 2, 4)
@@ -122,7 +122,9 @@ def _draw_residuals(ax: Any, solutions: dict[str, Any]) -> None:
         status = elk.Status(int(solution.status))
         converged += status == elk.Status.converged
         suffix = "" if status == elk.Status.converged else f": {status.name}"
-        histories[name + suffix] = solution.history
+        if np.isfinite(solution.history.residual_norm).any():
+            # What does not iterate has no curve, and no place in the legend.
+            histories[name + suffix] = solution.history
     plotting.residuals(histories, ax)
     ax.set_ylim(*_residual_limits(histories))
     title = f"GRU: {converged} of {len(solutions)} methods reach one trajectory"

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._loop import PATIENCE, RUNNING, cut_off, run_passes, status_of
+from elk_ssm._progress import passed
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import apply
 from elk_ssm.parallel.anywhere import anywhere
@@ -83,7 +84,10 @@ def iterate(blocks: Blocks, nodes: Array, options: Options, policy: Any) -> Carr
     """
 
     def body(carry: Carry) -> Carry:
-        return one_pass(blocks, options, carry)
+        after = one_pass(blocks, options, carry)
+        if options.progress:
+            passed(after.iteration, after.exact * blocks.size, after.residual_norm)
+        return after
 
     def until_tried(carry: Carry) -> Carry:
         # Apart from the passes, of which each would have to ask whether to try.

@@ -37,6 +37,7 @@ class Options:
         fall_back: Whether to evaluate sequentially what did not converge.
         shards: The mesh over which time is sharded, None for one device.
         kernel: Whether rollouts are one kernel where the platform has Triton.
+        progress: Whether every pass tells `_progress` where it is.
     """
 
     method: Method | Auto
@@ -52,6 +53,7 @@ class Options:
     fall_back: bool = static()
     shards: Shards | None = static()
     kernel: bool = static()
+    progress: bool = static()
 
     @property
     def keeps_all(self) -> bool:

@@ -1,0 +1,82 @@
+"""What the process of the command line does before anything slow is imported.
+
+`elk-ssm` and `python -m elk_ssm` import the package first, which takes a second or
+more. From here on an interrupt ends them with one line and the exit code 130, a
+termination or a hang-up with 128 + its number. A process of a user's own is left alone.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
+
+_undo: list[Callable[[], object]] = []
+
+
+@contextlib.contextmanager
+def undone_if_interrupted(undo: Callable[[], object]) -> Iterator[None]:
+    """Call `undo`, from another thread, if a signal ends the process in here."""
+    _undo.append(undo)
+    try:
+        yield
+    finally:
+        _undo.remove(undo)
+
+
+def cursor_if_interrupted() -> contextlib.AbstractContextManager[None]:
+    """Show the cursor of a terminal again if a signal ends the process in here."""
+    return undone_if_interrupted(_show_cursor)
+
+
+def is_command_line(argv: list[str]) -> bool:
+    """Whether these original arguments of the interpreter start the command line."""
+    words = iter(argv[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, "") in ("elk_ssm", "elk_ssm.cli")
+        if word in ("-W", "-X"):
+            next(words, "")
+        elif word == "-c" or not word.startswith("-"):
+            return os.path.basename(word) in ("elk-ssm", "elk-ssm.exe")
+    return False
+
+
+def end_by_signals() -> None:
+    """Let signals end this process at once, whatever it is doing."""
+    numbers = [getattr(signal, name) for name in WORDS if hasattr(signal, name)]
+    # What the parent had ignored, as nohup does, stays ignored.
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in heard:
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_wait, args=(reader, heard), daemon=True).start()
+
+
+def _wait(reader: int, heard: list[int]) -> None:
+    number = 0
+    while number not in heard:  # The pipe hears of every signal with a handler.
+        number = os.read(reader, 1)[0]
+    for step in reversed(_undo.copy()):
+        with contextlib.suppress(Exception):
+            step()
+    word = WORDS[signal.Signals(number).name]
+    with contextlib.suppress(OSError):
+        os.write(2, f"elk-ssm: {word}\n".encode())
+    # Shutting down in order would wait for what runs, and can crash XLA.
+    os._exit(128 + number)
+
+
+def _show_cursor() -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(2, b"\r\x1b[2K\x1b[?25h")
+
+
+# Elsewhere signals and pipes are not what they are on POSIX; `main` does what it can.
+if os.name == "posix" and is_command_line(sys.orig_argv):
+    end_by_signals()
