@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._order import model_first
 from elk_ssm._recurrence import check_length
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import evaluate
@@ -56,7 +57,7 @@ def sample(
 
     Args:
         model: The model; with a log density it needs `draw`.
-        key: A JAX random key.
+        key: A JAX random key; before the model it works too, with a warning.
         num_steps: T.
         inputs: Pytree with leading axis T; entry t drives the transition into t.
         method: How `evaluate` solves the recurrence.
@@ -79,6 +80,7 @@ def sample(
         >>> drawn.states.shape, drawn.emissions.shape
         ((50, 2), (50, 1))
     """
+    model, key = model_first(model, key, NonlinearSSM, "sample")
     steps = check_length(jax.tree.map(jnp.asarray, inputs), num_steps)
     posed = pose(model, _placeholder(model, inputs, steps), inputs)
     keys = jax.random.split(key)

@@ -15,7 +15,7 @@ from elk_ssm._recurrence import (
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.mesh import shards_of
-from elk_ssm.solution import Solution, Status, int_status
+from elk_ssm.solution import Solution, Status, int_status, without_empty
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.iterates import all_iterates
 from elk_ssm.solve.method import Method
@@ -159,6 +159,7 @@ def run(recurrence: Recurrence, options: Options) -> Solution:
     rebuilt = recurrence.rebuild(states, every)
     if options.keep == "last":
         rebuilt = jax.tree.map(lambda x: x[0], rebuilt)
+    report = report._replace(history=without_empty(report.history))
     return Solution(rebuilt, *report)
 
 

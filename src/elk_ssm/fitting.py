@@ -105,7 +105,8 @@ def fit(
         params, state, states, best = carry
         (value, result), slope = jax.value_and_grad(loss, has_aux=True)(params, states)
         best = _choose(value < best[0], (value, params), best)
-        updates, new_state = tool.update(slope, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            updates, new_state = tool.update(slope, state, params)
         fine = _finite((value, slope))
         moved = _choose(fine, optax.apply_updates(params, updates), params)
         states = jnp.where(jnp.isfinite(result.means), result.means, states)

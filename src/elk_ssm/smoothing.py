@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from elk_ssm._jax import deliberate_nans
 from elk_ssm._loop import status_of
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
@@ -200,7 +201,9 @@ def extended_smoother(
         (4, 1)
     """
     check_backend(backend)
-    return _extended(pose(model, emissions, inputs, mask), backend)
+    found = _extended(pose(model, emissions, inputs, mask), backend)
+    with deliberate_nans():  # One pass has no step that could be small.
+        return found._replace(step_norm=jnp.full_like(found.step_norm, jnp.nan))
 
 
 def log_prob(
@@ -284,7 +287,7 @@ def _extended(posed: Posed, backend: Backend) -> Smoothed:
         log_posterior=log_joint(posed, means),
         status=status_of(broken, otherwise=Status.converged),
         num_iters=jnp.asarray(1, jnp.int32),
-        step_norm=jnp.asarray(jnp.nan, means.dtype),
+        step_norm=jnp.asarray(0, means.dtype),
         filtered_means=posterior.filtered_means,
         filtered_covariances=to_dense(posterior.filtered_covariances),
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._jax import deliberate_nans
 from elk_ssm._types import Array, PyTree
 
 
@@ -99,6 +100,18 @@ class History(NamedTuple):
     noise: Array
     exact: Array
     set_back: Array
+
+
+EMPTY = float("-inf")
+"""What stands for no record while a program runs: JAX may be set to refuse NaN."""
+
+
+def without_empty(history: History | None) -> History | None:
+    """Return a history in which what was not recorded is NaN."""
+    if history is None:
+        return None
+    with deliberate_nans():
+        return History(*(jnp.where(x == EMPTY, jnp.nan, x) for x in history))
 
 
 class Solution(NamedTuple):

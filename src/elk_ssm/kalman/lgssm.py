@@ -29,7 +29,7 @@ from jax import Array
 from elk_ssm._jax import is_traced
 from elk_ssm.kalman.checks import check_covariance, check_numbers
 from elk_ssm.kalman.initial import Diffuse, Stationary, initial_operator, is_diffuse
-from elk_ssm.kalman.observations import Observations
+from elk_ssm.kalman.observations import Observations, array_with_gaps
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
     Matrix,
@@ -155,7 +155,9 @@ def pose(
             no model (see `checks`).
         TypeError: something is not of a float dtype, or the mask is not boolean.
     """
-    emissions = jnp.asarray(emissions)
+    if not isinstance(model, LGSSM):
+        raise TypeError(f"expected an LGSSM first; got {type(model).__name__}.")
+    emissions = array_with_gaps(emissions)
     if emissions.ndim != 2:
         raise ValueError(f"emissions must be (T, E); got shape {emissions.shape}.")
     if inputs is not None and jnp.ndim(inputs) != 2:
@@ -167,7 +169,7 @@ def pose(
     drive = (model.dynamics_bias, model.dynamics_input_weights)
     offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
     shift = emission_offsets(model, inputs, (T, E), dtype)
-    seen = Observations.of(emissions.astype(dtype), mask)
+    seen = Observations.of(array_with_gaps(emissions, dtype), mask)
     seen = seen.only(~jnp.isinf(variances_of(operators[4]))).minus(shift)
     for name in ("initial_mean", "emission_bias"):
         check_numbers(name, getattr(model, name))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from elk_ssm._memory import device_bytes, matrices_bytes
 from elk_ssm._trees import static
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm._values import Value, register_part
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method, check_parts
 from elk_ssm.solve.nodes import near_divisor
@@ -118,9 +119,9 @@ class Plan(NamedTuple):
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Auto:
+@register_part
+@dataclass(frozen=True, eq=False)
+class Auto(Value):
     """The automatic method; every choice can be fixed by hand.
 
     Attributes:

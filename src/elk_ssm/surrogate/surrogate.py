@@ -137,7 +137,7 @@ class Surrogate:
         # q is zero for an iterate that is exact: the density is then infinite.
         known = q > 0
         fit = jnp.where(known, evidence.mahalanobis / jnp.where(known, q, 1), 0)
-        volume = evidence.observed * jnp.log(2 * jnp.pi * q)
+        volume = evidence.observed.astype(q.dtype) * jnp.log(2 * jnp.pi * q)
         volume = jnp.where(evidence.observed > 0, volume, 0)
         return -(fit + volume + evidence.log_det) / 2
 
