@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._recurrence import canonicalize
+from elk_ssm._showing import arrays, as_html, known, number, show
 from elk_ssm._types import Array, Dynamics, PyTree
 from elk_ssm.jacobian_products import DIRECTIONS, follow_products, summarize_products
 from elk_ssm.lyapunov import stretching, summarize_rates, trajectory_of
@@ -142,6 +143,13 @@ class Diagnosis(NamedTuple):
         return "deer(): nothing grows, and the Jacobian is far from diagonal"
 
     def __repr__(self) -> str:
+        if any(known(x) is None for x in jax.tree.leaves(self[:5])):
+            growth = arrays(self.log_growth)
+            return show("Diagnosis", steps=self.length, log_growth=growth)
+        if np.ndim(self.growth):
+            return show(
+                "Diagnosis", batch=arrays(self.growth), growth=number(self.growth)
+            )
         first, last = (int(i) for i in self.growth_interval)
         forgets = int(self.forgetting_length)
         memory = f"{forgets} steps" if forgets >= 0 else "longer than looked at"
@@ -156,6 +164,9 @@ class Diagnosis(NamedTuple):
             f"  predicted passes    {self.predicted_passes} on a CPU; {passes}\n"
             f"  recommended         {self.recommendation}"
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def diagnose(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from elk_ssm._order import model_first
 from elk_ssm._recurrence import check_length
+from elk_ssm._showing import held, named
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import evaluate
 from elk_ssm.kalman.scalar_updates import square_root
@@ -22,6 +23,7 @@ from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import at_step, to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
+from elk_ssm.solution import Status
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 
@@ -43,6 +45,15 @@ class Sample(NamedTuple):
     states: Array
     emissions: Array
     status: Array
+
+    @property
+    def converged(self) -> Array:
+        """Whether the evaluation converged, boolean, of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        said = named(self.status, Status)
+        return held(self, "states", "emissions", status=said)
 
 
 def sample(

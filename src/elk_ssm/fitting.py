@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held, number
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.observations import Observations
 from elk_ssm.nssm.model import NonlinearSSM
@@ -44,6 +45,15 @@ class Fit(NamedTuple):
     objective: Array
     statuses: Array
     smoothed: Smoothed
+
+    @property
+    def converged(self) -> Array:
+        """Whether the states at `params` converged, boolean."""
+        return self.smoothed.converged
+
+    def __repr__(self) -> str:
+        seen = {"objective": number(self.objective), "smoothed": repr(self.smoothed)}
+        return held(self, "params", **seen)
 
 
 def fit(

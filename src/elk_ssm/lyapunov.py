@@ -24,6 +24,7 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._jax import deliberate_nans
 from elk_ssm._recurrence import Recurrence, canonicalize
+from elk_ssm._showing import arrays, number, show
 from elk_ssm._types import Array, Dynamics, PyTree
 from elk_ssm.evaluation import sequential
 from elk_ssm.solve.nodes import shift
@@ -50,6 +51,13 @@ class LyapunovSpectrum(NamedTuple):
 
     exponents: Array
     errors: Array
+
+    def __repr__(self) -> str:
+        return show(
+            "LyapunovSpectrum",
+            exponents=arrays(self.exponents),
+            range=number(self.exponents),
+        )
 
     def per_time(self, dt: float) -> "LyapunovSpectrum":
         """The same per unit of time, for a flow integrated with steps of dt."""

@@ -1,7 +1,7 @@
 """Smoothing of nonlinear state-space models: the trajectory that real data suggest."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,43 +31,10 @@ from elk_ssm.nssm.shards import on_shards
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
-from elk_ssm.solution import Status
+from elk_ssm.solution import Smoothed, Status
 from elk_ssm.surrogate.noise import GainRatio, NoisePolicy
 
 DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
-
-
-class Smoothed(NamedTuple):
-    """A smoothed trajectory.
-
-    Attributes:
-        means: The mode, `(T, D)`.
-        covariances: Of the Gaussian approximation at the mode, `(T, D, D)`, positive
-            definite when converged.
-        log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
-            Laplace with Gauss-Newton curvature otherwise), `()`.
-        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
-        status: Value of a `Status`, `()`.
-        num_iters: Passes done, Newton's included, `()`.
-        step_norm: Largest entry of the last step relative to the states' size, `()`.
-        filtered_means: Of the model expanded at the mode, `(T, D)`.
-        filtered_covariances: Likewise, `(T, D, D)`.
-
-    Example:
-        >>> import elk_ssm as elk
-        >>> elk.Smoothed._fields[:4]
-        ('means', 'covariances', 'log_likelihood', 'log_posterior')
-    """
-
-    means: Array
-    covariances: Array
-    log_likelihood: Array
-    log_posterior: Array
-    status: Array
-    num_iters: Array
-    step_norm: Array
-    filtered_means: Array
-    filtered_covariances: Array
 
 
 def smooth(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elk_ssm._options import concrete_method
 from elk_ssm._recurrence import canonicalize
+from elk_ssm._showing import arrays, known, named, number, show
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.evaluation import evaluate
 from elk_ssm.parallel.backend import Backend
@@ -47,6 +48,21 @@ class NoiseSweep(NamedTuple):
     residual_norm: Array
     status: Array
     history: Array | None = None
+
+    @property
+    def converged(self) -> Array:
+        """Whether each noise converged, boolean, of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        best = int(self.best) if known(self.status) is not None else -1
+        return show(
+            "NoiseSweep",
+            noises=arrays(self.noises),
+            status=named(self.status, Status),
+            num_iters=number(self.num_iters),
+            best=number(self.noises[best]) if best >= 0 else None,
+        )
 
     @property
     def best(self) -> Array:

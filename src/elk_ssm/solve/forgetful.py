@@ -30,18 +30,18 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
-from elk_ssm.solve.auto import (
+from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.nodes import Blocks, block_map, cut, in_blocks, shift
+from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import (
     ASKED_FOR,
     BATCHED,
     NO_PROBE,
-    Auto,
     Plan,
     PlanKind,
     is_in_kernel,
     make_plan,
 )
-from elk_ssm.solve.nodes import Blocks, block_map, cut, in_blocks, shift
-from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.repair import repair
 from elk_ssm.solve.rollout import (

@@ -29,11 +29,12 @@ import jax.numpy as jnp
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.solve.auto import Auto, Plan, PlanKind, is_in_kernel, make_plan
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.certify import is_accepted
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, fill_up, in_order, shift
 from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import Plan, PlanKind, is_in_kernel, make_plan
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.rollout import walk
 from elk_ssm.solve.shooting import shot_of_blocks

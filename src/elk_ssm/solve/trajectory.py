@@ -16,8 +16,8 @@ from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.mesh import on_mesh
 from elk_ssm.solution import History, Status, int_status
 from elk_ssm.solve.adjoint import trajectory_tangent
-from elk_ssm.solve.auto import Auto, Plan, newton_plan
-from elk_ssm.solve.carry import empty_history
+from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.carry import empty_history, record
 from elk_ssm.solve.failure import fall_back, settle_failure
 from elk_ssm.solve.forgetful import (
     Evaluated,
@@ -28,6 +28,7 @@ from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, fill_up
 from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import Plan, method_plan, newton_plan
 from elk_ssm.solve.problem import Primals, Problem, StepWithConsts
 from elk_ssm.solve.recursions import choose_recursion
 from elk_ssm.solve.replay import replay_states
@@ -176,7 +177,7 @@ def _find(problem: Problem, options: Options, policy: Any) -> tuple[Array, Repor
         states, misfit, plan = found
         nowhere = jnp.asarray(-1, jnp.int32)
         done = int_status(Status.converged)
-        history = empty_history(options.history, states.dtype)
+        history = _outcome(options, plan.passes, misfit)
         report = Report(done, plan.passes, misfit, misfit, nowhere, history, plan)
         return states, report
 
@@ -209,7 +210,7 @@ def _short_blocks_or(
     """Try short blocks, and go on with Newton's method where they do not fit."""
     settled = settle_short_blocks(problem, options)
     fits, nowhere = settled.fits, jnp.asarray(-1, jnp.int32)
-    history = empty_history(options.history, settled.states.dtype)
+    history = _outcome(options, settled.passes, settled.misfit)
     size = settled.misfit, settled.misfit
     done = int_status(Status.converged)
     report = Report(done, settled.passes, *size, nowhere, history, settled.plan)
@@ -225,6 +226,16 @@ def _short_blocks_or(
     so_far = settled.states, report
     with jax.named_scope("newton"):
         return jax.lax.cond(anywhere(~fits), go_on, lambda: so_far)
+
+
+def _outcome(options: Options, passes: Array, misfit: Array) -> History | None:
+    """Record the last pass of what is no iteration; of those before nothing is seen."""
+    history = empty_history(options.history, misfit.dtype)
+    if history is None:
+        return None
+    undamped, nothing = jnp.full_like(misfit, jnp.inf), jnp.asarray(0, jnp.int32)
+    now = History(misfit, misfit, undamped, passes, nothing)
+    return record(history, now, passes - 1)
 
 
 def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Report]:
@@ -243,7 +254,7 @@ def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Re
         carry.step_norm,
         jnp.asarray(-1, jnp.int32),
         carry.history,
-        None,
+        method_plan(options.concrete, carry.iteration, blocks.unknowns - carry.exact),
     )
 
 

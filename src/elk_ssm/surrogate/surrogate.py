@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held, number
 from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.kalman.damped import (
@@ -57,6 +58,10 @@ class Posterior(NamedTuple):
     covariances: Operator
     log_likelihood: Array
 
+    def __repr__(self) -> str:
+        likelihood = number(self.log_likelihood)
+        return held(self, "means", "covariances", log_likelihood=likelihood)
+
     @property
     def standard_deviations(self) -> Array:
         """Marginal standard deviations, shape `(T, D)`."""
@@ -64,7 +69,7 @@ class Posterior(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Surrogate:
     """The model of the module docstring; made by `elk_ssm.linearize`.
 
@@ -102,6 +107,11 @@ class Surrogate:
     process_variance: Array
     layout: Any = static(default=None)
     backend: Backend = static(default="auto")
+
+    def __repr__(self) -> str:
+        q = number(self.process_variance)
+        shown = {"noise": number(self.noise), "process_variance": q}
+        return held(self, "iterate", "operator", **shown)
 
     @property
     def residual(self) -> Array:
