@@ -5,9 +5,12 @@ dtypes and ranks that are promoted silently, tracers that outlive their trace, N
 a later mask would hide.
 """
 
+from contextlib import ExitStack
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import elk_ssm as elk
 
@@ -137,7 +140,7 @@ TASKS = {f"evaluate, {name}": lambda m=m: solved(m()) for name, m in METHODS.ite
 TASKS |= {
     "associative": lambda: solved(elk.elk(1e2), backend="associative"),
     "associative, newton": lambda: solved(newton(), backend="associative"),
-    "history": lambda: solved(elk.quasi_elk(1e2), history=5),
+    "history": lambda: solved(elk.quasi_elk(1e2), history=20),
     "boundaries": lambda: solved(elk.deer(block_size=3), keep="boundaries"),
     "last": lambda: solved(keep="last"),
     "guess": lambda: solved(elk.deer(), guess=jnp.asarray(INPUTS), tol=1e-4, atol=1e-6),
@@ -221,8 +224,87 @@ TASKS |= {
     "log_prob": lambda: elk.log_prob(nonlinear(), INPUTS, EMISSIONS),
     "sample": lambda: elk.sample(nonlinear(), jnp.asarray(KEY), T),
     "sample, density": lambda: elk.sample(counts(), jnp.asarray(KEY), T),
-    "gradient, smooth": lambda: jax.grad(
-        lambda q: elk.smooth(nonlinear(q), EMISSIONS).log_likelihood
-    )(jnp.ones((), jnp.float32)),
     "fit": fitted,
 }
+
+
+def arrays_of(task):
+    """Return a function of nothing that gives the arrays of a task's result."""
+    return lambda: [x for x in jax.tree.leaves(task()) if isinstance(x, jax.Array)]
+
+
+def under(**settings):
+    """Enter settings of JAX by name."""
+    stack = ExitStack()
+    for name, value in settings.items():
+        stack.enter_context(getattr(jax, name)(value))
+    return stack
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+def test_no_promotion_is_implicit(task):
+    """Both settings raise while a program is traced, so nothing has to be compiled."""
+    with under(numpy_dtype_promotion="strict", numpy_rank_promotion="raise"):
+        assert jax.eval_shape(arrays_of(task))
+
+
+def test_what_is_promoted_would_be_seen():
+    wrong = {
+        "dtype": lambda x, u: x * jnp.asarray(1, jnp.int32) + u,
+        "rank": lambda x, u: x + jnp.ones((1, 1))[0, 0] + jnp.ones((1, D)),
+    }
+    for step in wrong.values():
+        with (
+            under(numpy_dtype_promotion="strict", numpy_rank_promotion="raise"),
+            pytest.raises((TypeError, ValueError)),
+        ):
+            elk.evaluate(step, jnp.asarray(X0), jnp.asarray(INPUTS))
+
+
+LEAKS = (
+    "evaluate, default", "evaluate, forgetful", "evaluate, newton, gate",
+    "evaluate, elk, smoother", "evaluate, blocks", "gradient", "gradient, deer",
+    "scan", "sequential_scan", "chains", "sweep_noise", "lgssm_smoother", "smooth",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_no_tracer_leaks(name):
+    with under(check_tracer_leaks=True):
+        assert jax.eval_shape(arrays_of(TASKS[name]))
+
+
+NANS = (
+    "evaluate, default", "evaluate, forgetful", "evaluate, newton, gate",
+    "evaluate, quasi_elk", "evaluate, gain ratio", "evaluate, anderson", "history",
+    "batch", "gradient", "scan", "forced", "chains", "lyapunov", "diagnose",
+    "sweep_noise", "surrogate, diagonal", "lgssm_filter", "lgssm, square root",
+    "lgssm, diffuse", "lgssm_sample", "lgssm_predict", "smooth", "extended_smoother",
+    "sample",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NANS)
+def test_no_nan_arises_that_is_not_the_answer(name):
+    """With gaps in the data, short series, and more history than passes."""
+    with under(debug_nans=True):
+        assert jax.block_until_ready(arrays_of(TASKS[name])())
+
+
+def test_nan_that_f_returns_is_still_found():
+    with under(debug_nans=True), pytest.raises(FloatingPointError):
+        elk.evaluate(lambda x, _: jnp.log(x - 1), jnp.asarray(X0), length=T)
+
+
+def test_checks_inside_of_jax():
+    with under(enable_checks=True):
+        sol = solved(elk.deer())
+    assert int(sol.status) == elk.Status.converged
+
+
+def test_without_compilation():
+    """Step by step in Python, so for the shortest problems only."""
+    with under(disable_jit=True):
+        x0, inputs = jnp.asarray(X0), jnp.asarray(INPUTS[:3])
+        sol = elk.evaluate(f, x0, inputs, method=elk.deer())
+    assert int(sol.status) == elk.Status.converged

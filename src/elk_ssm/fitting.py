@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from elk_ssm._showing import held, number
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.observations import Observations
+from elk_ssm.kalman.observations import Observations, array_with_gaps
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smoothing import Smoothed, smooth
 
@@ -99,7 +99,7 @@ def fit(
     import optax  # here, so that evaluating a recurrence needs jax and numpy only
 
     tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer
-    emissions = jnp.asarray(emissions)
+    emissions = array_with_gaps(emissions)
     first = build(params)
     whole = first.log_density is not None
     seen = Observations.of(emissions, mask, whole=whole)

@@ -88,5 +88,5 @@ def empty_history(length: int, dtype: Any) -> History | None:
 def record(history: History, now: History, iteration: Array) -> History:
     """Write what a pass saw; passes beyond the end are not recorded."""
     pairs = zip(history, now, strict=True)
-    numbers = ((old, x.astype(old.dtype)) for old, x in pairs)
+    numbers = ((old, jnp.asarray(x, old.dtype)) for old, x in pairs)
     return History(*(old.at[iteration].set(x, mode="drop") for old, x in numbers))
