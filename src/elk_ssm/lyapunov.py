@@ -206,4 +206,5 @@ def summarize_rates(rates: Array) -> LyapunovSpectrum:
     if size >= 2:
         whole = rates[: size * _BATCHES].reshape(_BATCHES, size, -1)
         errors = jnp.std(jnp.mean(whole, axis=1), axis=0, ddof=1) / _BATCHES**0.5
-    return LyapunovSpectrum(exponents[order], errors[order])
+    with deliberate_nans():
+        return LyapunovSpectrum(exponents[order], errors[order])
