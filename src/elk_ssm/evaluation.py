@@ -77,7 +77,8 @@ def evaluate(
             which always suffices. Without effect where `auto` does not iterate, on a
             CPU; its passes are bounded by `max_passes`.
         history: Record residual, step, noise, exact prefix and rejected states of
-            this many first iterations; where `auto` does not iterate it stays NaN.
+            this many first iterations; where `auto` does not iterate, of the last pass
+            alone, the others NaN.
         backend: Which scans to use; `"auto"` is sequential on a CPU and associative
             elsewhere.
         adjoint: How derivatives solve their linear recursion: `"sequential"` pushes
