@@ -34,6 +34,7 @@ GROUND |= {
     "_failing",
     "_order",
     "_showing",
+    "_status",
     "_values",
     "_recurrence",
     "_loop",

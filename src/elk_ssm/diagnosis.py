@@ -143,7 +143,7 @@ class Diagnosis(NamedTuple):
         return "deer(): nothing grows, and the Jacobian is far from diagonal"
 
     def __repr__(self) -> str:
-        if any(known(x) is None for x in jax.tree.leaves(self[:5])):
+        if any(known(x) is None for x in self[:5]):
             growth = arrays(self.log_growth)
             return show("Diagnosis", steps=self.length, log_growth=growth)
         if np.ndim(self.growth):
