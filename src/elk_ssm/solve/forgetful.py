@@ -98,7 +98,8 @@ def evaluate_forgetful(problem: Problem, options: Options) -> Evaluated:
     )
 
     # A rule for batches outlives this trace: it must hold nothing that is traced.
-    bare = problem._replace(consts=[], initial=None, inputs=None)
+    nothing: Any = None
+    bare = problem._replace(consts=[], initial=nothing, inputs=nothing)
     largest_batch = auto.largest_batch_in_blocks(dimension)
 
     @custom_vmap

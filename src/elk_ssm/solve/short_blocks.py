@@ -96,7 +96,8 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
     chosen for all of them (of nested ones, for the batch of the inner `vmap`).
     """
     # A rule for batches outlives this trace: it must hold nothing that is traced.
-    bare = problem._replace(consts=[], initial=None, inputs=None)
+    nothing: Any = None
+    bare = problem._replace(consts=[], initial=nothing, inputs=nothing)
     choose = partial(_plan, _choices(options), problem.length, len(problem.initial))
 
     def planned(batch: int) -> Callable[[tuple, tuple], Settled]:
