@@ -62,7 +62,7 @@ def run(problem: problems.Problem, name: str, method: Any, limit: int | None) ->
     passes, length = int(sol.num_iters), problem.length
     size = block_size(method, length, problem.state_dim)
     depth = passes * (size + 2 * np.log2(max(length / size, 1)))
-    if sol.plan is not None and int(sol.plan.kind) != elk.PlanKind.newton_blocks:
+    if int(sol.plan.kind) < elk.PlanKind.newton_blocks:
         in_blocks = passes * int(sol.plan.block_size) * (int(sol.plan.kind) == 1)
         depth = in_blocks + int(sol.plan.sequential_steps)
     return {

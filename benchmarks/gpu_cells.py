@@ -144,10 +144,8 @@ def ours(problem: str, name: str, size: int, length: int) -> Cell:
         def passes(weights: Any, start: Any, inputs: Any) -> tuple:
             how: Any = {"method": METHODS[name](), "backend": "associative"}
             sol = elk.evaluate(make(weights), start, inputs, **how)
-            iterated = sol.num_iters
-            if sol.plan is not None:
-                is_newton = sol.plan.kind == elk.PlanKind.newton_blocks
-                iterated = jnp.where(is_newton, sol.plan.passes, 0)
+            iterates = sol.plan.kind >= elk.PlanKind.newton_blocks
+            iterated = jnp.where(iterates, sol.plan.passes, 0)
             return sol.num_iters - iterated, iterated
 
         return passes, arguments

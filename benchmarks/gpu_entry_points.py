@@ -196,7 +196,7 @@ PROGRAMS: dict[str, Callable[[int], Program]] = {
     "lgssm_log_likelihood, gradient": linear(likelihood_gradient),
     "lgssm_predict": linear(lambda model, y: elk.lgssm_predict(model, y, 10)),
     "lgssm_sample": linear(
-        lambda model, y: elk.lgssm_sample(jax.random.key(0), model, y)
+        lambda model, y: elk.lgssm_sample(model, jax.random.key(0), y)
     ),
     "smooth": nonlinear(elk.smooth),
     "extended_smoother": nonlinear(elk.extended_smoother),

@@ -40,9 +40,10 @@ from elk_ssm.sequential_scanning import sequential_scan
 from elk_ssm.smoothing import Smoothed, extended_smoother, log_prob, smooth
 from elk_ssm.solution import History, Solution, Status, raise_if_failed
 from elk_ssm.solve.anderson import Anderson
-from elk_ssm.solve.auto import Auto, Plan, PlanKind
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method
+from elk_ssm.solve.plan import Plan, PlanKind
 from elk_ssm.surrogate.block_jacobian import BlockDiagonalJacobian
 from elk_ssm.surrogate.jacobians import (
     DenseJacobian,

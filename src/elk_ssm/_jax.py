@@ -29,6 +29,7 @@ __all__ = [
     "closed_call_p",
     "cpu_or_later",
     "custom_vmap",
+    "deliberate_nans",
     "is_traced",
     "is_zero_tangent",
     "needed_equations",
@@ -48,6 +49,11 @@ REMAT_RULE = "fun_jaxpr_thunk"
 
 custom_vmap = jax.custom_batching.custom_vmap
 """A rule for `vmap`, with which `auto` plans a batch as a batch. Public but young."""
+
+
+def deliberate_nans() -> Any:
+    """Let NaN pass that mark a place as empty, with `jax_debug_nans` too."""
+    return jax.debug_nans(False)
 
 
 def is_traced(x: Any) -> bool:

@@ -225,13 +225,6 @@ def concrete_method(
     return bound
 
 
-def check_known(task: str, options: dict[str, Any], known: set[str]) -> None:
-    """Raise `TypeError` for options that a task does not have."""
-    unknown = set(options) - known
-    if unknown:
-        raise TypeError(f"{task} got unknown options {sorted(unknown)}.")
-
-
 def check_adjoint(adjoint: Any) -> None:
     """Raise `ValueError` for an adjoint that there is not."""
     _check_choice("adjoint", adjoint, Adjoint)
@@ -258,7 +251,8 @@ def _check_tolerance(name: str, value: ArrayLike | None, *, zero: bool) -> None:
     if value is None or is_traced(value):
         return
     number = np.asarray(value)
-    if number.ndim == 0 and (number > 0 or (zero and number == 0)):
+    real = number.ndim == 0 and number.dtype.kind in "iuf"
+    if real and (number > 0 or (zero and number == 0)):
         return
     kind = "a positive number, or zero" if zero else "a positive number"
-    raise ValueError(f"{name} must be {kind}; got {value}.")
+    raise ValueError(f"{name} must be {kind}; got {value!r}.")

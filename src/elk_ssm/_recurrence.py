@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._failing import batch_hint, shape_of_step
 from elk_ssm._jax import used_inputs
 from elk_ssm._trees import Split, StateLayout, describe, is_float
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
@@ -152,6 +154,12 @@ def without_time(tree: PyTree) -> PyTree:
 def _as_array(leaf: Any) -> Any:
     if isinstance(leaf, str | bytes):
         raise TypeError(f"States and inputs are arrays; got the text {leaf!r}.")
+    if isinstance(leaf, np.ndarray) and leaf.dtype.hasobject:
+        raise TypeError(
+            "States and inputs are arrays of numbers; got an object array, as NumPy "
+            f"makes of rows of different lengths, of shape {leaf.shape}: pad the rows, "
+            "or evaluate one after the other."
+        )
     try:
         return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
     except TypeError as error:
@@ -178,7 +186,12 @@ def check_length(inputs: PyTree, length: int | None) -> int:
     if not found and length is None:
         raise ValueError("Without inputs, pass length=T, the number of steps.")
     if found and length is not None and found != {length}:
-        raise ValueError(f"length is {length}, but inputs have {found.pop()} steps.")
+        hint = ""
+        if all(leaf.shape[1:2] == (length,) for leaf in leaves):
+            hint = " Their first axis looks like a batch axis: use jax.vmap."
+        raise ValueError(
+            f"length is {length}, but inputs have {found.pop()} steps.{hint}"
+        )
     steps: Any = found.pop() if found else length
     if isinstance(steps, bool) or not hasattr(steps, "__index__"):
         raise TypeError(f"length must be an integer; got {steps!r}.")
@@ -214,15 +227,7 @@ def check_state(state: PyTree) -> None:
 def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
     """Check that f keeps the state's structure, shapes and dtypes."""
     expected = Split.of(state).example
-    try:
-        found = jax.eval_shape(f, expected, first_input)
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"f failed on one state {describe(expected)} and one input "
-            f"{describe(first_input)}, both without time and batch axis. "
-            f"{_likely_cause(state, first_input)} What f said: {error}"
-        ) from error
+    found = shape_of_step(f, expected, first_input)
     structure: Any = jax.tree.structure(found)
     if structure != jax.tree.structure(expected):
         hint = ""
@@ -234,25 +239,12 @@ def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
         )
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(found))
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+        advice = "Cast the initial state or the inputs so that they agree."
         raise ValueError(
             "f must keep the shapes and dtypes of the state; it takes "
-            f"{describe(expected)} and returns {describe(found)}. Cast the initial "
-            "state or the inputs so that they agree."
+            f"{describe(expected)} and returns {describe(found)}. "
+            f"{batch_hint(expected, first_input) or advice}"
         )
-
-
-def _likely_cause(state: PyTree, first_input: PyTree) -> str:
-    """Guess at what made f fail on one state and one input."""
-    for name, tree in (("inputs", first_input), ("initial_state", state)):
-        if isinstance(tree, list):
-            return (
-                f"{name} is a Python list, which is a pytree of its {len(tree)} "
-                "entries: if one array was meant, pass jnp.asarray(...)."
-            )
-    return (
-        "The order is evaluate(f, initial_state, inputs) and f(state, input); inputs "
-        "have time first; batches come from jax.vmap over evaluate."
-    )
 
 
 def _discrete_leaves(

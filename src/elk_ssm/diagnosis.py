@@ -15,26 +15,21 @@ From the Jacobians of a first stretch the passes of every method are predicted: 
 `predicting`.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elk_ssm._closures import HoistedFunction
-from elk_ssm._forward_mode import forward_mode
 from elk_ssm._recurrence import canonicalize
-from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
+from elk_ssm._showing import arrays, as_html, known, number, show
+from elk_ssm._types import Array, Dynamics, PyTree
+from elk_ssm.jacobian_products import DIRECTIONS, follow_products, summarize_products
 from elk_ssm.lyapunov import stretching, summarize_rates, trajectory_of
 from elk_ssm.predicting import passes_at, passes_of_methods, stretch_looked_at
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.forgetful import burn_in_steps
-from elk_ssm.solve.nodes import shift
 
-_DIRECTIONS = 8
-_FORGOTTEN = 1e-6
-_SAMPLES = 64
 _HARD_GROWTH = 8.0
 # Below this share of quasi-DEER's passes, those of DEER are worth their D x D matrices.
 _FEW = 0.1
@@ -148,6 +143,13 @@ class Diagnosis(NamedTuple):
         return "deer(): nothing grows, and the Jacobian is far from diagonal"
 
     def __repr__(self) -> str:
+        if any(known(x) is None for x in self[:5]):
+            growth = arrays(self.log_growth)
+            return show("Diagnosis", steps=self.length, log_growth=growth)
+        if np.ndim(self.growth):
+            return show(
+                "Diagnosis", batch=arrays(self.growth), growth=number(self.growth)
+            )
         first, last = (int(i) for i in self.growth_interval)
         forgets = int(self.forgetting_length)
         memory = f"{forgets} steps" if forgets >= 0 else "longer than looked at"
@@ -162,6 +164,9 @@ class Diagnosis(NamedTuple):
             f"  predicted passes    {self.predicted_passes} on a CPU; {passes}\n"
             f"  recommended         {self.recommendation}"
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def diagnose(
@@ -205,96 +210,15 @@ def diagnose(
     head = jax.tree.map(lambda x: jnp.asarray(x)[:looked], inputs)
     recurrence, flat = trajectory_of(f, initial_state, head, looked)
     function, primals, size = recurrence.function, recurrence.primals, flat.shape[1]
-    found = _follow(function, min(num_starts, looked), primals, flat)
-    rates = stretching(function, min(size, _DIRECTIONS), primals, flat)
+    found = follow_products(function, min(num_starts, looked), primals, flat)
+    rates = stretching(function, min(size, DIRECTIONS), primals, flat)
     stretch = stretch_looked_at(looked, size)
     consts, initial, entries = primals
     first = consts, initial, jax.tree.map(lambda x: x[:stretch], entries)
     return Diagnosis(
-        **_summarize(*found),
+        **summarize_products(*found),
         length=total,
         size=size,
         spectrum=summarize_rates(rates).exponents,
         stretch_passes=passes_of_methods(function, first, flat[:stretch]),
     )
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _follow(
-    function: HoistedFunction, num_starts: int, primals: tuple, states: Array
-) -> tuple[Array, Array, Array]:
-    """Log norms of products `(S, T)`, where each starts `(S,)`, off-diagonal share."""
-    consts, initial, inputs = primals
-    step = partial(forward_mode(function), consts)
-    before = shift(initial, states)
-    length, size = states.shape
-    begins = jnp.arange(num_starts) * length // num_starts
-    directions = _orthonormal(size, states.dtype)
-    shape = (num_starts, *directions.shape)
-    frames = jnp.broadcast_to(directions, shape)
-    logs = jnp.zeros(num_starts, states.dtype)
-
-    def body(carry: tuple, entry: tuple) -> tuple[tuple, Array]:
-        frames, logs = carry
-        time, state, user_input = entry
-        tangent = jax.linearize(lambda x: step(x, user_input), state)[1]
-        pushed = jax.vmap(jax.vmap(tangent))(frames)
-        norms = jnp.max(jnp.linalg.norm(pushed, axis=-1), axis=-1)
-        active = begins <= time
-        tiny = jnp.finfo(norms.dtype).tiny
-        scaled = pushed / jnp.maximum(norms, tiny)[:, None, None]
-        frames = jnp.where(active[:, None, None], scaled, frames)
-        logs = jnp.where(active, logs + jnp.log(jnp.maximum(norms, tiny)), logs)
-        return (frames, logs), jnp.where(active, logs, jnp.nan)
-
-    times = jnp.arange(length)
-    _, growth = jax.lax.scan(body, (frames, logs), (times, before, inputs))
-    share = _off_diagonal_share(step, before, inputs)
-    return growth.T, begins, share
-
-
-def _orthonormal(size: int, dtype: jnp.dtype) -> Array:
-    """At most eight orthonormal directions; all of them for small states."""
-    if size <= _DIRECTIONS:
-        return jnp.eye(size, dtype=dtype)
-    random = np.random.default_rng(0).normal(size=(size, _DIRECTIONS))
-    return jnp.asarray(np.linalg.qr(random)[0].T, dtype)
-
-
-def _off_diagonal_share(step: FlatStep, before: Array, inputs: PyTree) -> Array:
-    stride = max(before.shape[0] // _SAMPLES, 1)
-    some = jax.tree.map(lambda x: x[::stride], (before, inputs))
-
-    def share(state: Array, user_input: PyTree) -> Array:
-        jacobian = jax.jacfwd(lambda x: step(x, user_input))(state)
-        total = jnp.sum(jacobian**2)
-        rest = total - jnp.sum(jnp.diagonal(jacobian) ** 2)
-        return jnp.sqrt(jnp.maximum(rest, 0) / jnp.where(total > 0, total, 1))
-
-    return jnp.mean(jax.lax.map(lambda xu: share(*xu), some, batch_size=16))
-
-
-def _summarize(growth: Array, begins: Array, share: Array) -> dict[str, Array]:
-    length = growth.shape[1]
-    lyapunov = growth[0, -1] / length
-    filled = jnp.where(jnp.isnan(growth), -jnp.inf, growth)
-    index = jnp.argmax(filled)
-    largest = jnp.maximum(filled.reshape(-1)[index], 0)
-    interval = jnp.stack([begins[index // length], index % length])
-    forgotten = filled < jnp.log(_FORGOTTEN)
-    # Steps from the start of each product to where it has died out for good.
-    alive = (~forgotten) & ~jnp.isnan(growth)
-    steps = jnp.max(jnp.where(alive, jnp.arange(length), -1), axis=1) + 1 - begins
-    decided = ~alive[:, -1]
-    # Products that begin near the end have no time to die out: they do not count.
-    judged = begins <= length // 2
-    forgets = jnp.all(decided | ~judged) & jnp.any(judged)
-    memory = jnp.max(jnp.where(judged, steps, 0))
-    return {
-        "lyapunov_exponent": lyapunov,
-        "growth": largest,
-        "growth_interval": interval,
-        "forgetting_length": jnp.where(forgets, memory, -1),
-        "off_diagonal_share": share,
-        "log_growth": growth,
-    }

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._order import model_first
 from elk_ssm._recurrence import check_length
+from elk_ssm._showing import held, named
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import evaluate
 from elk_ssm.kalman.scalar_updates import square_root
@@ -21,6 +23,7 @@ from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import at_step, to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
+from elk_ssm.solution import Status
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 
@@ -43,6 +46,15 @@ class Sample(NamedTuple):
     emissions: Array
     status: Array
 
+    @property
+    def converged(self) -> Array:
+        """Whether the evaluation converged, boolean, of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        said = named(self.status, Status)
+        return held(self, "states", "emissions", status=said)
+
 
 def sample(
     model: NonlinearSSM,
@@ -56,7 +68,7 @@ def sample(
 
     Args:
         model: The model; with a log density it needs `draw`.
-        key: A JAX random key.
+        key: A JAX random key; before the model it works too, with a warning.
         num_steps: T.
         inputs: Pytree with leading axis T; entry t drives the transition into t.
         method: How `evaluate` solves the recurrence.
@@ -79,6 +91,7 @@ def sample(
         >>> drawn.states.shape, drawn.emissions.shape
         ((50, 2), (50, 1))
     """
+    model, key = model_first(model, key, NonlinearSSM, "sample")
     steps = check_length(jax.tree.map(jnp.asarray, inputs), num_steps)
     posed = pose(model, _placeholder(model, inputs, steps), inputs)
     keys = jax.random.split(key)

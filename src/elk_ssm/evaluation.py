@@ -16,7 +16,7 @@ from elk_ssm._recurrence import (
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.mesh import shards_of
-from elk_ssm.solution import Solution, Status, int_status
+from elk_ssm.solution import Solution, Status, int_status, without_empty
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.iterates import all_iterates
 from elk_ssm.solve.method import Method
@@ -80,7 +80,8 @@ def evaluate(
             which always suffices. Without effect where `auto` does not iterate, on a
             CPU; its passes are bounded by `max_passes`.
         history: Record residual, step, noise, exact prefix and rejected states of
-            this many first iterations; where `auto` does not iterate it stays NaN.
+            this many first iterations; where `auto` does not iterate, of the last pass
+            alone, the others NaN.
         backend: Which scans to use; `"auto"` is sequential on a CPU and associative
             elsewhere.
         adjoint: How derivatives solve their linear recursion: `"sequential"` pushes
@@ -172,6 +173,7 @@ def run(recurrence: Recurrence, options: Options) -> Solution:
     rebuilt = recurrence.rebuild(states, every)
     if options.keep == "last":
         rebuilt = jax.tree.map(lambda x: x[0], rebuilt)
+    report = report._replace(history=without_empty(report.history))
     return Solution(rebuilt, *report)
 
 

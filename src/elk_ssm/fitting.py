@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held, number
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.observations import Observations
+from elk_ssm.kalman.observations import Observations, array_with_gaps
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smoothing import Smoothed, smooth
 
@@ -44,6 +45,15 @@ class Fit(NamedTuple):
     objective: Array
     statuses: Array
     smoothed: Smoothed
+
+    @property
+    def converged(self) -> Array:
+        """Whether the states at `params` converged, boolean."""
+        return self.smoothed.converged
+
+    def __repr__(self) -> str:
+        seen = {"objective": number(self.objective), "smoothed": repr(self.smoothed)}
+        return held(self, "params", **seen)
 
 
 def fit(
@@ -89,7 +99,7 @@ def fit(
     import optax  # here, so that evaluating a recurrence needs jax and numpy only
 
     tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer
-    emissions = jnp.asarray(emissions)
+    emissions = array_with_gaps(emissions)
     first = build(params)
     whole = first.log_density is not None
     seen = Observations.of(emissions, mask, whole=whole)
@@ -105,7 +115,8 @@ def fit(
         params, state, states, best = carry
         (value, result), slope = jax.value_and_grad(loss, has_aux=True)(params, states)
         best = _choose(value < best[0], (value, params), best)
-        updates, new_state = tool.update(slope, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            updates, new_state = tool.update(slope, state, params)
         fine = _finite((value, slope))
         moved = _choose(fine, optax.apply_updates(params, updates), params)
         states = jnp.where(jnp.isfinite(result.means), result.means, states)

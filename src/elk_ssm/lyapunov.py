@@ -22,7 +22,9 @@ import numpy as np
 
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
+from elk_ssm._jax import deliberate_nans
 from elk_ssm._recurrence import Recurrence, canonicalize
+from elk_ssm._showing import arrays, number, show
 from elk_ssm._types import Array, Dynamics, PyTree
 from elk_ssm.evaluation import sequential
 from elk_ssm.solve.nodes import shift
@@ -49,6 +51,13 @@ class LyapunovSpectrum(NamedTuple):
 
     exponents: Array
     errors: Array
+
+    def __repr__(self) -> str:
+        return show(
+            "LyapunovSpectrum",
+            exponents=arrays(self.exponents),
+            range=number(self.exponents),
+        )
 
     def per_time(self, dt: float) -> "LyapunovSpectrum":
         """The same per unit of time, for a flow integrated with steps of dt."""
@@ -192,8 +201,10 @@ def summarize_rates(rates: Array) -> LyapunovSpectrum:
     exponents = jnp.mean(rates, axis=0)
     order = jnp.argsort(-exponents)
     size = rates.shape[0] // _BATCHES
-    errors = jnp.full_like(exponents, jnp.nan)
+    with deliberate_nans():
+        errors = jnp.full_like(exponents, jnp.nan)
     if size >= 2:
         whole = rates[: size * _BATCHES].reshape(_BATCHES, size, -1)
         errors = jnp.std(jnp.mean(whole, axis=1), axis=0, ddof=1) / _BATCHES**0.5
-    return LyapunovSpectrum(exponents[order], errors[order])
+    with deliberate_nans():
+        return LyapunovSpectrum(exponents[order], errors[order])

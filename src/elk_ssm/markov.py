@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elk_ssm._options import check_count, check_known
+from elk_ssm._options import check_count
 from elk_ssm._trees import describe
-from elk_ssm._types import Array, PyTree
+from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.interop.blackjax import (
     MarkovKernel,
     as_kernel,
@@ -21,10 +21,10 @@ from elk_ssm.interop.blackjax import (
     mismatch,
 )
 from elk_ssm.interop.chain import Chains, run_chain
+from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
-
-_OPTIONS = {"tol", "atol", "max_iters", "history", "backend", "adjoint", "guess"}
+from elk_ssm.solve.options import Adjoint
 
 
 def chains(
@@ -39,7 +39,13 @@ def chains(
     thinning: int = 1,
     keep: str = "all",
     parameters: PyTree = None,
-    **options: Any,
+    guess: PyTree = None,
+    tol: ArrayLike | None = None,
+    atol: ArrayLike | None = None,
+    max_iters: int | None = None,
+    history: int = 0,
+    backend: Backend = "auto",
+    adjoint: Adjoint = "auto",
 ) -> Chains:
     """Run Markov chains in parallel over samples and over chains.
 
@@ -77,8 +83,13 @@ def chains(
         parameters: Pytree with a leading axis of M: what differs between chains, such
             as step sizes from `jax.vmap` over `blackjax.window_adaptation`. `kernel`
             is then a function of one chain's parameters that returns a kernel.
-        **options: `tol`, `atol`, `max_iters`, `history`, `backend`, `adjoint` and
-            `guess` (states, `(M, T, ...)`) of `evaluate`.
+        guess: First iterates, states `(M, T, ...)`.
+        tol: Relative tolerance, as for `evaluate`; so all that follow.
+        atol: Absolute tolerance.
+        max_iters: Largest number of iterations.
+        history: Record so many first iterations.
+        backend: Which scans to use.
+        adjoint: How derivatives solve their linear recursion.
 
     Returns:
         `Chains`. A failed chain does not raise, and leaves the others alone: look at
@@ -103,7 +114,7 @@ def chains(
     """
     check_count("num_samples", num_samples, 1)
     check_count("thinning", thinning, 1)
-    _check_options(options, keep, info)
+    _check_kept(keep, info)
     make = _maker(kernel, parameters)
     state, parameters = jax.tree.map(jnp.asarray, (state, parameters))
     axes = key_axes(key)
@@ -112,9 +123,11 @@ def chains(
     num_chains = len(jax.tree.leaves(starts)[0])
     _check_leading("parameters", parameters, num_chains)
     keys = _keys(axes, key, num_chains, num_samples, thinning)
-    guess = jax.tree.map(jnp.asarray, options.pop("guess", None))
+    guess = jax.tree.map(jnp.asarray, guess)
     _check_leading("guess", guess, num_chains)
-    options |= {"method": method, "keep": keep}
+    options: dict[str, Any] = {"method": method, "keep": keep, "tol": tol, "atol": atol}
+    options |= {"max_iters": max_iters, "history": history}
+    options |= {"backend": backend, "adjoint": adjoint}
 
     def one(state: PyTree, keys: Array, parameters: PyTree, guess: PyTree) -> Chains:
         entry = keys[0] if thinning == 1 else keys[0, 0]
@@ -203,8 +216,7 @@ def _check_leading(name: str, tree: PyTree, num_chains: int) -> None:
         )
 
 
-def _check_options(options: dict[str, Any], keep: str, info: Any) -> None:
-    check_known("chains", options, _OPTIONS)
+def _check_kept(keep: str, info: Any) -> None:
     if keep not in ("all", "last"):
         raise ValueError(
             f'keep must be "all" or "last"; got {keep!r}. For every k-th state use '

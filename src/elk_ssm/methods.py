@@ -6,8 +6,6 @@ Example:
     'filter'
 """
 
-from typing import Any
-
 from elk_ssm._types import ArrayLike
 from elk_ssm.solve.anderson import Anderson
 from elk_ssm.solve.auto import Auto, Strategy
@@ -63,7 +61,12 @@ def auto(
     return Auto(gate, linearization, policy, block_size, strategy, max_passes)
 
 
-def deer(**parts: Any) -> Method:
+def deer(
+    *,
+    block_size: int = 1,
+    gate: Gate | None = None,
+    linearization: Linearization | None = None,
+) -> Method:
     """DEER: Newton's method, dense Jacobians, no damping.
 
     Lim et al. (2023), arXiv 2309.12252; the noise-free limit of `elk`. Each iteration
@@ -71,7 +74,13 @@ def deer(**parts: Any) -> Method:
     iterations always.
 
     Args:
-        **parts: `block_size`, `gate`, or another `linearization`.
+        block_size: Steps C of f between two unknowns.
+        gate: Rejects what leaves the range of the exact prefix; None for no gate.
+        linearization: Another stand-in for the Jacobian than the whole one.
+
+    Raises:
+        TypeError: A part is a class, a word or a number.
+        ValueError: A block size that is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,27 +92,45 @@ def deer(**parts: Any) -> Method:
         >>> elk.Status(int(sol.status)).name
         'converged'
     """
-    return Method(**{"linearization": DenseJacobian(), **parts})
+    own = DenseJacobian() if linearization is None else linearization
+    return Method(own, gate=gate, block_size=block_size)
 
 
-def quasi_deer(**parts: Any) -> Method:
+def quasi_deer(
+    *,
+    block_size: int = 1,
+    gate: Gate | None = None,
+    linearization: Linearization | None = None,
+) -> Method:
     """Quasi-DEER: only the diagonal of the Jacobian, no damping.
 
     Gonzalez et al. (2024), arXiv 2407.19115, section 3. `(T, D)` memory.
 
     Args:
-        **parts: `block_size`, `gate`, or another `linearization`.
+        block_size: Steps C of f between two unknowns.
+        gate: Rejects what leaves the range of the exact prefix; None for no gate.
+        linearization: Another stand-in for the Jacobian than its diagonal.
+
+    Raises:
+        TypeError: A part is a class, a word or a number.
+        ValueError: A block size that is not a positive integer.
 
     Example:
         >>> import elk_ssm as elk
         >>> elk.quasi_deer(block_size=16, gate=elk.Gate()).linearization
         DiagonalJacobian(chunk=None)
     """
-    return Method(**{"linearization": DiagonalJacobian(), **parts})
+    own = DiagonalJacobian() if linearization is None else linearization
+    return Method(own, gate=gate, block_size=block_size)
 
 
 def elk(
-    noise: ArrayLike | NoisePolicy, *, estimate: Estimate = "filter", **parts: Any
+    noise: ArrayLike | NoisePolicy,
+    *,
+    estimate: Estimate = "filter",
+    block_size: int = 1,
+    gate: Gate | None = None,
+    linearization: Linearization | None = None,
 ) -> Method:
     """ELK: Newton steps damped by a Kalman filter or smoother.
 
@@ -114,11 +141,15 @@ def elk(
     Args:
         noise: s^2 > 0, a scalar, `(D,)`, `(T, 1)` or `(T, D)`, or a noise policy.
         estimate: `"filter"` (as published) or `"smoother"` (Levenberg-Marquardt).
-        **parts: `block_size`, `gate`, or another `linearization`.
+        block_size: Steps C of f between two unknowns.
+        gate: Rejects what leaves the range of the exact prefix; None for no gate.
+        linearization: Another stand-in for the Jacobian than the whole one.
 
     Raises:
-        TypeError: The noise is neither a number, an array nor a policy.
-        ValueError: A noise that is not positive, or an unknown estimate.
+        TypeError: The noise is neither a number, an array nor a policy, or another part
+            is a class, a word or a number.
+        ValueError: A noise that is not positive, an unknown estimate, or a block size
+            that is not a positive integer.
 
     Example:
         >>> import elk_ssm as elk
@@ -127,11 +158,17 @@ def elk(
         >>> elk.elk(noise=float("inf")) == elk.deer()
         True
     """
-    return deer(noise=as_policy(noise), estimate=estimate, **parts)
+    own = DenseJacobian() if linearization is None else linearization
+    return Method(own, as_policy(noise), gate, estimate, block_size)
 
 
 def quasi_elk(
-    noise: ArrayLike | NoisePolicy, *, estimate: Estimate = "filter", **parts: Any
+    noise: ArrayLike | NoisePolicy,
+    *,
+    estimate: Estimate = "filter",
+    block_size: int = 1,
+    gate: Gate | None = None,
+    linearization: Linearization | None = None,
 ) -> Method:
     """Quasi-ELK: ELK with the diagonal of the Jacobian; D scalar filters.
 
@@ -142,10 +179,18 @@ def quasi_elk(
         >>> elk.quasi_elk(elk.Annealed(1.0, growth=4.0)).noise.growth
         4.0
     """
-    return quasi_deer(noise=as_policy(noise), estimate=estimate, **parts)
+    own = DiagonalJacobian() if linearization is None else linearization
+    return Method(own, as_policy(noise), gate, estimate, block_size)
 
 
-def picard(*, anderson: int | Anderson | None = None, **parts: Any) -> Method:
+def picard(
+    *,
+    anderson: int | Anderson | None = None,
+    noise: NoisePolicy | None = None,
+    estimate: Estimate = "filter",
+    block_size: int = 1,
+    gate: Gate | None = None,
+) -> Method:
     """Picard iteration: the Jacobian is taken to be the identity.
 
     For recurrences whose steps are small, x_t = x_{t-1} + small: differential equations
@@ -154,9 +199,13 @@ def picard(*, anderson: int | Anderson | None = None, **parts: Any) -> Method:
     Args:
         anderson: Mix the steps of so many passes, by Tang et al. (2024), arXiv
             2402.09970: fewer passes and further horizons. 4 is good in general.
-        **parts: `noise`, `estimate`, `block_size`, `gate`.
+        noise: A policy for the damping, or None for none.
+        estimate: `"filter"` or `"smoother"`, with noise.
+        block_size: Steps C of f between two unknowns.
+        gate: Rejects what leaves the range of the exact prefix; None for no gate.
 
     Raises:
+        TypeError: A part is a class, a word or a number.
         ValueError: A memory that is not a positive integer, or noise besides.
 
     Example:
@@ -173,18 +222,23 @@ def picard(*, anderson: int | Anderson | None = None, **parts: Any) -> Method:
     """
     if anderson is not None and not isinstance(anderson, Anderson):
         anderson = Anderson(anderson)
-    own = {"linearization": IdentityJacobian(), "anderson": anderson}
-    return Method(**{**own, **parts})
+    own = IdentityJacobian()
+    return Method(own, noise, gate, estimate, block_size, anderson)
 
 
-def jacobi(**parts: Any) -> Method:
+def jacobi(*, block_size: int = 1, gate: Gate | None = None) -> Method:
     """Jacobi iteration: the Jacobian is taken to be zero.
 
     The first inexact state takes its value from an exact one, so n iterations make n
     states exact, and a recurrence that forgets is done sooner.
 
     Args:
-        **parts: `block_size`, `gate`.
+        block_size: Steps C of f between two unknowns.
+        gate: Rejects what leaves the range of the exact prefix; None for no gate.
+
+    Raises:
+        TypeError: A part is a class, a word or a number.
+        ValueError: A block size that is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -196,7 +250,7 @@ def jacobi(**parts: Any) -> Method:
         >>> elk.Status(int(sol.status)).name
         'converged'
     """
-    return Method(**{"linearization": ZeroJacobian(), **parts})
+    return Method(ZeroJacobian(), gate=gate, block_size=block_size)
 
 
 __all__ = [

@@ -33,6 +33,7 @@ import numpy as np
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
+from elk_ssm.linalg.structure import Dense
 from elk_ssm.solve.nodes import shift
 from elk_ssm.solve.stopping import default_tolerance
 
@@ -42,7 +43,7 @@ _EXCURSION = 5.0
 
 _STAND_INS: dict[str, Callable[[Array], Array]] = {
     "deer": lambda jacobian: jacobian,
-    "quasi_deer": lambda jacobian: jacobian * jnp.eye(jacobian.shape[-1]),
+    "quasi_deer": lambda j: Dense(j).diag(Dense(j).variances()).matrix,
     "picard": lambda j: jnp.broadcast_to(jnp.eye(j.shape[-1], dtype=j.dtype), j.shape),
     "jacobi": jnp.zeros_like,
 }
@@ -74,7 +75,7 @@ def passes_of_methods(
     largest = jnp.max(jnp.abs(before))
     tiny = jnp.finfo(states.dtype).tiny
     size = jnp.maximum(jnp.maximum(apart, 1e-3 * largest), tiny)
-    first = _limit(initial - states, size)
+    first = _limit(initial[None] - states, size)
     return {
         name: _count_passes(stand_in, pair, first, size)
         for name, stand_in in _STAND_INS.items()

@@ -5,22 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from elk_ssm._closures import hoist
-from elk_ssm._options import Asked, check_known, for_mesh, prepare
+from elk_ssm._failing import shape_of_step
+from elk_ssm._options import Asked, for_mesh, prepare
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._trees import describe
-from elk_ssm._types import Array, PyTree
+from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.evaluation import run
+from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.mesh import Shards, on_mesh, shards_of
 from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
+from elk_ssm.solve.options import Adjoint, Kernel
 from elk_ssm.solve.replay import replay_outputs
-
-_OPTIONS = {"guess", "tol", "atol", "max_iters", "history", "backend", "adjoint"}
-_OPTIONS |= {"kernel"}
-_OPTIONS |= {"mesh", "axis_name"}
 
 
 def scan(
@@ -32,7 +32,15 @@ def scan(
     unroll: int | bool = 1,
     *,
     method: Method | Auto | None = None,
-    **options: Any,
+    guess: PyTree = None,
+    tol: ArrayLike | None = None,
+    atol: ArrayLike | None = None,
+    max_iters: int | None = None,
+    backend: Backend = "auto",
+    adjoint: Adjoint = "auto",
+    kernel: Kernel | None = None,
+    mesh: Mesh | None = None,
+    axis_name: str = "time",
 ) -> tuple[PyTree, PyTree]:
     """Drop-in for `jax.lax.scan(f, init, xs)` that evaluates the carry in parallel.
 
@@ -49,7 +57,15 @@ def scan(
         reverse: Run from the last x to the first, as `lax.scan` does.
         unroll: Accepted for compatibility; it has no effect.
         method: See `evaluate`.
-        **options: Further options of `evaluate`, `mesh` and `axis_name` among them.
+        guess: First iterate of the carry; see `evaluate`, as for all that follow.
+        tol: Relative tolerance.
+        atol: Absolute tolerance.
+        max_iters: Largest number of iterations.
+        backend: Which scans to use.
+        adjoint: How derivatives solve their linear recursion.
+        kernel: `"pallas"` for passes of `auto` as one kernel.
+        mesh: Devices over which time is sharded.
+        axis_name: Name of the axis of the mesh for time.
 
     Returns:
         The final carry and the stacked outputs ys.
@@ -70,11 +86,21 @@ def scan(
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
 
-    check_known("scan", options, _OPTIONS)
-    shards = shards_of(options.pop("mesh", None), options.pop("axis_name", "time"))
+    shards = shards_of(mesh, axis_name)
     init, xs = for_mesh(shards, "scan", init, xs)
     recurrence = canonicalize(carry_only, init, xs, length)
-    asked = Asked(method, fall_back=True, shards=shards, **options)
+    asked = Asked(
+        method=method,
+        guess=guess,
+        tol=tol,
+        atol=atol,
+        max_iters=max_iters,
+        backend=backend,
+        adjoint=adjoint,
+        fall_back=True,
+        shards=shards,
+        kernel=kernel,
+    )
     states = run(recurrence, prepare(recurrence, asked)).states
     if recurrence.function.has_vjp_rules:
         states, ys = _replay_both(f, recurrence, states)
@@ -128,7 +154,7 @@ def check_pair(f: Any, init: PyTree, xs: PyTree) -> None:
     if not callable(f):
         raise TypeError(f"f must be callable; got {type(f).__name__}.")
     first = jax.tree.map(lambda x: jnp.asarray(x)[0] if jnp.ndim(x) else x, xs)
-    found = jax.eval_shape(f, init, first)
+    found = shape_of_step(f, init, first)
     if not (isinstance(found, tuple) and len(found) == 2):
         raise TypeError(
             "f must return a pair (carry, y), as for jax.lax.scan; got "

@@ -1,12 +1,13 @@
 """Smoothing of nonlinear state-space models: the trajectory that real data suggest."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from elk_ssm._jax import deliberate_nans
 from elk_ssm._loop import status_of
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
@@ -30,43 +31,10 @@ from elk_ssm.nssm.shards import on_shards
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
-from elk_ssm.solution import Status
+from elk_ssm.solution import Smoothed, Status
 from elk_ssm.surrogate.noise import GainRatio, NoisePolicy
 
 DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
-
-
-class Smoothed(NamedTuple):
-    """A smoothed trajectory.
-
-    Attributes:
-        means: The mode, `(T, D)`.
-        covariances: Of the Gaussian approximation at the mode, `(T, D, D)`, positive
-            definite when converged.
-        log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
-            Laplace with Gauss-Newton curvature otherwise), `()`.
-        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
-        status: Value of a `Status`, `()`.
-        num_iters: Passes done, Newton's included, `()`.
-        step_norm: Largest entry of the last step relative to the states' size, `()`.
-        filtered_means: Of the model expanded at the mode, `(T, D)`.
-        filtered_covariances: Likewise, `(T, D, D)`.
-
-    Example:
-        >>> import elk_ssm as elk
-        >>> elk.Smoothed._fields[:4]
-        ('means', 'covariances', 'log_likelihood', 'log_posterior')
-    """
-
-    means: Array
-    covariances: Array
-    log_likelihood: Array
-    log_posterior: Array
-    status: Array
-    num_iters: Array
-    step_norm: Array
-    filtered_means: Array
-    filtered_covariances: Array
 
 
 def smooth(
@@ -200,7 +168,9 @@ def extended_smoother(
         (4, 1)
     """
     check_backend(backend)
-    return _extended(pose(model, emissions, inputs, mask), backend)
+    found = _extended(pose(model, emissions, inputs, mask), backend)
+    with deliberate_nans():  # One pass has no step that could be small.
+        return found._replace(step_norm=jnp.full_like(found.step_norm, jnp.nan))
 
 
 def log_prob(
@@ -284,7 +254,7 @@ def _extended(posed: Posed, backend: Backend) -> Smoothed:
         log_posterior=log_joint(posed, means),
         status=status_of(broken, otherwise=Status.converged),
         num_iters=jnp.asarray(1, jnp.int32),
-        step_norm=jnp.asarray(jnp.nan, means.dtype),
+        step_norm=jnp.asarray(0, means.dtype),
         filtered_means=posterior.filtered_means,
         filtered_covariances=to_dense(posterior.filtered_covariances),
     )

@@ -1,70 +1,14 @@
 """What a solve returns: states, a status that advises, and what happened on the way."""
 
-import enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._jax import deliberate_nans
+from elk_ssm._showing import arrays, as_html, held, known, named, number, show
+from elk_ssm._status import Status, int_status
 from elk_ssm._types import Array, PyTree
-
-
-class Status(enum.IntEnum):
-    """How a solve ended. The members are integers, so they live inside `jit`.
-
-    Example:
-        >>> import elk_ssm as elk
-        >>> elk.Status(1).name
-        'max_iters_reached'
-        >>> "max_iters" in elk.Status(1).message
-        True
-    """
-
-    converged = 0
-    max_iters_reached = 1
-    nonfinite = 2
-    precision_limit = 3
-    saddle = 4
-    unbounded = 5
-
-    @property
-    def message(self) -> str:
-        """What the status means and what to try."""
-        return _MESSAGES[self]
-
-
-_MESSAGES = {
-    Status.converged: (
-        "Residuals, undamped steps and the error that they add up to are below "
-        "tolerance, or every state is provably exact."
-    ),
-    Status.max_iters_reached: (
-        "The iteration was cut off before it converged. The states are the last "
-        "iterate. Raise max_iters, or try another method or noise."
-    ),
-    Status.nonfinite: (
-        "f itself returned a non-finite value on the true trajectory, at the step "
-        "given by failed_step; the states after it repeat the last finite one. No "
-        "method can go past it; check f, its parameters and "
-        "the inputs there."
-    ),
-    Status.precision_limit: (
-        "The residual is at the rounding floor but the trajectory amplifies rounding "
-        "by more than the tolerance allows, as chaotic recurrences do. The states are "
-        "a trajectory of f up to rounding; step_norm estimates the error. Use float64 "
-        "or a larger tol."
-    ),
-    Status.saddle: (
-        "The log posterior has no slope at the states but bends upwards along some "
-        "direction, and no step along it raised it by more than rounding: they are no "
-        "mode. Try another guess, or float64."
-    ),
-    Status.unbounded: (
-        "The log posterior grows without bound, so there is no mode. The states are "
-        "the last iterate. Look for a log density that grows faster than the Gaussian "
-        "terms fall, or for a covariance that a state can drive to zero."
-    ),
-}
 
 
 class History(NamedTuple):
@@ -100,6 +44,26 @@ class History(NamedTuple):
     exact: Array
     set_back: Array
 
+    def __repr__(self) -> str:
+        return show(
+            "History",
+            shape=arrays(self.residual_norm),
+            residual_norm=_first_to_last(self.residual_norm),
+            step_norm=_first_to_last(self.step_norm),
+        )
+
+
+EMPTY = float("-inf")
+"""What stands for no record while a program runs: JAX may be set to refuse NaN."""
+
+
+def without_empty(history: History | None) -> History | None:
+    """Return a history in which what was not recorded is NaN."""
+    if history is None:
+        return None
+    with deliberate_nans():
+        return History(*(jnp.where(x == EMPTY, jnp.nan, x) for x in history))
+
 
 class Solution(NamedTuple):
     """The result of `evaluate` and `sequential`.
@@ -116,7 +80,7 @@ class Solution(NamedTuple):
         failed_step: Position in time (0 for the first step) at which f returned a
             non-finite value on the true trajectory, or -1. Shape `()`.
         history: `History` of the first iterations, or None when not asked for.
-        plan: What `auto` chose and why (`plan.describe()`), None for other methods.
+        plan: How it was evaluated and why: `plan.describe()`. None for `sequential`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -138,24 +102,97 @@ class Solution(NamedTuple):
     history: History | None = None
     plan: Any = None
 
+    @property
+    def converged(self) -> Array:
+        """Whether it converged, a boolean array of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        return show("Solution", **solved(self))
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def solved(result: Any) -> dict[str, Any]:
+    """Return what `Solution` and its siblings show of themselves."""
+    plan = None if result.plan is None else repr(result.plan.describe())
+    failed = known(result.failed_step)
+    return {
+        "states": arrays(result.states),
+        "status": named(result.status, Status),
+        "num_iters": number(result.num_iters),
+        "residual_norm": number(result.residual_norm),
+        "failed_step": None if failed is None or np.all(failed < 0) else str(failed),
+        "plan": plan,
+    }
+
+
+def _first_to_last(recorded: Any) -> str:
+    """Return the first number that was recorded and the last one."""
+    found = known(recorded)
+    if found is None:
+        return "traced"
+    found = found[np.isfinite(found)]
+    return f"{found[0]:.2g} to {found[-1]:.2g}" if found.size else "not recorded"
+
+
+class Smoothed(NamedTuple):
+    """A smoothed trajectory.
+
+    Attributes:
+        means: The mode, `(T, D)`.
+        covariances: Of the Gaussian approximation at the mode, `(T, D, D)`, positive
+            definite when converged.
+        log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
+            Laplace with Gauss-Newton curvature otherwise), `()`.
+        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
+        status: Value of a `Status`, `()`.
+        num_iters: Passes done, Newton's included, `()`.
+        step_norm: Largest entry of the last step relative to the states' size, `()`.
+        filtered_means: Of the model expanded at the mode, `(T, D)`.
+        filtered_covariances: Likewise, `(T, D, D)`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.Smoothed._fields[:4]
+        ('means', 'covariances', 'log_likelihood', 'log_posterior')
+    """
+
+    means: Array
+    covariances: Array
+    log_likelihood: Array
+    log_posterior: Array
+    status: Array
+    num_iters: Array
+    step_norm: Array
+    filtered_means: Array
+    filtered_covariances: Array
+
+    @property
+    def converged(self) -> Array:
+        """Whether it converged, boolean, of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        return held(
+            self,
+            "means",
+            status=named(self.status, Status),
+            num_iters=number(self.num_iters),
+            step_norm=number(self.step_norm),
+            log_likelihood=number(self.log_likelihood),
+        )
+
 
 class _Solved(Protocol):
-    """What `Solution` and `Chains` have in common."""
+    """What all results of a solve have in common."""
 
     @property
     def status(self) -> Array: ...
 
-    @property
-    def num_iters(self) -> Array: ...
 
-    @property
-    def residual_norm(self) -> Array: ...
-
-    @property
-    def failed_step(self) -> Array: ...
-
-
-_S = TypeVar("_S", bound=_Solved)
+_S = TypeVar("_S")
 
 
 def raise_if_failed(solution: _S) -> _S:
@@ -165,7 +202,8 @@ def raise_if_failed(solution: _S) -> _S:
     `vmap`) raises when any element failed, and the message names the elements.
 
     Args:
-        solution: A `Solution`, batched or not, or `Chains`.
+        solution: A `Solution`, `Smoothed`, `Sample`, `Chains`, `NoiseSweep` or `Fit`
+            (of which the smoothed states count), batched or not.
 
     Returns:
         The solution itself, so that the call can be chained.
@@ -182,8 +220,14 @@ def raise_if_failed(solution: _S) -> _S:
         >>> int(elk.raise_if_failed(sol).status)
         0
     """
+    solve: Any = getattr(solution, "smoothed", solution)
+    if not hasattr(solve, "status"):
+        raise TypeError(
+            "raise_if_failed takes a result with a status, such as a Solution; got "
+            f"{type(solution).__name__}."
+        )
     try:
-        status = np.asarray(solution.status)
+        status = np.asarray(solve.status)
     except Exception as error:  # jax raises its own tracer errors, by version
         raise TypeError(
             "raise_if_failed needs concrete values; call it outside jit, vmap and "
@@ -192,7 +236,7 @@ def raise_if_failed(solution: _S) -> _S:
     failed = np.argwhere(status != Status.converged)
     if failed.size == 0 and not (status != Status.converged).any():
         return solution
-    raise RuntimeError(_failure_report(solution, status, failed))
+    raise RuntimeError(_failure_report(solve, status, failed))
 
 
 def _failure_report(solution: _Solved, status: np.ndarray, failed: np.ndarray) -> str:
@@ -205,21 +249,52 @@ def _failure_report(solution: _Solved, status: np.ndarray, failed: np.ndarray) -
         more = f" and {len(where) - 8} more" if len(where) > 8 else ""
         place = f" in batch elements {shown}{more}" if status.ndim else ""
         lines.append(
-            f"{member.name}{place}: {member.message}{_detail(solution, where)}"
+            f"{member.name}{place}: {_advice(member, solution, where[0])}"
+            f"{_detail(solution, where)}"
         )
     return "The solve did not converge.\n" + "\n".join(lines)
 
 
 def _detail(solution: _Solved, where: list[tuple[int, ...]]) -> str:
-    first = where[0]
-    iters, residual, step = (
-        np.asarray(x)[first]
-        for x in (solution.num_iters, solution.residual_norm, solution.failed_step)
-    )
-    text = f" (iterations {int(iters)}, residual {float(residual):.3g}"
-    return text + (f", failed_step {int(step)})" if int(step) >= 0 else ")")
+    """Return the numbers of the first failure, as far as the result has them."""
+    said = []
+    for field, name in _DETAILS.items():
+        found = getattr(solution, field, None)
+        if found is None:
+            continue
+        value = np.asarray(found)[where[0]]
+        if field != "failed_step" or value >= 0:
+            digits = ".3g" if value.dtype.kind == "f" else "d"
+            said.append(f"{name} {value.item():{digits}}")
+    return f" ({', '.join(said)})" if said else ""
 
 
-def int_status(status: Status) -> Array:
-    """A status as the int32 array that solutions carry."""
-    return jnp.asarray(int(status), jnp.int32)
+_DETAILS = {"num_iters": "iterations", "residual_norm": "residual"}
+_DETAILS |= {"step_norm": "step", "failed_step": "failed_step"}
+
+
+def _advice(status: Status, solution: Any, first: tuple[int, ...]) -> str:
+    """Return what a status means, for the method that ended with it."""
+    plan = getattr(solution, "plan", None)
+    if status != Status.precision_limit or plan is None:
+        return status.message
+    if np.asarray(plan.without_jacobian)[first]:
+        return (
+            "The residual is at the rounding floor, but a method without Jacobians "
+            "cannot tell by its steps whether the error is below the tolerance. Try "
+            "elk.deer(), elk.auto(), float64 or a larger tol."
+        )
+    return status.message
+
+
+__all__ = [
+    "EMPTY",
+    "History",
+    "Smoothed",
+    "Solution",
+    "Status",
+    "int_status",
+    "raise_if_failed",
+    "solved",
+    "without_empty",
+]

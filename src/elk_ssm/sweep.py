@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from elk_ssm._options import concrete_method
 from elk_ssm._recurrence import canonicalize
+from elk_ssm._showing import arrays, known, named, number, show
 from elk_ssm._types import Array, ArrayLike, Dynamics, PyTree
 from elk_ssm.evaluation import evaluate
+from elk_ssm.parallel.backend import Backend
 from elk_ssm.solution import Status
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.jacobians import DiagonalJacobian
@@ -48,6 +50,21 @@ class NoiseSweep(NamedTuple):
     history: Array | None = None
 
     @property
+    def converged(self) -> Array:
+        """Whether each noise converged, boolean, of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        best = int(self.best) if known(self.status) is not None else -1
+        return show(
+            "NoiseSweep",
+            noises=arrays(self.noises),
+            status=named(self.status, Status),
+            num_iters=number(self.num_iters),
+            best=number(self.noises[best]) if best >= 0 else None,
+        )
+
+    @property
     def best(self) -> Array:
         """Position of the converged noise with the fewest iterations, -1 if none."""
         converged = self.status == Status.converged
@@ -63,7 +80,12 @@ def sweep_noise(
     *,
     method: Method | None = None,
     history: int = 0,
-    **options: Any,
+    length: int | None = None,
+    guess: PyTree = None,
+    tol: ArrayLike | None = None,
+    atol: ArrayLike | None = None,
+    max_iters: int | None = None,
+    backend: Backend = "auto",
 ) -> NoiseSweep:
     """Run a method with every one of a grid of constant noises s^2.
 
@@ -78,8 +100,12 @@ def sweep_noise(
         method: Its linearisation, estimate, gate and blocks are used. Default is
             quasi-ELK.
         history: Record the residuals of this many first iterations.
-        **options: Further options of `evaluate` (`length`, `guess`, `tol`,
-            `atol`, `max_iters`, `backend`).
+        length: T, needed when there are no inputs.
+        guess: First iterate, as for `evaluate`.
+        tol: Relative tolerance.
+        atol: Absolute tolerance.
+        max_iters: Largest number of iterations.
+        backend: Which scans to use.
 
     Returns:
         A `NoiseSweep`. The trajectories are not kept: a converged one does not depend
@@ -104,7 +130,7 @@ def sweep_noise(
     if grid.ndim != 1:
         raise ValueError(f"noises must be one-dimensional; got shape {grid.shape}.")
     check_positive("noises", grid)
-    recurrence = canonicalize(f, initial_state, inputs, options.get("length"))
+    recurrence = canonicalize(f, initial_state, inputs, length)
     base = Method(DiagonalJacobian()) if method is None else method
     concrete_method(base, recurrence, "sweep_noise")
     grid = grid.astype(recurrence.initial.dtype)
@@ -112,7 +138,17 @@ def sweep_noise(
     def run(noise: Array) -> tuple[Array, Array, Array, Array | None]:
         damped = replace(base, noise=Constant(noise))
         solution = evaluate(
-            f, initial_state, inputs, method=damped, history=history, **options
+            f,
+            initial_state,
+            inputs,
+            length=length,
+            method=damped,
+            guess=guess,
+            tol=tol,
+            atol=atol,
+            max_iters=max_iters,
+            history=history,
+            backend=backend,
         )
         seen = solution.history
         return (

@@ -203,7 +203,7 @@ def test_dynamics_without_noise(x64):
     dense = diagonal._replace(dynamics_weights=jnp.full((1, 1), 0.5))
     large = lgssm_smoother(dense, jnp.asarray(y), backend="sequential")
     assert np.allclose(small.smoothed_means, large.smoothed_means, rtol=1e-12)
-    draws = lgssm_sample(jax.random.key(0), dense, jnp.asarray(y), num_samples=3)
+    draws = lgssm_sample(dense, jax.random.key(0), jnp.asarray(y), num_samples=3)
     follows = 0.5 * draws[:, :-1] + 1
     assert np.allclose(draws[:, 1:], follows, rtol=1e-12)
 

@@ -128,7 +128,7 @@ def test_the_limit_of_wide_priors_in_values_gradients_and_draws():
     difference = (at(1 + h) - at(1 - h)) / (2 * h)
     np.testing.assert_allclose(slope, difference, rtol=1e-6)
     model = model_of(1.0, elk.Diffuse())
-    draws = elk.lgssm_sample(jax.random.key(0), model, y, num_samples=4000)
+    draws = elk.lgssm_sample(model, jax.random.key(0), y, num_samples=4000)
     found = elk.lgssm_smoother(model, y)
     spread = np.sqrt(
         np.diagonal(to_dense(found.smoothed_covariances), axis1=1, axis2=2)

@@ -76,7 +76,7 @@ def grouped(kind, T=7, count=2):
 def every_task(model, emissions, backend):
     options = {"cross_covariances": True, "backend": backend}
     smoothed = elk.lgssm_smoother(model, emissions, **options)
-    drawn = elk.lgssm_sample(jax.random.key(0), model, emissions, backend=backend)
+    drawn = elk.lgssm_sample(model, jax.random.key(0), emissions, backend=backend)
     ahead = elk.lgssm_predict(model, emissions[:5], 2, backend=backend)
     return smoothed, drawn, ahead
 

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._showing import as_html, show
 from elk_ssm._trees import Split, is_float
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import evaluate
 from elk_ssm.interop.blackjax import KernelStep
-from elk_ssm.solution import History, Solution, Status, int_status
+from elk_ssm.solution import History, Solution, Status, int_status, solved
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.nodes import shift
 from elk_ssm.surrogate.jacobians import ZeroJacobian
@@ -59,6 +60,17 @@ class Chains(NamedTuple):
     history: History | None = None
     plan: Any = None
     info: PyTree = None
+
+    @property
+    def converged(self) -> Array:
+        """Whether each chain converged, boolean, of the shape of `status`."""
+        return self.status == Status.converged
+
+    def __repr__(self) -> str:
+        return show("Chains", **solved(self))
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def run_chain(

@@ -89,7 +89,7 @@ class _KeptFilter(_Apart[Kept, Kept]):
         emission = self.rows(entry)
         scale = jnp.max(jnp.abs(into.noise))
         found, seen, logs = condition_run_with_evidence(*through, emission, scale)
-        logs = logs + LOG_TWO_PI * jnp.sum(emission.observed)
+        logs = logs + LOG_TWO_PI * jnp.sum(emission.observed, dtype=logs.dtype)
         rows, residual = compress_with_residual(jnp.concatenate([seen, rows]))
         state = Kept(Run(*found, rows), evidence + logs + residual)
         return state, state

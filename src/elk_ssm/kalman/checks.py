@@ -62,5 +62,18 @@ def check_covariance(name: str, covariance: Operator) -> None:
         )
 
 
+def expect_shape(
+    name: str,
+    shape: tuple[int, ...],
+    static: tuple[int, ...],
+    times: tuple[int, ...] = (),
+) -> None:
+    """Raise `ValueError` unless a shape is the static one, or that with time first."""
+    allowed = {static, (*times, *static)}
+    if tuple(shape) not in allowed:
+        wanted = " or ".join(map(str, sorted(allowed, key=len)))
+        raise ValueError(f"{name} must have shape {wanted}; got {tuple(shape)}.")
+
+
 def _place(bad: np.ndarray) -> str:
     return str(tuple(map(int, np.argwhere(bad)[0])))

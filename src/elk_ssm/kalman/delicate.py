@@ -19,7 +19,7 @@ from jax import Array
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import rounding_of
 from elk_ssm.kalman.scalar_updates import whiten_emission, whitener_of
-from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.small import matmul, matvec, raised
 from elk_ssm.linalg.structure import to_dense, variances_of
 
 # Of the square root of the rounding: how little noise the quick smoother bears.
@@ -44,7 +44,7 @@ def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -
     sizes = matvec(H * H, jnp.diagonal(covs, axis1=-2, axis2=-1))
     if ahead:
         sizes = jnp.maximum(sizes, jnp.concatenate([sizes[:1], sizes[:-1]]))
-    enough = variances > jnp.abs(rounding_of(sizes))
+    enough = raised(variances, sizes.ndim) > jnp.abs(rounding_of(sizes))
     return jnp.any(problem.observed & ~enough)
 
 
@@ -59,4 +59,4 @@ def has_exact_dynamics(problem: Problem, covs: Array) -> Array:
         F = matmul(inverse, F)
     sizes = matvec(F * F, jnp.diagonal(covs, axis1=-2, axis2=-1)[:-1])
     least = _LEAST * jnp.finfo(sizes.dtype).eps ** 0.5 * jnp.abs(sizes)
-    return jnp.any(~(variances > least))
+    return jnp.any(~(raised(variances, least.ndim) > least))

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
+from elk_ssm._jax import deliberate_nans
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.form import Form, chosen_form
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
+from elk_ssm.kalman.observations import array_with_gaps
 from elk_ssm.linalg.structure import (
     Operator,
     unified,
@@ -112,14 +114,15 @@ def lgssm_predict(
 
 def _extended(emissions: Array, mask: Array | None, horizon: int):
     """Append `horizon` missing steps to the data."""
-    emissions = jnp.asarray(emissions)
+    emissions = array_with_gaps(emissions)
     if emissions.ndim != 2:
         raise ValueError(f"emissions must be (T, E); got shape {emissions.shape}.")
     if mask is not None:
         mask = jnp.asarray(mask)
         mask = jnp.concatenate([mask, jnp.zeros((horizon, *mask.shape[1:]), bool)])
-    gap = jnp.full((horizon, emissions.shape[1]), jnp.nan, emissions.dtype)
-    return jnp.concatenate([emissions, gap]), mask
+    with deliberate_nans():
+        gap = jnp.full((horizon, emissions.shape[1]), jnp.nan, emissions.dtype)
+        return jnp.concatenate([emissions, gap]), mask
 
 
 def _latest(operator: Operator, horizon: int) -> Operator:

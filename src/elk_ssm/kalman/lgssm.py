@@ -27,9 +27,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm._jax import is_traced
-from elk_ssm.kalman.checks import check_covariance, check_numbers
+from elk_ssm._showing import held
+from elk_ssm.kalman.checks import check_covariance, check_numbers, expect_shape
 from elk_ssm.kalman.initial import Diffuse, Stationary, initial_operator, is_diffuse
-from elk_ssm.kalman.observations import Observations
+from elk_ssm.kalman.observations import Observations, array_with_gaps
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import (
     Matrix,
@@ -84,6 +85,9 @@ class LGSSM(NamedTuple):
     dynamics_input_weights: Array | None = None
     emission_bias: Array | None = None
     emission_input_weights: Array | None = None
+
+    def __repr__(self) -> str:
+        return held(self, *self._fields)
 
     @property
     def state_dim(self) -> int:
@@ -155,19 +159,21 @@ def pose(
             no model (see `checks`).
         TypeError: something is not of a float dtype, or the mask is not boolean.
     """
-    emissions = jnp.asarray(emissions)
+    if not isinstance(model, LGSSM):
+        raise TypeError(f"expected an LGSSM first; got {type(model).__name__}.")
+    emissions = array_with_gaps(emissions)
     if emissions.ndim != 2:
         raise ValueError(f"emissions must be (T, E); got shape {emissions.shape}.")
     if inputs is not None and jnp.ndim(inputs) != 2:
         raise ValueError(f"inputs must be (T, U); got shape {jnp.shape(inputs)}.")
     dtype = _common_dtype(model, emissions, inputs)
     (T, E), D = emissions.shape, jnp.shape(model.initial_mean)[-1]
-    _expect("initial_mean", jnp.shape(model.initial_mean), (D,))
+    expect_shape("initial_mean", jnp.shape(model.initial_mean), (D,))
     operators = _operators(model, T, D, E, dtype)
     drive = (model.dynamics_bias, model.dynamics_input_weights)
     offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
     shift = emission_offsets(model, inputs, (T, E), dtype)
-    seen = Observations.of(emissions.astype(dtype), mask)
+    seen = Observations.of(array_with_gaps(emissions, dtype), mask)
     seen = seen.only(~jnp.isinf(variances_of(operators[4]))).minus(shift)
     for name in ("initial_mean", "emission_bias"):
         check_numbers(name, getattr(model, name))
@@ -182,7 +188,7 @@ def emission_offsets(
     model: LGSSM, inputs: Array | None, shape: tuple[int, ...], dtype: Any
 ) -> Array:
     """Return d + D u for every step, `(T, E)`."""
-    drive = (model.emission_bias, model.emission_input_weights)
+    drive = model.emission_bias, model.emission_input_weights
     return _offsets("emission", *drive, inputs, shape, dtype)
 
 
@@ -248,25 +254,13 @@ def expect_matrix(
     """Check a matrix that is static or has a leading axis of `times`."""
     if operator.mixes:
         shape = jax.eval_shape(operator.to_dense).shape
-        _expect(name, shape, (rows, columns), times)
+        expect_shape(name, shape, (rows, columns), times)
         return
     if rows != columns:
         raise ValueError(
             f"{name} is declared diagonal but must be ({rows}, {columns}); use Dense."
         )
-    _expect(f"{name} (diagonal)", operator.array.shape, (columns,), times)
-
-
-def _expect(
-    name: str,
-    shape: tuple[int, ...],
-    static: tuple[int, ...],
-    times: tuple[int, ...] = (),
-) -> None:
-    allowed = {static, (*times, *static)}
-    if tuple(shape) not in allowed:
-        wanted = " or ".join(str(one) for one in sorted(allowed, key=len))
-        raise ValueError(f"{name} must have shape {wanted}; got {tuple(shape)}.")
+    expect_shape(f"{name} (diagonal)", operator.array.shape, (columns,), times)
 
 
 def _offsets(
@@ -281,14 +275,14 @@ def _offsets(
     steps, size = shape
     total = jnp.zeros(shape, dtype)
     if bias is not None:
-        _expect(f"{kind}_bias", jnp.shape(bias), (size,), (steps,))
+        expect_shape(f"{kind}_bias", jnp.shape(bias), (size,), (steps,))
         total = total + jnp.asarray(bias, dtype)
     if inputs is None or input_weights is None:
         return total
     width = jnp.shape(inputs)[1]
-    _expect("inputs", jnp.shape(inputs), (steps, width))
+    expect_shape("inputs", jnp.shape(inputs), (steps, width))
     name = f"{kind}_input_weights"
-    _expect(name, jnp.shape(input_weights), (size, width), (steps,))
+    expect_shape(name, jnp.shape(input_weights), (size, width), (steps,))
     if width == 0:
         return total
     unused = kind == "dynamics"

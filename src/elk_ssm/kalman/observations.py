@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm._jax import deliberate_nans
 from elk_ssm.kalman.scalar_updates import Rows, isolated, whiten
-from elk_ssm.linalg.small import matmul, matvec
+from elk_ssm.linalg.small import matmul, matvec, raised
 from elk_ssm.linalg.structure import Operator
 
 
@@ -77,11 +78,12 @@ class Observations(NamedTuple):
         # A log density may be undefined at zero: a value that occurs is a safe
         # stand-in. Picked by a sum: indexing would gather emissions that are sharded.
         first = jnp.arange(observed.shape[0])[:, None] == jnp.argmax(observed[:, 0])
-        stand_in = jnp.sum(jnp.where(first & observed, emissions, 0), axis=0)
+        stand_in = jnp.sum(jnp.where(first & observed, emissions, 0), axis=0)[None]
         return cls(jnp.where(observed, emissions, stand_in), observed)
 
     def only(self, condition: Array) -> "Observations":
         """Count what does not fulfil a condition as missing too."""
+        condition = raised(condition, self.observed.ndim)
         return self._replace(observed=self.observed & condition)
 
     def minus(self, means: Array) -> "Observations":
@@ -90,8 +92,8 @@ class Observations(NamedTuple):
         return self._replace(values=left)
 
     def num_observed(self) -> Array:
-        """Return how many entries were observed, or steps, `()`."""
-        return jnp.sum(self.observed)
+        """Return how many entries were observed, or steps, `()`, as a real number."""
+        return jnp.sum(self.observed, dtype=self.values.dtype)
 
     # ------------------------------------------------------------------ of one step
 
@@ -110,6 +112,18 @@ class Observations(NamedTuple):
     def log_density(self, density: Callable[[Array], Array]) -> Array:
         """Return another log density of a step; zero if it is missing."""
         return jnp.where(self.observed[0], density(self.values), 0)
+
+
+def array_with_gaps(emissions: Any, dtype: Any = None) -> Array:
+    """Return emissions as an array, in which NaN mark what is missing."""
+    try:
+        with deliberate_nans():
+            return jnp.asarray(emissions, dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "emissions must be an array of numbers, rows of one length, NaN where "
+            f"missing; got {type(emissions).__name__}."
+        ) from error
 
 
 def _checked(mask: Any, shape: tuple[int, ...]) -> Any:

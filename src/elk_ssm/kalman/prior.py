@@ -58,8 +58,8 @@ def moments(prior: Prior, kept: Kept) -> Moments:
     # An open direction reaches a dimension of the state by more than by rounding.
     sizes = jnp.abs(through) + matmul(jnp.abs(Y), jnp.abs(T))
     reached = jnp.abs(Y) > _RANK * len(m) * jnp.finfo(m.dtype).eps * sizes
-    far = jnp.any(reached & open_, axis=1)
-    Y = jnp.where(open_ | far[:, None], 0, Y)
+    far = jnp.any(reached & open_[None, :], axis=1)
+    Y = jnp.where(open_[None, :] | far[:, None], 0, Y)
     cov = jnp.where(jnp.diag(far), jnp.inf, matmul(Y, transpose(Y)) + C)
     return matvec(A, m) + b + matvec(Y, w), cov, log_likelihood
 
@@ -84,7 +84,12 @@ def _echelon(table: Array, known: Array) -> tuple[Array, Array, Array, Array]:
         x = jnp.where(index >= row, table[:, k], 0)
         free = ~known[k] & ~(jnp.sum(x * x) > least[k])
         table = jnp.where(free, table, reflected(table, x, row))
-        return table, row + ~free, rows.at[k].set(row), open_.at[k].set(free)
+        return (
+            table,
+            row + (~free).astype(row.dtype),
+            rows.at[k].set(row),
+            open_.at[k].set(free),
+        )
 
     start = table, jnp.zeros((), int), jnp.zeros(size, int), jnp.zeros(size, bool)
     table, row, rows, open_ = lax.fori_loop(0, size, clear, start)
@@ -103,7 +108,7 @@ def _solve_lower(lower: Array, rhs: Array) -> Array:
     def clear(k: int | Array, x: Array) -> Array:
         row = x[k] / lower[k, k]
         below = jnp.where(index > k, lower[:, k], 0)
-        return (x - below[:, None] * row).at[k].set(row)
+        return (x - below[:, None] * row[None]).at[k].set(row)
 
     return over_pivots(size, clear, rhs)
 
@@ -112,6 +117,6 @@ def prior_of(problem: Problem) -> Prior:
     """Return the prior of a problem; a variance of inf is a diffuse dimension."""
     covariance = to_dense(problem.initial_covariance)
     diffuse = jnp.isinf(jnp.diagonal(covariance))
-    finite = jnp.where(diffuse[:, None] | diffuse, 0, covariance)
+    finite = jnp.where(diffuse[:, None] | diffuse[None, :], 0, covariance)
     known = jnp.where(diffuse, 0, 1).astype(covariance.dtype)
     return Prior(problem.initial_mean, square_root(finite) + jnp.diag(1 - known), known)

@@ -101,7 +101,8 @@ def _condition_backward(
         E, L = carry
         h, q, target = row
         L, K, _ = condition_row(L, h, *project(L, h), q, True)
-        return E + K[:, None] * (target - jnp.sum(E * h[:, None], axis=0)), L
+        left = target - jnp.sum(E * h[:, None], axis=0)
+        return E + K[:, None] * left[None, :], L
 
     inverse = whitener.inverse
     rows = (matmul(inverse, weights), whitener.variances, inverse)

@@ -129,7 +129,7 @@ def _take_in_all(
         if evidence:
             log_variance = -jnp.log(jnp.where(inverse > 0, inverse, 1))
             seen = jnp.append(seen, log_variance)
-        return (A - K[:, None] * back, b + K * error, C), seen
+        return (A - K[:, None] * back[None, :], b + K * error, C), seen
 
     run, rows = (A, b, C), (*emission, floors)
     (A, b, C), rows = over_rows(take_in, run, rows, collect=True)
@@ -178,7 +178,8 @@ def reflected(table: Array, x: Array, row: int | Array) -> Array:
     length = safe_sqrt(square)
     v = x + jnp.where(here, jnp.where(pivot < 0, -length, length), 0.0)
     beta = reciprocal(square + jnp.abs(pivot) * length, square > 0)
-    return table - v[:, None] * (beta * jnp.sum(v[:, None] * table, axis=0))
+    along = jnp.sum(v[:, None] * table, axis=0, keepdims=True)
+    return table - v[:, None] * (beta * along)
 
 
 def _compress_column(rows: Array) -> tuple[Array, Array]:

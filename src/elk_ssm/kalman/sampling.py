@@ -15,6 +15,7 @@ from functools import partial
 import jax
 from jax import Array
 
+from elk_ssm._order import model_first
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.apart import links_apart
 from elk_ssm.kalman.form import Form, chosen_form
@@ -29,8 +30,8 @@ from elk_ssm.parallel.time_axis import TimeAxis
 
 
 def lgssm_sample(
-    key: Array,
     model: LGSSM,
+    key: Array,
     emissions: Array,
     inputs: Array | None = None,
     *,
@@ -44,8 +45,8 @@ def lgssm_sample(
     Backward filtering, forward sampling; Frühwirth-Schnatter (1994) with time reversed.
 
     Args:
-        key: a JAX random key.
         model: the model.
+        key: a JAX random key; before the model it still works, with a warning.
         emissions: `(T, E)`, NaN where missing.
         inputs: `(T, U)` or `None`.
         num_samples: how many; `None` for one without a leading axis.
@@ -67,10 +68,11 @@ def lgssm_sample(
         >>> one, zero = elk.ScaledIdentity(1.0), elk.ScaledIdentity(0.0)
         >>> exact = elk.LGSSM(jnp.zeros(1), one, one, one, one, zero)
         >>> seen = jnp.array([[1.0], [2.0]])
-        >>> elk.lgssm_sample(jax.random.key(0), exact, seen).tolist()
+        >>> elk.lgssm_sample(exact, jax.random.key(0), seen).tolist()
         [[1.0], [2.0]]
     """
     check_backend(backend)
+    model, key = model_first(model, key, LGSSM, "lgssm_sample")
     problem = pose(model, emissions, inputs, mask)
     count = 1 if num_samples is None else int(num_samples)
     found = chosen_form(form, model, problem)
@@ -91,7 +93,7 @@ def sample_problem(
     A, means, roots = by_groups(task, problem)[0]
     noise = jax.random.normal(key, (count, *means.shape), means.dtype)
     draw = partial(affine_scan, A, backend=backend)
-    return jax.vmap(draw)(means + roots.mv(noise))
+    return jax.vmap(draw)(means[None] + roots.mv(noise))
 
 
 def _links(

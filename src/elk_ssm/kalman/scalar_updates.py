@@ -73,7 +73,7 @@ def whiten(covariance: Array) -> Whitener:
         pivot = table[k, k]
         factors = table[:, k] * reciprocal(pivot, pivot > least[k])
         below = jnp.where(rows > k, factors, 0.0)
-        return table - below[:, None] * table[k]
+        return table - below[:, None] * table[k][None, :]
 
     least = rounding_of(jnp.diagonal(covariance))
     table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
@@ -124,7 +124,7 @@ def isolated(covariance: Operator, observed: Array) -> Operator:
     """Make missing entries of one step independent of the others, of variance one."""
     if not covariance.mixes:
         return covariance.diag(jnp.where(observed, covariance.variances(), 1))
-    matrix, kept = covariance.to_dense(), observed[:, None] & observed
+    matrix, kept = covariance.to_dense(), observed[:, None] & observed[None, :]
     return Dense(jnp.where(kept, matrix, jnp.eye(len(observed), dtype=matrix.dtype)))
 
 
@@ -221,7 +221,7 @@ def whitener_of(covariance: Operator) -> Whitener:
 
 def project(cov: Array, h: Array) -> tuple[Array, Array]:
     """Return P h and h' P h, which rounding does not take below zero."""
-    g = jnp.sum(cov * h, axis=-1)
+    g = jnp.sum(cov * h[None, :], axis=-1)
     return g, _dot(h, g)
 
 
@@ -239,8 +239,9 @@ def condition_row(cov, h, g, a, r, ok):
         return jnp.where(usable, r * inverse, 1.0) * cov, g * inverse, inverse
     rank_one = _rank_one(cov, h, g, reciprocal(a, usable & (a > 0)))
     precise = r < a
-    away = jnp.where(precise, 1.0, a * inverse) * usable
-    back = jnp.where(precise, r * inverse, 0.0) * usable
+    used = usable.astype(s.dtype)
+    away = jnp.where(precise, 1.0, a * inverse) * used
+    back = jnp.where(precise, r * inverse, 0.0) * used
     return (cov - away * rank_one) + back * rank_one, g * inverse, inverse
 
 
@@ -251,7 +252,7 @@ def _rank_one(cov: Array, h: Array, g: Array, inverse: Array) -> Array:
     """
     product = _outer(g * inverse, g)
     axis = (h != 0) & (jnp.sum(h != 0) == 1)
-    off = jnp.where(axis[:, None] | axis, cov - product, 0.0)
+    off = jnp.where(axis[:, None] | axis[None, :], cov - product, 0.0)
     return product + lax.stop_gradient(off)
 
 
@@ -268,7 +269,7 @@ def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     by_noise = 2 * left * (1 + prior * seen) > prior
     kept = (left > nothing_of(prior)) | by_noise | ~exact
     # Only the value: more noise than none would still be left.
-    gone = jnp.where(kept[:, None] & kept, 0.0, after)
+    gone = jnp.where(kept[:, None] & kept[None, :], 0.0, after)
     return after - lax.stop_gradient(gone)
 
 

@@ -7,7 +7,7 @@ from jax import Array
 
 from elk_ssm.linalg.observe import observe_coordinates
 from elk_ssm.linalg.operator import Observed, Operator
-from elk_ssm.linalg.small import matmul, matvec, solve, transpose
+from elk_ssm.linalg.small import matmul, matvec, raised, solve, transpose
 
 
 class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
@@ -64,8 +64,9 @@ class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
 
     def diag(self, entries: Array) -> Self:
         """Return a diagonal matrix as a full one."""
-        eye = jnp.eye(entries.shape[-1], dtype=entries.dtype)
-        return self.like(entries[..., None] * eye)
+        # Chosen and not multiplied, of which infinite entries would make NaN.
+        here = raised(jnp.eye(entries.shape[-1], dtype=bool), entries.ndim + 1)
+        return self.like(jnp.where(here, entries[..., None], 0))
 
     def variances(self) -> Array:
         """Return the diagonal."""

@@ -8,6 +8,7 @@ from jax import Array
 
 from elk_ssm.linalg.dense import Dense
 from elk_ssm.linalg.operator import Observed, Operator
+from elk_ssm.linalg.small import raised
 
 
 class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
@@ -81,7 +82,7 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
     def to_dense(self) -> Array:
         """Return the array of shape `(..., D, D)`."""
         eye = jnp.eye(self.diagonal.shape[-1], dtype=self.diagonal.dtype)
-        return self.diagonal[..., None] * eye
+        return self.diagonal[..., None] * raised(eye, self.diagonal.ndim + 1)
 
     def observe(self, mean: Array, noise: Array) -> Observed:
         """Condition N(mean, A) on zeros seen with variances `noise`."""

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.linalg.small import same_rank
+
 
 class Observed(NamedTuple):
     """A Gaussian conditioned on each of its coordinates, one after the other.
@@ -143,13 +145,14 @@ class Operator:
 
     def scaled(self, factor: Array | float) -> Self:
         """Return c A for numbers c on leading axes."""
-        return self.like(
-            self.array * jnp.reshape(factor, jnp.shape(factor) + (1,) * self.axes)
-        )
+        factor = jnp.reshape(factor, jnp.shape(factor) + (1,) * self.axes)
+        array, factor = same_rank(self.array, factor)
+        return self.like(array * factor)
 
     def add(self, other: Self) -> Self:
         """Return A + B."""
-        return self.like(self.array + other.array)
+        left, right = same_rank(self.array, other.array)
+        return self.like(left + right)
 
     def shift(self, entries: Array | float) -> Self:
         """Return A + diag(entries), entries `(..., D)` or one number for all."""

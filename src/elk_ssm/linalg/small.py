@@ -38,6 +38,7 @@ def matmul(left: Array, right: Array) -> Array:
         raise ValueError(f"cannot multiply {left.shape} by {right.shape}.")
     if not 0 < inner <= _UNROLLED:
         return jnp.matmul(left, right, precision=_HIGHEST)
+    left, right = same_rank(left, right)
     terms = [left[..., :, k, None] * right[..., None, k, :] for k in range(inner)]
     return sum(terms[1:], terms[0])
 
@@ -56,12 +57,28 @@ def matvec(matrix: Array, vector: Array) -> Array:
     # Not a `sum`: XLA 0.10.2 on a CPU that fuses a random number generator into such a
     # reduction gives wrong numbers from element 32768 on.
     if 0 < inner <= _UNROLLED:
+        matrix = raised(matrix, vector.ndim + 1)
+        vector = raised(vector, matrix.ndim - 1)
         terms = [matrix[..., :, k] * vector[..., None, k] for k in range(inner)]
         return sum(terms[1:], terms[0])
     if matrix.ndim == 2:
         # One product, where one for each vector would repeat the matrix.
         return jnp.matmul(vector, matrix.T, precision=_HIGHEST)
     return jnp.matmul(matrix, vector[..., None], precision=_HIGHEST)[..., 0]
+
+
+def raised(array: Array, ndim: int) -> Array:
+    """Write out the leading axes of length one that broadcasting would add.
+
+    JAX may be set to refuse ranks that differ (`jax_numpy_rank_promotion`).
+    """
+    missing = ndim - array.ndim
+    return array.reshape((1,) * missing + array.shape) if missing > 0 else array
+
+
+def same_rank(left: Array, right: Array) -> tuple[Array, Array]:
+    """Return two arrays with as many axes as the larger one has."""
+    return raised(left, right.ndim), raised(right, left.ndim)
 
 
 def transpose(matrix: Array) -> Array:
@@ -147,7 +164,8 @@ def _pivot_step(table: Array, k: int | Array, size: int) -> Array:
     column = lax.dynamic_index_in_dim(table, k, axis=-1, keepdims=False)
     candidates = jnp.where(rows >= k, jnp.abs(column), -1.0)
     best = jnp.argmax(candidates, axis=-1)[..., None]
-    is_best, is_k = (rows == best)[..., None], (rows == k)[..., None]
+    is_best = (raised(rows, best.ndim) == best)[..., None]
+    is_k = raised((rows == k)[:, None], table.ndim)
     row_k = lax.dynamic_index_in_dim(table, k, axis=-2)
     row_best = jnp.sum(jnp.where(is_best, table, 0.0), axis=-2, keepdims=True)
     swapped = jnp.where(is_best, row_k, table)

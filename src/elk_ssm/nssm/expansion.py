@@ -137,7 +137,8 @@ def expand(
             covariances = jnp.where(posed.exists[:, None, None], covariances, eye)
         roots = jax.vmap(square_root)(covariances)
         weights, means, excess = _sigma_dynamics(posed, states, roots, linearization)
-        covariance = Dense(to_dense(process_covariance(posed, states)) + excess)
+        covariance = Dense(to_dense(process_covariance(posed, states)))
+        covariance = covariance.add(Dense(excess))
         if posed.is_gaussian:
             rows = sigma_rows(posed, points, roots, linearization)
         else:

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held
 from elk_ssm._types import Array, PyTree
 from elk_ssm.linalg.structure import Matrix
 
@@ -29,7 +30,7 @@ Covariance: TypeAlias = Matrix | Callable[[Array, PyTree], Matrix]
 
 
 @jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NonlinearSSM:
     """A state-space model with state `D`, emissions `E` and any pytree of inputs.
 
@@ -72,6 +73,9 @@ class NonlinearSSM:
     emission_covariance: Covariance | None = None
     log_density: Callable[[Array, Array, PyTree], Array] | None = None
     draw: Callable[[Array, Array, PyTree], Array] | None = None
+
+    def __repr__(self) -> str:
+        return held(self, *(field.name for field in dataclasses.fields(self)))
 
     @property
     def state_dim(self) -> int:

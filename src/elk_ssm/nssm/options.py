@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm._values import check_number
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
@@ -51,10 +52,11 @@ def check_limits(
     dtype = posed.initial_mean.dtype
     if tol is None:
         tol = 1e-8 if dtype == jnp.float64 else 1e-4
-    if not is_traced(tol) and not tol > 0:
-        raise ValueError(f"tol must be positive; got {tol}.")
-    if not is_traced(max_iters) and max_iters < 0:
-        raise ValueError(f"max_iters must not be negative; got {max_iters}.")
+    check_number("tol", tol, "must be positive")
+    if not is_traced(max_iters) and not hasattr(max_iters, "__index__"):
+        raise TypeError(f"max_iters must be an integer; got {max_iters!r}.")
+    if not is_traced(max_iters) and max_iters < 1:
+        raise ValueError(f"max_iters must be at least 1; got {max_iters}.")
     policy = None if noise is None else as_policy(noise)
     return Limits(policy, jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32))
 

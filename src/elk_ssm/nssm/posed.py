@@ -19,7 +19,7 @@ from elk_ssm._recurrence import check_length, without_time
 from elk_ssm._trees import describe, static
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.lgssm import expect_matrix
-from elk_ssm.kalman.observations import Observations
+from elk_ssm.kalman.observations import Observations, array_with_gaps
 from elk_ssm.linalg.structure import Dense, Operator, as_operator, to_dense
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
@@ -162,10 +162,10 @@ def pose(
         TypeError: A dtype or a function cannot be used.
     """
     mean = _check_model(model)
-    emissions = jnp.asarray(emissions)
+    emissions = array_with_gaps(emissions)
     if emissions.ndim != 2 or emissions.shape[0] == 0:
         raise ValueError(f"emissions must be (T, E), T > 0; got {emissions.shape}.")
-    emissions = emissions.astype(mean.dtype)
+    emissions = array_with_gaps(emissions, mean.dtype)
     inputs = jax.tree.map(jnp.asarray, inputs)
     steps = check_length(inputs, emissions.shape[0])
     program, consts, width = _hoist_all(model, mean, emissions, inputs)

@@ -103,8 +103,8 @@ def modified_factors(matrix: Array, *, replace: bool) -> tuple[Array, Array]:
         else:
             pivot = jnp.where(pivot > 8 * jnp.finfo(matrix.dtype).eps * bound, pivot, 0)
         ratio = jnp.where(pivot > 0, below / jnp.where(pivot > 0, pivot, 1), 0)
-        column = ratio + (index == k)
-        rest = rest - pivot * column[:, None] * column
+        column = ratio + (index == k).astype(ratio.dtype)
+        rest = rest - pivot * column[:, None] * column[None, :]
         columns.append(column)
         pivots.append(pivot)
     return jnp.stack(columns, axis=1), jnp.stack(pivots)

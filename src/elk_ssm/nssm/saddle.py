@@ -77,7 +77,8 @@ def _lowest_curvature(posed: Posed, around: Around) -> Array:
         return low, high, jnp.where(definite, unit(following), v)
 
     steps, size = around.metric.shape
-    place = posed.axis.index(steps)[:, None] * size + jnp.arange(size)
+    place = posed.axis.index(steps)[:, None] * size + jnp.arange(size)[None, :]
+    place = place.astype(around.metric.dtype)
     # Smooth in time, as the lowest curvature mostly is, so that a series does not leave
     # here to one side and there to the other; and of no symmetry that a model may have.
     start = unit((1 + 0.5 * jnp.cos(2.4 * place + 0.7)) / jnp.sqrt(around.metric))

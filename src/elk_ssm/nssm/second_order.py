@@ -55,7 +55,7 @@ def solve_shifted(
     """
     blocks, couplings, _ = around.curvature
     eye = jnp.eye(rhs.shape[1], dtype=rhs.dtype)
-    blocks = blocks + shift * around.metric[:, None] * eye
+    blocks = blocks + shift * around.metric[:, None] * eye[None]
     floors = _FLOOR * around.metric if repair else None
     return definite_solve(posed.axis, blocks, couplings, rhs, floors)
 

@@ -43,7 +43,7 @@ def regress(
     xi, w = jnp.asarray(points, state.dtype), jnp.asarray(weights, state.dtype)
     values = jax.vmap(lambda x: function(state + matvec(root, x)))(xi)
     mean = jnp.sum(w[:, None] * values, axis=0)
-    centred = values - mean
+    centred = values - mean[None]
     slope = matmul(transpose(w[:, None] * centred), xi)
     error = matmul(transpose(w[:, None] * centred), centred)
     matrix = transpose(solve(transpose(root), transpose(slope)))

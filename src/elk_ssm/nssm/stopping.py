@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
+from elk_ssm.linalg.small import raised
 from elk_ssm.nssm.posed import Posed
 
 _ROUNDING_UNITS = 8
@@ -41,6 +42,7 @@ def largest_increment(
     posed: Posed, increments: Array, scale: Array, tolerance: Array
 ) -> tuple[Array, Array]:
     """Return the largest increment in units of `scale`, and whether all are small."""
+    scale = raised(scale, increments.ndim)
     small = posed.axis.all(jnp.abs(increments) <= tolerance * scale)
     return posed.axis.largest(jnp.max(jnp.abs(increments) / scale))[0], small
 

@@ -122,7 +122,7 @@ def unit_factor(
             raised = jnp.where(pivot > 0, pivot, raised)
             table = table.at[k, k].set(raised)
         factors = jnp.where(rows > k, table[:, k] / table[k, k], 0)
-        return table - factors[:, None] * table[k], definite & (pivot > 0)
+        return table - factors[:, None] * table[k][None], definite & (pivot > 0)
 
     table = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=-1)
     table, definite = over_pivots(size, clear, (table, jnp.asarray(True)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from elk_ssm.plotting.style import COLOURS, LINE_STYLES, MARKERS, axes_or_new
-from elk_ssm.solution import History, Status
+from elk_ssm.solution import History, Solution, Status
 from elk_ssm.sweep import NoiseSweep
 
 if TYPE_CHECKING:
@@ -20,13 +20,17 @@ class Residuals(Protocol):
     residual_norm: Any
 
 
-def residuals(histories: Mapping[str, Residuals], ax: "Axes | None" = None) -> "Axes":
+def residuals(
+    histories: "Residuals | Solution | Mapping[str, Residuals | Solution]",
+    ax: "Axes | None" = None,
+) -> "Axes":
     """Draw the largest residual against the iteration, one curve a method.
 
     Args:
-        histories: By label, the `history` of a solution; `residual_norm` has shape
-            `(n,)` and is NaN past the last iteration. A residual of zero has no place
-            on a logarithmic axis and is drawn at the rounding unit.
+        histories: A `Solution` with a history, a `History`, or several by label;
+            `residual_norm` has shape `(n,)` and is NaN past the last iteration. A
+            residual of zero has no place on a logarithmic axis and is drawn at the
+            rounding unit.
         ax: The axes to draw on; new ones by default.
 
     Returns:
@@ -34,6 +38,7 @@ def residuals(histories: Mapping[str, Residuals], ax: "Axes | None" = None) -> "
 
     Raises:
         ImportError: matplotlib is not installed.
+        ValueError: A solution has no history, or that of a batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -47,9 +52,12 @@ def residuals(histories: Mapping[str, Residuals], ax: "Axes | None" = None) -> "
         >>> ax.get_xlabel()
         'iteration'
     """
+    several = isinstance(histories, Mapping)
+    named: Any = histories if several else {"residual": histories}
+    curves = {label: _history_of(label, given) for label, given in named.items()}
     ax = axes_or_new(ax)
     styles = zip(cycle(COLOURS), cycle(LINE_STYLES), cycle(MARKERS))
-    for (label, history), (colour, line, marker) in zip(histories.items(), styles):
+    for (label, history), (colour, line, marker) in zip(curves.items(), styles):
         iteration, residual = _finite_curve(history)
         style: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
         # Evenly spaced on the logarithmic axis, the last one always.
@@ -58,9 +66,24 @@ def residuals(histories: Mapping[str, Residuals], ax: "Axes | None" = None) -> "
     ax.set(xscale="log", yscale="log", xlabel="iteration")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_ylabel("largest residual  |x[t] − f(x[t−1], u[t])|")
-    if histories:
+    if several and curves:
         ax.legend(frameon=False)
     return ax
+
+
+def _history_of(label: str, given: Any) -> Residuals:
+    """Return what has the residuals of a solution, or of a history as it is."""
+    history: Any = given.history if isinstance(given, Solution) else given
+    if history is None:
+        raise ValueError(
+            f"The solution {label!r} has no history: evaluate with history=n."
+        )
+    if np.ndim(history.residual_norm) != 1:
+        raise ValueError(
+            f"The history {label!r} is that of a batch, "
+            f"{np.shape(history.residual_norm)}: take one of it."
+        )
+    return history
 
 
 def noise_sweep(sweep: NoiseSweep, ax: "Axes | None" = None) -> "Axes":

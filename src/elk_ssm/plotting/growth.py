@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elk_ssm.diagnosis import Diagnosis
+from elk_ssm.jacobian_products import FORGOTTEN
 from elk_ssm.plotting.style import BLUE, GREY, axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_FORGOTTEN = 1e-6
 
 
 def diagnosis(found: Diagnosis, ax: "Axes | None" = None) -> "Axes":
@@ -67,7 +66,7 @@ def _largest(found: Diagnosis, growth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _keep_in_view(ax: "Axes", growth: np.ndarray) -> None:
     """Mark where a start counts as forgotten; cut off what lies far below that."""
-    level = float(np.log(_FORGOTTEN))
+    level = float(np.log(FORGOTTEN))
     low, high = float(np.nanmin(growth)), max(float(np.nanmax(growth)), 1.0)
     room = 0.05 * (high - min(low, 0.0))
     if low > level / 2:

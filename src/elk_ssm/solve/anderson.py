@@ -25,18 +25,18 @@ size of each dimension were tried and are worse where iterates run away.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from elk_ssm._trees import static
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm._values import Value, check_number, register_part
 from elk_ssm.linalg.small import solve
 from elk_ssm.parallel.time_axis import TimeAxis
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Anderson:
+@register_part
+@dataclass(frozen=True, eq=False)
+class Anderson(Value):
     """Mixes the steps of the last passes: for long, smooth problems without damping.
 
     Memory is 2 m (T, D) arrays and a (T, m, m) one besides. Dimensions count by their
@@ -47,7 +47,8 @@ class Anderson:
         ridge: Added to the diagonal of the least squares, relative to its trace.
 
     Raises:
-        ValueError: A memory that is not a positive integer.
+        TypeError: A ridge that is no number.
+        ValueError: A memory that is not a positive integer, or a ridge not positive.
 
     Example:
         >>> import elk_ssm as elk
@@ -59,6 +60,7 @@ class Anderson:
     ridge: ArrayLike = 1e-6
 
     def __post_init__(self) -> None:
+        check_number("ridge", self.ridge, "must be a positive number")
         whole = isinstance(self.memory, int) and not isinstance(self.memory, bool)
         if not whole or self.memory < 1:
             raise ValueError(
@@ -98,14 +100,14 @@ def mix(
     """
     known = _remember(last, nodes, step)
     changes = known.step_changes
-    products = [jnp.sum(changes * row, axis=-1) for row in (*changes, step)]
+    products = [jnp.sum(changes * row[None], axis=-1) for row in (*changes, step)]
     gram = jnp.stack(products, axis=-1)
     gram = _so_far(jnp.moveaxis(gram, 0, 1), axis)
     matrix, right = gram[..., :-1], gram[..., -1:]
     trace = jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
     trace = jnp.where(trace > 0, trace, 1)
     eye = jnp.eye(anderson.memory, dtype=step.dtype)
-    shares = solve(matrix / trace + anderson.ridge * eye, right / trace)[..., 0]
+    shares = solve(matrix / trace + anderson.ridge * eye[None], right / trace)[..., 0]
     both = known.node_changes + known.step_changes
     mixed = step
     for share, change in zip(shares.T, both, strict=True):

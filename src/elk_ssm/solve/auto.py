@@ -12,20 +12,19 @@ method over the blocks with the gate; the exact prefix bounds it by T / C passes
 steps.
 """
 
-import enum
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
-
-import jax
-import jax.numpy as jnp
+from typing import Literal, TypeAlias, get_args
 
 from elk_ssm._memory import device_bytes, matrices_bytes
 from elk_ssm._trees import static
-from elk_ssm._types import Array, ArrayLike
+from elk_ssm._values import Value, register_part
 from elk_ssm.solve.gate import Gate
 from elk_ssm.solve.method import Method, check_parts
 from elk_ssm.solve.nodes import near_divisor
-from elk_ssm.surrogate.jacobians import DenseJacobian, ZeroJacobian
+from elk_ssm.surrogate.jacobians import (
+    DenseJacobian,
+    ZeroJacobian,
+)
 from elk_ssm.surrogate.linearization import Linearization, is_zero
 from elk_ssm.surrogate.policy import NoisePolicy
 
@@ -34,7 +33,6 @@ Strategy: TypeAlias = Literal[
 ]
 # Matrices that a scan over them has in memory at once, and as much for all else.
 _COPIES = 4
-NO_PROBE, BATCHED, ASKED_FOR = -2, -3, -4
 _DENSE_UP_TO, _CHEAP_UP_TO = 64, 8
 # Measured break-even lengths on a CPU (docs/speed.md), for D <= 8 and above.
 _SHORTEST_CHEAP, _SHORTEST = 2_000, 4_000
@@ -45,82 +43,9 @@ _LEAST_SHORT, _LARGEST_SHORT, _MOST_STEPS = 8, 64, 512
 _MOVING_OVER_LAUNCHING = 1.28e-4
 
 
-class PlanKind(enum.IntEnum):
-    """How `auto` evaluated a recurrence.
-
-    Example:
-        >>> import elk_ssm as elk
-        >>> elk.PlanKind(1).name
-        'forgetful_blocks'
-    """
-
-    sequential = 0
-    forgetful_blocks = 1
-    newton_blocks = 2
-
-
-class Plan(NamedTuple):
-    """What `auto` chose and why; arrays, so that it lives inside `jit`.
-
-    Attributes:
-        kind: Value of a `PlanKind`.
-        block_size: Steps C in a block.
-        forgetting_length: Steps after which the probe had forgotten its start, -1 when
-            it did not within the probe, -2 when there was no probe because the
-            recurrence is too short, -3 when a batch made it useless, -4 when steps one
-            after the other were asked for.
-        passes: Passes over all blocks, the collecting one included.
-        sequential_steps: Steps that were evaluated one after the other, probe apart.
-        in_kernel: 1 where every pass over blocks was one kernel, 0 where none was asked
-            for, -1 where the platform has none.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> kind, block_size, forgetting, passes, rest = jnp.array([1, 64, 40, 2, 0])
-        >>> elk.Plan(kind, block_size, forgetting, passes, rest).describe()
-        'blocks of 64: state forgotten after 40 steps, 2 passes'
-    """
-
-    kind: Array
-    block_size: Array
-    forgetting_length: Array
-    passes: Array
-    sequential_steps: Array
-    in_kernel: Array | int = 0
-
-    def describe(self) -> str:
-        """Say in words what was done and why; outside `jit`."""
-        said = {-1: "; no kernel: there is no Triton on this platform"}
-        said[1] = "; each pass one kernel"
-        return self._what_and_why() + said.get(int(self.in_kernel), "")
-
-    def _what_and_why(self) -> str:
-        length, passes = int(self.forgetting_length), int(self.passes)
-        left = int(self.sequential_steps)
-        if self.kind == PlanKind.sequential:
-            why = f"forgetting takes {length} steps, too long for blocks to pay"
-            if length == NO_PROBE:
-                why = "too short for blocks to pay"
-            elif length == ASKED_FOR:
-                why = "as asked for"
-            elif length == BATCHED:
-                why = "a batch fills the vector unit by itself"
-            elif length < 0:
-                why = "no forgetting seen in the first steps"
-            return f"sequential: {why}"
-        if self.kind == PlanKind.newton_blocks:
-            return f"Newton over blocks of {int(self.block_size)}: {passes} passes"
-        rest = f", {left} steps re-evaluated one by one" if left else ""
-        return (
-            f"blocks of {int(self.block_size)}: state forgotten after {length} steps, "
-            f"{passes} passes{rest}"
-        )
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Auto:
+@register_part
+@dataclass(frozen=True, eq=False)
+class Auto(Value):
     """The automatic method; every choice can be fixed by hand.
 
     Attributes:
@@ -239,23 +164,3 @@ def _least_that_fits(length: int, size: int) -> int:
     if limit is None or size > _DENSE_UP_TO:
         return 1
     return -(-matrices_bytes(length, size, 8) * _COPIES // limit)
-
-
-def make_plan(*numbers: Any, in_kernel: ArrayLike = 0) -> Plan:
-    """Return a plan of arrays, from its fields in order."""
-    return Plan(*(jnp.asarray(number, jnp.int32) for number in (*numbers, in_kernel)))
-
-
-def is_in_kernel(asked: bool) -> Array:
-    """Return `Plan.in_kernel`, by the platform that the program is lowered for."""
-    if not asked:
-        return jnp.asarray(0, jnp.int32)
-    return jax.lax.platform_dependent(
-        cuda=lambda: jnp.asarray(1, jnp.int32),
-        default=lambda: jnp.asarray(-1, jnp.int32),
-    )
-
-
-def newton_plan(block_size: int, passes: Array) -> Plan:
-    """Return the plan of the Newton strategy."""
-    return make_plan(PlanKind.newton_blocks, block_size, NO_PROBE, passes, 0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from elk_ssm._loop import RUNNING
 from elk_ssm._types import Array
-from elk_ssm.solution import History
+from elk_ssm.solution import EMPTY, History
 from elk_ssm.solve.anderson import Remembered, remember_nothing
 from elk_ssm.solve.method import Method
 from elk_ssm.surrogate.policy import first_state
@@ -80,12 +80,13 @@ def start(
 
 
 def empty_history(length: int, dtype: Any) -> History | None:
-    """Return a history of NaN, or None when nothing is to be recorded."""
-    empty = jnp.full(length, jnp.nan, dtype)
+    """Return an empty history, or None when nothing is to be recorded."""
+    empty = jnp.full(length, EMPTY, dtype)
     return History(*[empty] * len(History._fields)) if length else None
 
 
 def record(history: History, now: History, iteration: Array) -> History:
     """Write what a pass saw; passes beyond the end are not recorded."""
     pairs = zip(history, now, strict=True)
-    return History(*(old.at[iteration].set(x, mode="drop") for old, x in pairs))
+    numbers = ((old, jnp.asarray(x, old.dtype)) for old, x in pairs)
+    return History(*(old.at[iteration].set(x, mode="drop") for old, x in numbers))

@@ -79,7 +79,7 @@ def try_out(
     begin = wanted, jnp.zeros_like(wanted)
     _, certain = jax.lax.while_loop(lambda state: state[0], once, begin)
     refused = wanted & ~certain
-    refusals = carry.refusals + refused
+    refusals = carry.refusals + refused.astype(jnp.int32)
     later = carry.iteration + refusals
     return carry._replace(
         status=jnp.where(open_ & ~certain, RUNNING, carry.status),

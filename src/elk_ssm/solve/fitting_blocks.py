@@ -84,7 +84,8 @@ def fit_blocks(
         rolled = roll(starts)
         digits, passes = left(starts, rolled), before.passes + 1
         to_come = digits / (before.left - digits)
-        doubtful = ~((to_come >= 0) & (passes + to_come <= most))
+        left_over = jnp.asarray(most - passes, digits.dtype)
+        doubtful = ~((to_come >= 0) & (to_come <= left_over))
         doubts = jnp.where(doubtful & (passes > _FIRST_DOUBT), carry.doubts + 1, 0)
         going = (digits > 0) & (doubts < _PATIENCE) & (passes < most)
         # One flag for a batch: what fits already only gets better.

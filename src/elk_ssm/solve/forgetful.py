@@ -30,18 +30,18 @@ import jax.numpy as jnp
 
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
-from elk_ssm.solve.auto import (
+from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.nodes import Blocks, block_map, cut, in_blocks, shift
+from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import (
     ASKED_FOR,
     BATCHED,
     NO_PROBE,
-    Auto,
     Plan,
     PlanKind,
     is_in_kernel,
     make_plan,
 )
-from elk_ssm.solve.nodes import Blocks, block_map, cut, in_blocks, shift
-from elk_ssm.solve.options import Options
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.repair import repair
 from elk_ssm.solve.rollout import (
@@ -100,16 +100,21 @@ def evaluate_forgetful(problem: Problem, options: Options) -> Evaluated:
         options.keeps_all,
     )
 
+    # A rule for batches outlives this trace: it must hold nothing that is traced.
+    nothing: Any = None
+    bare = problem._replace(consts=[], initial=nothing, inputs=nothing)
+    largest_batch = auto.largest_batch_in_blocks(dimension)
+
     @custom_vmap
     def run(primals: tuple, tolerance: Tolerance) -> Evaluated:
-        return _evaluate(task, _with(problem, primals), tolerance)
+        return _evaluate(task, _with(bare, primals), tolerance)
 
     @run.def_vmap
     def _(axis_size: int, batched: Any, primals: tuple, tolerance: Tolerance) -> tuple:
         if not any(jax.tree.leaves(batched)):
-            found = _evaluate(task, _with(problem, primals), tolerance)
+            found = _evaluate(task, _with(bare, primals), tolerance)
             return found, jax.tree.map(lambda _: False, found)
-        if axis_size <= auto.largest_batch_in_blocks(dimension):
+        if axis_size <= largest_batch:
             found = _map_batched(run, batched, (primals, tolerance))
         else:
             axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
@@ -118,7 +123,7 @@ def evaluate_forgetful(problem: Problem, options: Options) -> Evaluated:
         return found, jax.tree.map(lambda _: True, found)
 
     def in_batch(primals: tuple, _: Tolerance) -> Evaluated:
-        return _step_by_step(task, _with(problem, primals), BATCHED)
+        return _step_by_step(task, _with(bare, primals), BATCHED)
 
     primals = problem.consts, problem.initial, problem.inputs
     return run(primals, options.tolerance)

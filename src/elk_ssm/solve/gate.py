@@ -14,20 +14,20 @@ non-finite are always rejected, gate or no gate.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from elk_ssm._trees import static
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm._values import Value, check_number, register_part
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 from elk_ssm.solve.nodes import Blocks, linearize_nodes
 from elk_ssm.solve.stopping import differs_in_sign_of_zero
 from elk_ssm.surrogate.jacobians import ZeroJacobian
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Gate:
+@register_part
+@dataclass(frozen=True, eq=False)
+class Gate(Value):
     """Rejects states that leave the range of the exact prefix.
 
     Attributes:
@@ -40,7 +40,9 @@ class Gate:
             passes (docs/convergence.md). Blocks of one step have none.
 
     Raises:
-        ValueError: A number of rollouts that is not an integer of at least 0.
+        TypeError: A factor that is no number.
+        ValueError: A factor that is not positive, or a number of rollouts that is not
+            an integer of at least 0.
 
     Example:
         >>> import elk_ssm as elk
@@ -52,6 +54,7 @@ class Gate:
     rollouts: int = static(default=0)
 
     def __post_init__(self) -> None:
+        check_number("factor", self.factor, "must be a positive number")
         number = self.rollouts
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise ValueError(
@@ -111,7 +114,7 @@ def rejected(
         (furthest,) = axis.largest(jnp.max(seen, axis=0))
         radius = gate.factor * jnp.maximum(furthest, jnp.abs(blocks.initial))
         # NaN compares false on the inside, so that it is outside.
-        inside = jnp.all(jnp.abs(nodes) <= radius, axis=1)
+        inside = jnp.all(jnp.abs(nodes) <= radius[None], axis=1)
         outside = outside | (~inside & ~small)
     return outside & ~frozen
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import jax
+import numpy as np
 
 from elk_ssm._trees import static
+from elk_ssm._values import Value, register_part
 from elk_ssm.solve.anderson import Anderson
 from elk_ssm.solve.gate import Gate
 from elk_ssm.surrogate.linearization import Linearization
@@ -22,15 +24,16 @@ def check_parts(linearization: Any, noise: Any, gate: Any) -> None:
         "gate": (gate, "elk.Gate()"),
     }
     for name, (part, example) in examples.items():
-        if isinstance(part, type | str | bool | int | float):
+        number = isinstance(part, type | str | bool | int | float | np.generic)
+        if number or isinstance(part, jax.Array | np.ndarray):
             raise TypeError(
                 f"{name} must be an object such as {example}; got {part!r}."
             )
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Method:
+@register_part
+@dataclass(frozen=True, eq=False)
+class Method(Value):
     """A pairing of small parts; the published names are factories for it.
 
     Numbers inside the parts (noise, gate factor) are data: they may be traced, mapped

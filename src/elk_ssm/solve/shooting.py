@@ -59,7 +59,7 @@ def shoot(blocks: Blocks, nodes: Array, bound: tuple[Array, Array]) -> Shot:
         signs = _signs(begins // width, nodes.shape[1]).astype(nodes.dtype)
         start, nudge = starts[begins], signs * nudges[begins]
         pair = jnp.stack([start, start + nudge])
-        reach = begins + jnp.arange(width)[:, None]
+        reach = begins[None, :] + jnp.arange(width)[:, None]
         index = jnp.minimum(reach, blocks.number - 1)
         moved = _through(blocks, pair, index)
         places = nodes[index], unit[index], floor[index]
@@ -159,7 +159,7 @@ def _unit(bound: tuple[Array, Array]) -> Array:
 
 def _signs(rows: Array, dimension: int) -> Array:
     """Signs of nudges, `(k, dimension)`, which alternate in both directions."""
-    signs = jnp.arange(dimension) * 7 // 3 + rows[:, None]
+    signs = (jnp.arange(dimension) * 7 // 3)[None, :] + rows[:, None]
     return 1 - 2 * (signs % 2)
 
 

@@ -21,6 +21,8 @@ added up with the gains that this shows: see `certify`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,11 +31,12 @@ import jax.numpy as jnp
 from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
-from elk_ssm.solve.auto import Auto, Plan, PlanKind, is_in_kernel, make_plan
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.certify import is_accepted
 from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, fill_up, in_order, shift
 from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import Plan, PlanKind, is_in_kernel, make_plan
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.rollout import walk
 from elk_ssm.solve.shooting import shot_of_blocks
@@ -92,13 +95,17 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
     Under `vmap` the blocks of a whole batch are rolled out side by side, and C is
     chosen for all of them (of nested ones, for the batch of the inner `vmap`).
     """
+    # A rule for batches outlives this trace: it must hold nothing that is traced.
+    nothing: Any = None
+    bare = problem._replace(consts=[], initial=nothing, inputs=nothing)
+    choose = partial(_plan, _choices(options), problem.length, len(problem.initial))
 
     def planned(batch: int) -> Callable[[tuple, tuple], Settled]:
-        task = _plan(problem, options, batch)
+        task = choose(batch)
 
         def settle(primals: tuple, numbers: tuple) -> Settled:
             consts, initial, inputs = primals
-            here = problem._replace(consts=consts, initial=initial, inputs=inputs)
+            here = bare._replace(consts=consts, initial=initial, inputs=inputs)
             return _settle(task, here, *numbers)
 
         return settle
@@ -130,11 +137,18 @@ def _knowing_batch(planned: Callable[[int], Callable]) -> Callable:
     return run
 
 
-def _plan(problem: Problem, options: Options, batch: int) -> _Task:
+def _choices(options: Options) -> Options:
+    """Return options without their numbers."""
+    method = jax.tree.map(lambda _: None, options.method)
+    free: Any = {"guess": None, "tolerance": None, "max_iters": None}
+    return replace(options, method=method, **free)
+
+
+def _plan(options: Options, length: int, dimension: int, batch: int) -> _Task:
     auto = options.method
     assert isinstance(auto, Auto)
-    size = auto.short_block_size(problem.length, batch * len(problem.initial))
-    size = min(size if options.keeps_all else options.every, problem.length)
+    size = auto.short_block_size(length, batch * dimension)
+    size = min(size if options.keeps_all else options.every, length)
     most = auto.most_short_passes(size)
     return _Task(size, options.keeps_all, most, options.backend, options.kernel)
 

@@ -203,7 +203,7 @@ def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:
     broken one may be above the tolerance of that.
     """
     magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    scale = jnp.max(magnitude, axis=0)
+    scale = jnp.max(magnitude, axis=0, keepdims=True)
     bound = jnp.maximum(tolerance.bound(scale), rounding_floor(scale))
     first_large, first_broken = LOCAL.first_true(
         ~jnp.all(jnp.abs(residual) <= bound, axis=1),
@@ -245,7 +245,7 @@ def judge(
     rounded = jnp.abs(residual) <= rounding_floor(scale)
     # Rounding of large states stays in a recurrence that forgets nothing, and where the
     # state is small later, steps are no smaller than that.
-    carried = rounded & alike & (jnp.abs(step) <= room * tolerance.bound(top))
+    carried = rounded & alike & (jnp.abs(step) <= room * tolerance.bound(top)[None, :])
     first_inexact, first_unsettled, first_unsettled_row, *others = axis.first_true(
         inexact,
         ~jnp.all(settled, axis=1),

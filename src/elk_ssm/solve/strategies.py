@@ -11,8 +11,8 @@ from elk_ssm._jax import cpu_or_later
 from elk_ssm._types import Array
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.solution import History, Status, int_status
-from elk_ssm.solve.auto import Auto, Plan, newton_plan
-from elk_ssm.solve.carry import empty_history
+from elk_ssm.solve.auto import Auto
+from elk_ssm.solve.carry import empty_history, record
 from elk_ssm.solve.failure import fall_back, hold_at_break, settle_failure
 from elk_ssm.solve.forgetful import (
     Evaluated,
@@ -23,6 +23,7 @@ from elk_ssm.solve.loop import iterate
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.nodes import Blocks, cut, fill_up
 from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import Plan, method_plan, newton_plan
 from elk_ssm.solve.problem import Primals, Problem
 from elk_ssm.solve.rollout import roll_out
 from elk_ssm.solve.short_blocks import settle_short_blocks
@@ -101,7 +102,7 @@ def _without_passes(
     states, misfit, plan, breaks = found
     failed = jnp.asarray(-1, jnp.int32)
     status = int_status(Status.converged)
-    history = empty_history(options.history, states.dtype)
+    history = _outcome(options, plan.passes, misfit)
     report = Report(status, plan.passes, misfit, misfit, failed, history, plan)
     if options.fall_back:
         return states, report
@@ -127,7 +128,7 @@ def _short_blocks(problem: Problem, options: Options) -> tuple[Array, Report]:
     """Try short blocks, and go on with Newton's method where they do not fit."""
     settled = settle_short_blocks(problem, options)
     fits, nowhere = settled.fits, jnp.asarray(-1, jnp.int32)
-    history = empty_history(options.history, settled.states.dtype)
+    history = _outcome(options, settled.passes, settled.misfit)
     size = settled.misfit, settled.misfit
     done = int_status(Status.converged)
     report = Report(done, settled.passes, *size, nowhere, history, settled.plan)
@@ -145,6 +146,16 @@ def _short_blocks(problem: Problem, options: Options) -> tuple[Array, Report]:
     with jax.named_scope("newton"):
         found = jax.lax.cond(anywhere(~fits), go_on, lambda: so_far)
     return _settle(problem, options, *found)
+
+
+def _outcome(options: Options, passes: Array, misfit: Array) -> History | None:
+    """Record the last pass of what is no iteration; of those before nothing is seen."""
+    history = empty_history(options.history, misfit.dtype)
+    if history is None:
+        return None
+    undamped, nothing = jnp.full_like(misfit, jnp.inf), jnp.asarray(0, jnp.int32)
+    now = History(misfit, misfit, undamped, passes, nothing)
+    return record(history, now, passes - 1)
 
 
 _STRATEGIES: dict[str, Callable[[Problem, Options], tuple[Array, Report]]] = {
@@ -185,7 +196,7 @@ def _iterate(problem: Problem, options: Options, policy: Any) -> tuple[Array, Re
         carry.step_norm,
         jnp.asarray(-1, jnp.int32),
         carry.history,
-        None,
+        method_plan(options.concrete, carry.iteration, blocks.unknowns - carry.exact),
     )
 
 

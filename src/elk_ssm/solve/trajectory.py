@@ -11,9 +11,10 @@ from elk_ssm._jax import zero_tangent
 from elk_ssm._types import Array
 from elk_ssm.parallel.mesh import on_mesh
 from elk_ssm.solve.adjoint import trajectory_tangent
-from elk_ssm.solve.auto import Auto, newton_plan
+from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
 from elk_ssm.solve.options import Options
+from elk_ssm.solve.plan import newton_plan
 from elk_ssm.solve.problem import Primals, Problem, StepWithConsts
 from elk_ssm.solve.recursions import choose_recursion
 from elk_ssm.solve.replay import replay_states

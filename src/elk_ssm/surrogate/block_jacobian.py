@@ -19,6 +19,7 @@ import numpy as np
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, static
 from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm._values import Value, register_part
 from elk_ssm.linalg.grouped import NOBODY, Grouped, is_strided
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.surrogate.dependence import keeps_apart
@@ -28,9 +29,9 @@ from elk_ssm.surrogate.linearization import Where
 Members = tuple[tuple[int, ...], ...]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class BlockDiagonalJacobian(Chunked):
+@register_part
+@dataclass(frozen=True, eq=False)
+class BlockDiagonalJacobian(Value, Chunked):
     """The exact diagonal blocks of the Jacobian, `(D, b)` numbers a step.
 
     Where no entry of f's result depends on another group than its own, which is read

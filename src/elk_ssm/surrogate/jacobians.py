@@ -21,6 +21,7 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm._values import Value, register_part
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator
 from elk_ssm.surrogate.dependence import keeps_apart
 from elk_ssm.surrogate.linearization import Where
@@ -66,9 +67,9 @@ class _DiagonalStart(_Unbound):
         return Diagonal(jnp.ones(size, dtype))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class DenseJacobian(_Unbound):
+@register_part
+@dataclass(frozen=True, eq=False)
+class DenseJacobian(Value, _Unbound):
     """The full Jacobian by forward-mode differentiation, `(D, D)` a step.
 
     Example:
@@ -95,9 +96,9 @@ class DenseJacobian(_Unbound):
         return value, Dense(columns)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class DiagonalJacobian(Chunked, _DiagonalStart):
+@register_part
+@dataclass(frozen=True, eq=False)
+class DiagonalJacobian(Value, Chunked, _DiagonalStart):
     """The exact diagonal of the Jacobian.
 
     A general f needs D tangents for it, so the `(D, D)` intermediate exists for
@@ -134,9 +135,9 @@ class DiagonalJacobian(Chunked, _DiagonalStart):
         return value, before.scale_rows(jnp.diagonal(columns))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class StochasticDiagonal(_DiagonalStart):
+@register_part
+@dataclass(frozen=True, eq=False)
+class StochasticDiagonal(Value, _DiagonalStart):
     """Hutchinson's estimate of the diagonal: the mean of v * (J v), v = +-1.
 
     Costs `probes` tangents instead of D. One probe errs by 1.7 to 10 times the largest
@@ -168,9 +169,9 @@ class StochasticDiagonal(_DiagonalStart):
         return value, before.scale_rows(diagonal)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class IdentityJacobian(_DiagonalStart):
+@register_part
+@dataclass(frozen=True, eq=False)
+class IdentityJacobian(Value, _DiagonalStart):
     """A = I, the Picard iteration.
 
     Example:
@@ -186,9 +187,9 @@ class IdentityJacobian(_DiagonalStart):
         return step(state, inputs), before
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ZeroJacobian(_DiagonalStart):
+@register_part
+@dataclass(frozen=True, eq=False)
+class ZeroJacobian(Value, _DiagonalStart):
     """A = 0, the Jacobi iteration (and plain multiple shooting across blocks).
 
     Example:
@@ -209,9 +210,9 @@ class ZeroJacobian(_DiagonalStart):
         return step(state, inputs), before.zeros()
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class UserJacobian(_Unbound):
+@register_part
+@dataclass(frozen=True, eq=False)
+class UserJacobian(Value, _Unbound):
     """A given by a function of one state and one input.
 
     Attributes:

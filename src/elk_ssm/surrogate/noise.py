@@ -16,19 +16,19 @@ import numpy as np
 
 from elk_ssm._jax import is_traced
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm._values import VARIANCE, Value, check_number, register_part
 from elk_ssm.surrogate.policy import (
     NoisePolicy,
     Seen,
     Steady,
     check_noise,
-    check_positive,
     is_integer,
 )
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Constant(Steady):
+@register_part
+@dataclass(frozen=True, eq=False)
+class Constant(Value, Steady):
     """The same s^2 in every iteration.
 
     Attributes:
@@ -36,7 +36,8 @@ class Constant(Steady):
             `inf` is allowed anywhere. With blocks, T is the number of blocks.
 
     Raises:
-        ValueError: When used: a shape that does not fit, or a value not positive.
+        TypeError: A value that is no number.
+        ValueError: A value that is not positive. When used: a shape that does not fit.
 
     Example:
         >>> import jax.numpy as jnp
@@ -47,21 +48,23 @@ class Constant(Steady):
 
     value: ArrayLike
 
+    def __post_init__(self) -> None:
+        check_number("noise", self.value, VARIANCE)
+
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Check the shape; there is no state but the broadcast value."""
         return check_noise(self.value, shape, dtype)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PerStep(Steady):
+@register_part
+@dataclass(frozen=True, eq=False)
+class PerStep(Value, Steady):
     """One s^2 for each unknown, the same in every iteration.
 
     Attributes:
         value: s^2 > 0, shape `(T,)` (with blocks, `(T // C,)`); `inf` is allowed.
 
-    Raises:
-        ValueError: When used: another length than T, or a value that is not positive.
+    Raises: As `Constant`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,6 +75,9 @@ class PerStep(Steady):
 
     value: ArrayLike
 
+    def __post_init__(self) -> None:
+        check_number("noise", self.value, VARIANCE)
+
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Check the length; there is no state but the value."""
         value = jnp.asarray(self.value, dtype)
@@ -80,13 +86,12 @@ class PerStep(Steady):
                 f"PerStep noise needs one value for each of {shape[0]} unknowns; got "
                 f"shape {value.shape}."
             )
-        check_positive("noise", value)
         return value[:, None]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Annealed(Steady):
+@register_part
+@dataclass(frozen=True, eq=False)
+class Annealed(Value, Steady):
     """s^2 grows by a factor in every iteration, towards the undamped method.
 
     Attributes:
@@ -95,7 +100,8 @@ class Annealed(Steady):
         maximum: Largest s^2; `inf` ends undamped.
 
     Raises:
-        ValueError: When used: an initial value that is not positive.
+        TypeError: A field that is no number.
+        ValueError: A variance not positive, or growth below 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -112,9 +118,13 @@ class Annealed(Steady):
     growth: ArrayLike = 4.0
     maximum: ArrayLike = jnp.inf
 
+    def __post_init__(self) -> None:
+        check_number("initial", self.initial, VARIANCE)
+        check_number("growth", self.growth, "must be a factor of at least 1", least=1)
+        check_number("maximum", self.maximum, VARIANCE)
+
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Start at `initial`."""
-        check_positive("initial", jnp.asarray(self.initial))
         return jnp.asarray(self.initial, dtype)
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
@@ -123,9 +133,9 @@ class Annealed(Steady):
         return jnp.where(seen.iteration > 0, grown, state), jnp.asarray(True)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ResidualProportional(Steady):
+@register_part
+@dataclass(frozen=True, eq=False)
+class ResidualProportional(Value, Steady):
     r"""Damping 1 / s^2 in proportion to the root-mean-square residual.
 
     The rule lambda = c ||r|| keeps the quadratic convergence of Newton's method
@@ -135,7 +145,8 @@ class ResidualProportional(Steady):
         coefficient: c > 0; s^2 = 1 / (c rms(r)), `inf` at a zero residual.
 
     Raises:
-        ValueError: When used: a coefficient that is not positive.
+        TypeError: A coefficient that is no number.
+        ValueError: A coefficient that is not positive.
 
     Example:
         >>> import elk_ssm as elk
@@ -145,9 +156,11 @@ class ResidualProportional(Steady):
 
     coefficient: ArrayLike = 1e-2
 
+    def __post_init__(self) -> None:
+        check_number("coefficient", self.coefficient, "must be a positive number")
+
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Check the coefficient; the first residual replaces this state."""
-        check_positive("coefficient", jnp.asarray(self.coefficient))
+        """Start undamped; the first residual replaces this state."""
         return jnp.asarray(jnp.inf, dtype)
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
@@ -161,9 +174,9 @@ class ResidualProportional(Steady):
         return (1 / damping).astype(state.dtype), jnp.asarray(True)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class GainRatio(Steady):
+@register_part
+@dataclass(frozen=True, eq=False)
+class GainRatio(Value, Steady):
     """Levenberg-Marquardt's gain-ratio rule, with rejection.
 
     The ratio of the achieved to the predicted decrease of the merit (half the sum of
@@ -180,7 +193,8 @@ class GainRatio(Steady):
         minimum: Smallest s^2; an iterate is accepted there whatever its merit.
 
     Raises:
-        ValueError: When used: an initial value that is not positive.
+        TypeError: A field that is no number.
+        ValueError: A variance or factor that is not positive.
 
     Example:
         >>> import elk_ssm as elk
@@ -196,6 +210,10 @@ class GainRatio(Steady):
     reject: ArrayLike = 1e-4
     minimum: ArrayLike = 1e-6
 
+    def __post_init__(self) -> None:
+        for name in ("initial", "grow", "shrink", "minimum"):
+            check_number(name, getattr(self, name), "must be positive")
+
     @property
     def can_reject(self) -> bool:
         """Yes."""
@@ -203,7 +221,6 @@ class GainRatio(Steady):
 
     def init(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Start at `initial`."""
-        check_positive("initial", jnp.asarray(self.initial))
         return jnp.asarray(self.initial, dtype)
 
     def update(self, state: Any, seen: Seen) -> tuple[Any, Array]:
@@ -216,7 +233,7 @@ class GainRatio(Steady):
         poor = ~(achieved >= self.poor * predicted)
         at_minimum = state <= self.minimum
         accept = first | at_minimum | (achieved > self.reject * predicted)
-        factor = jnp.where(poor, self.shrink, jnp.where(good, self.grow, 1))
+        factor = jnp.where(poor, self.shrink, jnp.where(good, self.grow, 1.0))
         moved = jnp.maximum(state * factor, self.minimum)
         noise = jnp.where(first, state, moved).astype(state.dtype)
         return noise, accept
@@ -253,10 +270,9 @@ def as_policy(noise: "ArrayLike | NoisePolicy") -> NoisePolicy | None:
         ) from error
     if not (jnp.issubdtype(array.dtype, jnp.floating) or is_integer(array)):
         raise TypeError(f"noise must be real; got {array.dtype.name}.")
-    check_positive("noise", array)
-    if not is_traced(array) and np.all(np.isinf(array)):
-        return None
-    return Constant(array)
+    policy = Constant(array)
+    no_damping = not is_traced(array) and np.all(np.isinf(array))
+    return None if no_damping else policy
 
 
 def unknowns_apart(

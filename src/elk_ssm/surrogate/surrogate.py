@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held, number
 from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.kalman.damped import (
@@ -57,6 +58,10 @@ class Posterior(NamedTuple):
     covariances: Operator
     log_likelihood: Array
 
+    def __repr__(self) -> str:
+        likelihood = number(self.log_likelihood)
+        return held(self, "means", "covariances", log_likelihood=likelihood)
+
     @property
     def standard_deviations(self) -> Array:
         """Marginal standard deviations, shape `(T, D)`."""
@@ -64,7 +69,7 @@ class Posterior(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Surrogate:
     """The model of the module docstring; made by `elk_ssm.linearize`.
 
@@ -103,6 +108,11 @@ class Surrogate:
     layout: Any = static(default=None)
     backend: Backend = static(default="auto")
 
+    def __repr__(self) -> str:
+        q = number(self.process_variance)
+        shown = {"noise": number(self.noise), "process_variance": q}
+        return held(self, "iterate", "operator", **shown)
+
     @property
     def residual(self) -> Array:
         """x_t - f(x_{t-1}, u_t) of the iterate, shape `(T, D)`."""
@@ -137,7 +147,7 @@ class Surrogate:
         # q is zero for an iterate that is exact: the density is then infinite.
         known = q > 0
         fit = jnp.where(known, evidence.mahalanobis / jnp.where(known, q, 1), 0)
-        volume = evidence.observed * jnp.log(2 * jnp.pi * q)
+        volume = evidence.observed.astype(q.dtype) * jnp.log(2 * jnp.pi * q)
         volume = jnp.where(evidence.observed > 0, volume, 0)
         return -(fit + volume + evidence.log_det) / 2
 

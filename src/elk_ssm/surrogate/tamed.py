@@ -21,6 +21,7 @@ import numpy as np
 from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._types import Array, FlatStep, PyTree
+from elk_ssm._values import Value, register_part
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.surrogate.linearization import (
     Linearization,
@@ -80,9 +81,9 @@ class _Around:
         return self.linearization.start(size, dtype)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Scaled(_Around):
+@register_part
+@dataclass(frozen=True, eq=False)
+class Scaled(Value, _Around):
     """A = k J: a Jacobian, or its stand-in, made smaller at every step.
 
     For a constant scalar Jacobian a, ELK with noise s^2 has the same transition k a
@@ -122,9 +123,9 @@ class Scaled(_Around):
         return value, after.scaled(jnp.asarray(self.k, state.dtype))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Clipped(_Around):
+@register_part
+@dataclass(frozen=True, eq=False)
+class Clipped(Value, _Around):
     """A is J, or its stand-in, shrunk to a spectral radius of at most `radius`.
 
     Entry by entry for a diagonal. A matrix, or each block, is multiplied by
