@@ -189,7 +189,7 @@ def _climb(
     num_iters: int,
     how: tuple[Form, Backend],
 ) -> EMFit:
-    equations = tuple(bool(free.intersection(names)) for names in (DYNAMICS, EMISSION))
+    equations = not free.isdisjoint(DYNAMICS), not free.isdisjoint(EMISSION)
     dtype, count = tol.dtype, jnp.sum(series.observed)
 
     def going(state: _State) -> Array:
@@ -231,8 +231,9 @@ def _climb(
     out = jnp.asarray(int(Status.max_iters_reached), jnp.int32)
     status = jnp.where(end.status < 0, out, end.status)
     done = status == int(Status.converged)
-    series_of = end.log_likelihoods
-    return EMFit(end.held, series_of, end.num_iters - 1, status, done, end.num_refused)
+    return EMFit(
+        end.held, end.log_likelihoods, end.num_iters - 1, status, done, end.num_refused
+    )
 
 
 def _status(i: Array, value: Array, judged: tuple[Array, Array, Array]) -> Array:

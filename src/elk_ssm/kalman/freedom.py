@@ -85,9 +85,9 @@ def check_free(model: LGSSM, free: frozenset[str]) -> None:
             )
     covariance = as_operator(model.emission_covariance, E, "emission_covariance")
     variances = covariance.variances()
-    if "emission_covariance" in free and not is_traced(variances):
-        if bool(jnp.any(jnp.isinf(variances))):
-            raise ValueError(
-                "emission_covariance has an infinite variance, which no data "
-                "estimate: it must be named in fixed."
-            )
+    known = "emission_covariance" in free and not is_traced(variances)
+    if known and bool(jnp.any(jnp.isinf(variances))):
+        raise ValueError(
+            "emission_covariance has an infinite variance, which no data estimate: it "
+            "must be named in fixed."
+        )

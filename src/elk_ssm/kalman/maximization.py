@@ -90,7 +90,7 @@ def _regressed(
     parts = _parts(model, tuple(n for n in weights if n in free), found, rows)
     step = jnp.zeros_like(found.slopes)
     changes: dict[str, Any] = {}
-    enough = found.count > 0
+    enough = found.num_steps > 0
     if parts:
         step = jnp.where(enough, _step(parts, found, held), 0)
         changes = {part.name: _moved(part, step[:, part.columns]) for part in parts}
@@ -98,7 +98,9 @@ def _regressed(
         once = matmul(step, transpose(found.slopes))
         twice = matmul(matmul(step, found.regressors), transpose(step))
         left = found.squares - once - transpose(once) + twice
-        spread = jnp.where(enough, left / jnp.maximum(found.count, 1), held.to_dense())
+        spread = jnp.where(
+            enough, left / jnp.maximum(found.num_steps, 1), held.to_dense()
+        )
         changes[noise] = _covariance(getattr(model, noise), spread, held)
     return changes
 
@@ -150,20 +152,19 @@ def _by_entries(labels: np.ndarray, found: Regression, covariance: Operator) -> 
     """Single entries are free, or share a number: those of one label."""
     rows, columns = np.nonzero(labels >= 0)
     _, which = np.unique(labels[rows, columns], return_inverse=True)
-    count = len(rows)
-    tie = np.zeros((count, int(which.max(initial=-1)) + 1), found.slopes.dtype)
-    tie[np.arange(count), which] = 1
+    same = which[:, None] == np.arange(int(which.max(initial=-1)) + 1)
+    tie = jnp.asarray(same, found.slopes.dtype)
     L = _solve_psd(covariance.to_dense(), jnp.eye(len(labels), dtype=tie.dtype))
     pairs = L[rows[:, None], rows] * found.regressors[columns[:, None], columns]
     right = matmul(L, found.slopes)[rows, columns]
-    system = matmul(tie.T, matmul(pairs, jnp.asarray(tie)))
-    found_ = _solve_psd(symmetrize(system), matvec(tie.T, right)[:, None])[:, 0]
+    system = symmetrize(matmul(tie.T, matmul(pairs, tie)))
+    moved = _solve_psd(system, matvec(tie.T, right)[:, None])[:, 0]
     step = jnp.zeros_like(found.slopes)
-    return step.at[rows, columns].set(matvec(jnp.asarray(tie), found_))
+    return step.at[rows, columns].set(matvec(tie, moved))
 
 
 def _solve_psd(matrix: Array, right: Array) -> Array:
-    """Solve A x = b, A PSD; what the first rows of A determine of later ones is zero."""
+    """Solve A x = b, A PSD; a row that the ones before it determine takes a zero."""
     inverse, variances = whiten(matrix)
     weights = reciprocal(variances, variances > 0)
     return matmul(transpose(inverse), weights[:, None] * matmul(inverse, right))

@@ -16,7 +16,7 @@ of unequal lengths are padded with missing steps, so that nothing is lost by pad
 Missing entries of a step are completed, see `completion`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,13 +44,13 @@ class Regression(NamedTuple):
         squares: E[r r'], `(N, N)`.
         slopes: E[r x'], `(N, K)`.
         regressors: E[x x'], `(K, K)`.
-        count: Number of steps, `()`.
+        num_steps: Number of steps, `()`.
     """
 
     squares: Array
     slopes: Array
     regressors: Array
-    count: Array
+    num_steps: Array
 
 
 class Start(NamedTuple):
@@ -95,8 +95,7 @@ class _Found(NamedTuple):
     """The series as posed and smoothed.
 
     `offsets: (S, T, D)`, `values` and `observed: (S, T, E)` are those of a `Problem`,
-    `drive: (S, T, U + 1)` the inputs and a one, `counted: (S, T)`, and
-    `residuals: (S, T, E)` what is left of the emissions, zero where missing.
+    `drive: (S, T, U + 1)` the inputs and a one, `counted: (S, T)`.
     """
 
     offsets: Array
@@ -105,7 +104,6 @@ class _Found(NamedTuple):
     posterior: SmootherPosterior
     drive: Array
     counted: Array
-    residuals: Array | None = None
 
 
 def expected_statistics(
@@ -173,24 +171,27 @@ def _emission(model: LGSSM, found: _Found, gaps: Gaps | None) -> Regression:
     R = as_operator(model.emission_covariance, E, "emission_covariance")
     means, counted = found.posterior.smoothed_means, found.counted
     gap = found.values - matvec(H.to_dense(), means)
-    found = found._replace(residuals=jnp.where(found.observed, gap, 0))
+    residuals = jnp.where(found.observed, gap, 0)
     spreads = found.posterior.smoothed_covariances
     if gaps is None:
         HP, HPH = _through(H, spreads, counted)
-        residuals, spread, across = found.residuals, HPH, -HP
+        spread, across = HPH, -HP
     elif R.mixes:
-        residuals, spread, across = _completed(H, without_infinite(R), found, gaps)
+        left = residuals, without_infinite(R), gaps
+        residuals, spread, across = _completed(H, found, *left)
     else:
-        residuals, spread, across = _independent(H, without_infinite(R), found)
+        spread, across = _independent(H, without_infinite(R), found)
     around = _regression(residuals, (means, found.drive), counted)
     return _spread(around, spread, across, _total(spreads, counted))
 
 
-def _completed(H: Operator, R: Operator, found: _Found, gaps: Gaps) -> Completed:
+def _completed(
+    H: Operator, found: _Found, residuals: Array, R: Operator, gaps: Gaps
+) -> Completed:
     """Complete the steps with gaps, and sum over all of them."""
     spreads, rows = found.posterior.smoothed_covariances, gaps.rows
-    shape = found.residuals.shape
-    flat = found.residuals.reshape(-1, shape[2])
+    shape = residuals.shape
+    flat = residuals.reshape(-1, shape[2])
     place = jnp.unravel_index(rows, shape[:2])
     weights = H.to_dense()
     own = weights[place[1]] if H.varies else weights
@@ -203,8 +204,8 @@ def _completed(H: Operator, R: Operator, found: _Found, gaps: Gaps) -> Completed
     return Completed(residuals, HPH + filled.spread, filled.across - HP)
 
 
-def _independent(H: Operator, R: Operator, found: _Found) -> Completed:
-    """Do the same for independent entries; the spread is right on its diagonal only."""
+def _independent(H: Operator, R: Operator, found: _Found) -> tuple[Array, Array]:
+    """Return spread and across of independent entries; the first is a diagonal."""
     seen = found.observed & found.counted[..., None]
     missing = found.counted[..., None] & ~seen
     spreads, weights = found.posterior.smoothed_covariances.to_dense(), H.to_dense()
@@ -219,7 +220,7 @@ def _independent(H: Operator, R: Operator, found: _Found) -> Completed:
         across = matvec(each, weights)
         spread = jnp.sum(across * weights, axis=1)
     spread = spread + R.variances() * jnp.sum(missing, axis=(0, 1))
-    return Completed(found.residuals, jnp.diag(spread), -across)
+    return jnp.diag(spread), -across
 
 
 def _regression(
