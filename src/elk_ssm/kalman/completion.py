@@ -9,6 +9,7 @@ so every expectation over what is missing is one over z of the same step, exactl
 diagonal R has A = diag(o), and nothing is said of a missing entry but its variance.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -90,24 +91,21 @@ class Completed(NamedTuple):
     across: Array
 
 
-def completions(covariance: Operator, patterns: Array) -> Array:
-    """Return A for each pattern, `(P, E, E)`, of a covariance that mixes entries."""
+def completion_of(covariance: Operator, observed: Array) -> Array:
+    """Return A of one step, `(E, E)`, of R and what of it was observed, `(E,)`."""
     R = covariance.to_dense()
+    inverse, variances = whiten(isolated(covariance, observed).to_dense())
+    weights = reciprocal(variances, variances > 0)
+    precision = matmul(transpose(inverse) * weights, inverse)
+    precision = jnp.where(observed[:, None] & observed, precision, 0)
     eye = jnp.eye(R.shape[-1], dtype=R.dtype)
-
-    def one(observed: Array) -> Array:
-        inverse, variances = whiten(isolated(covariance, observed).to_dense())
-        weights = reciprocal(variances, variances > 0)
-        precision = matmul(transpose(inverse) * weights, inverse)
-        precision = jnp.where(observed[:, None] & observed, precision, 0)
-        return jnp.where(observed[:, None], eye, matmul(R, precision))
-
-    return jax.vmap(one)(patterns)
+    return jnp.where(observed[:, None], eye, matmul(R, precision))
 
 
 def completed(gaps: Gaps, covariance: Operator, given: GapRows) -> Completed:
     """Complete the rows with gaps, of a covariance R that mixes entries."""
-    A, R = completions(covariance, gaps.patterns), covariance.to_dense()
+    A = jax.vmap(partial(completion_of, covariance))(gaps.patterns)
+    R = covariance.to_dense()
     eye = jnp.eye(R.shape[-1], dtype=R.dtype)
 
     def add(total: tuple, row: tuple) -> tuple[tuple, Array]:
