@@ -161,16 +161,17 @@ def _scored(
     def score(mean: Array, P: Array, y: Array, index: Array) -> Array:
         entry = None if inputs is None else inputs[index]
         H = jax.jacfwd(lambda z: model.emission(z, entry))(mean)  # type: ignore[misc]
-        noise = model.emission_covariance(mean, entry)  # type: ignore[misc, operator]
+        noise: Any = model.emission_covariance(mean, entry)  # type: ignore[misc, operator]
         S = matmul(H, matmul(P, transpose(H))) + noise
         missing = jnp.any(jnp.isnan(y))
         law = params.emission_dist(model.emission(mean, entry), S)  # type: ignore[misc]
         value = jnp.sum(law.log_prob(jnp.where(missing, 0, y)))
         return jnp.where(missing, 0, value)
 
-    first = jnp.asarray(model.initial_mean)[None], model.initial_covariance[None]
-    before = jnp.concatenate([first[0], after[:-1]])
-    around = jnp.concatenate([jnp.asarray(first[1]), spreads[:-1]])
-    return jnp.sum(
-        jax.vmap(score)(before, around, emissions, jnp.arange(steps))
-    ), predicted
+    start: tuple = (params.initial_mean, params.initial_covariance)
+    before, around = (
+        jnp.concatenate([jnp.asarray(x)[None], y[:-1]])
+        for x, y in zip(start, (after, spreads))
+    )
+    values = jax.vmap(score)(before, around, emissions, jnp.arange(steps))
+    return jnp.sum(values), predicted

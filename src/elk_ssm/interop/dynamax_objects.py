@@ -14,6 +14,7 @@ step. With A from `kalman/completion`, m = E[z], P = Cov(z) and v = y - H m - c,
 import copy
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ from elk_ssm.parallel.anywhere import anywhere
 def accelerated(model: Any) -> Any:
     """Return a copy of a model of dynamax whose class is accelerated."""
     dynamax_types()
-    cls = getattr(type(model), "_accelerates", type(model))
+    cls: Any = getattr(type(model), "_accelerates", type(model))
     found = copy.copy(model)
     found.__class__ = _subclass(cls)
     return found
@@ -46,7 +47,7 @@ def _subclass(cls: type) -> type:
     linear = importlib.import_module("dynamax.linear_gaussian_ssm")
     nonlinear = importlib.import_module("dynamax.nonlinear_gaussian_ssm")
     generalized = importlib.import_module("dynamax.generalized_gaussian_ssm")
-    known = {
+    known: dict[Any, dict[str, Callable]] = {
         linear.LinearGaussianSSM: LINEAR,
         nonlinear.NonlinearGaussianSSM: NONLINEAR,
         generalized.GeneralizedGaussianSSM: GENERALIZED,
@@ -75,7 +76,7 @@ def _reduce(self: Any) -> tuple:
 
 
 def _restore(cls: type, attributes: dict) -> Any:
-    model = object.__new__(cls)
+    model: Any = object.__new__(cls)
     model.__dict__.update(attributes)
     return accelerated(model)
 
@@ -206,7 +207,7 @@ def m_step(
     return parent.m_step(self, params, props, batch_stats, m_step_state)
 
 
-LINEAR = {
+LINEAR: dict[str, Callable] = {
     "marginal_log_prob": marginal_log_prob,
     "filter": filter_,
     "smoother": smoother,
