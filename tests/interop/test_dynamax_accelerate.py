@@ -308,8 +308,10 @@ def test_generalized_objects_match_the_conditional_moments():
         found = model.filter(params, y)
         expected = conditional_moments_gaussian_filter(*rule)
         assert type(found) is type(expected)
-        close(found, expected)
-        close(model.smoother(params, y), conditional_moments_gaussian_smoother(*rule))
+        # dynamax adds 1e-9 to the diagonals of what it solves for.
+        close(found, expected, 1e-6)
+        smoothed = conditional_moments_gaussian_smoother(*rule)
+        close(model.smoother(params, y), smoothed, 1e-5)
         values.append(found.marginal_loglik)
     assert values[0] > values[1]
     gaps = y.at[4:9].set(jnp.nan)
