@@ -216,6 +216,21 @@ def test_sgd_over_gaps_stays_finite():
     assert not jnp.allclose(fitted.dynamics.cov, params.dynamics.cov)
 
 
+def test_the_slope_of_a_batch_where_covariances_come_to_rest():
+    model = LinearGaussianSSM(3, 4)
+    params, _ = model.initialize(jr.PRNGKey(0))
+    y = jr.normal(jr.PRNGKey(1), (2, 150, 4))
+
+    def slope(model):
+        def total(params):
+            each = jax.vmap(partial(model.marginal_log_prob, params))
+            return jnp.sum(each(y))
+
+        return jax.jit(jax.grad(total))(params)
+
+    close(slope(accelerate(model)), slope(model), 1e-4)
+
+
 class Louder(LinearGaussianSSM):
     """A class of a user, with a method of its own."""
 
