@@ -15,6 +15,7 @@ from elk_ssm.interop import (
     cells,
     diffrax,
     dynamax,
+    dynamax_conversion,
     dynamax_nonlinear,
     tfp,
 )
@@ -27,7 +28,7 @@ def public():
     """Names of the public face: of the package, and of the modules it has in pieces."""
     for module in (elk_ssm, plotting, cells, blackjax, arviz):
         yield from ((module.__name__, name) for name in module.__all__)
-    for module in (diffrax, dynamax, dynamax_nonlinear, tfp):
+    for module in (diffrax, dynamax, dynamax_conversion, dynamax_nonlinear, tfp):
         for name, value in vars(module).items():
             own = getattr(value, "__module__", None) == module.__name__
             if own and not name.startswith("_"):

@@ -22,6 +22,7 @@ PAGES = {
         "chains",
         "convergence",
         "differential_equations",
+        "dynamax_objects",
         "gradients",
         "kalman",
         "sharding",

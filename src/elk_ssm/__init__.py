@@ -19,6 +19,7 @@ from elk_ssm import plotting
 from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
+from elk_ssm.expectation_maximization import EMFit, lgssm_em
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.forcing import Forced, forced
 from elk_ssm.interop.chain import Chains
@@ -84,6 +85,7 @@ __all__ = [
     "Diagonal",
     "DiagonalJacobian",
     "Diffuse",
+    "EMFit",
     "Fit",
     "Forced",
     "GainRatio",
@@ -123,6 +125,7 @@ __all__ = [
     "forced",
     "iterates",
     "jacobi",
+    "lgssm_em",
     "lgssm_filter",
     "lgssm_log_likelihood",
     "lgssm_predict",

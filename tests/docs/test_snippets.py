@@ -52,6 +52,17 @@ def test_the_page_on_chains_runs(capsys):
     assert dict(names["data"].posterior.sizes)["draw"] == 20
 
 
+def test_the_page_on_the_objects_of_dynamax_runs(capsys):
+    accelerated, alone = blocks(ROOT / "docs" / "dynamax_objects.md")
+    names = {}
+    run(accelerated, names)
+    assert jnp.isfinite(names["fitted"].dynamics.cov).all()
+    assert (jnp.diff(names["values"]) > 0).all()
+    run(alone, names := {})
+    assert bool(names["found"].converged)
+    assert capsys.readouterr().out.splitlines()[-2].startswith("True")
+
+
 def test_the_readme_shows_the_same_quickstart():
     readme, quickstart = (
         blocks(ROOT / name) for name in ("README.md", "docs/quickstart.md")

@@ -13,6 +13,8 @@ from elk_ssm.linalg.structure import (
     Operator,
     as_operator,
     common,
+    in_structure,
+    pattern_of,
     to_dense,
     unified,
 )
@@ -59,6 +61,15 @@ def full(operator):
 def close(found, expected):
     found = full(found) if isinstance(found, Operator) else found
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@LEAD
+def test_what_a_structure_holds_of_a_full_matrix(kind, lead):
+    whole = np.random.default_rng(3).normal(size=(*lead, D, D))
+    held = full(kind(jnp.ones(SHAPES[kind]))) > 0
+    close(draw(kind).part_of(jnp.asarray(whole)), np.where(held, whole, 0))
+    np.testing.assert_array_equal(pattern_of(draw(kind), D, D) >= 0, held)
+    close(in_structure(draw(kind), jnp.asarray(whole)), np.where(held, whole, 0))
 
 
 @LEAD

@@ -18,6 +18,7 @@ NAMES = (
     "chains",
     "convergence",
     "differential_equations",
+    "dynamax_objects",
     "forced",
     "gradients",
     "kalman",

@@ -21,24 +21,27 @@ dynamax is imported when the first function is called. That import changes JAX's
 matmul precision; ours does not depend on it.
 """
 
-import functools
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.interop.dynamax_parameters import (
-    as_float,
-    dynamax_types,
-    emission_covariance,
-    materialise,
-)
-from elk_ssm.interop.dynamax_parameters import check_version as check_version
+from elk_ssm.interop.dynamax_conversion import from_dynamax, to_dynamax
+from elk_ssm.interop.dynamax_parameters import as_float, check_version, dynamax_types
 from elk_ssm.kalman import filtering, sampling, smoothing
-from elk_ssm.kalman.initial import proper_covariance
-from elk_ssm.kalman.lgssm import LGSSM, emission_dim
-from elk_ssm.linalg.structure import Dense, as_operator, to_dense
+from elk_ssm.kalman.lgssm import LGSSM
+from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.backend import Backend
+
+__all__ = [
+    "DynamaxShapeError",
+    "accelerate",
+    "check_version",
+    "from_dynamax",
+    "lgssm_filter",
+    "lgssm_posterior_sample",
+    "lgssm_smoother",
+    "to_dynamax",
+]
 
 
 class DynamaxShapeError(ValueError, AssertionError):
@@ -183,100 +186,49 @@ def lgssm_posterior_sample(
     return _checked(sampling.lgssm_sample, *arguments, backend=backend)
 
 
-def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
-    """Read a `ParamsLGSSM`, such as one fitted by dynamax's EM or SGD.
+def accelerate(model: Any) -> Any:
+    """Return an object of dynamax whose inference runs on our core.
 
-    A vector as emission covariance is a diagonal. Of two axes, it is dense if square
-    of the emission's size, and else a diagonal for every step, as in dynamax.
+    The object is of a subclass of the class of `model`, with the same attributes;
+    parameters, properties and posteriors are dynamax's. What the class itself has
+    overridden stays. Emissions may have NaN where they are missing.
+
+    `LinearGaussianSSM` and `LinearGaussianConjugateSSM` (and what inherits from them):
+    `marginal_log_prob`, `filter`, `smoother`, `posterior_sample`,
+    `posterior_predictive`, `forecast` and `e_step`, and with them `fit_em` and
+    `fit_sgd`. In three places dynamax 1.0.3 gives numbers that are no moments of its
+    model, and this object the moments: `posterior_predictive` and `forecast` leave out
+    what inputs add to the emission, and `fit_em` of several series estimates an initial
+    covariance that is not positive (LinearGaussianSSM only).
+
+    `NonlinearGaussianSSM`: `filter`, `smoother`, `marginal_log_prob` and
+    `posterior_sample`, which the class declares and does not have, are the extended
+    Kalman filter and smoother, as dynamax's functions compute them.
+    `GeneralizedGaussianSSM`: the same, as `conditional_moments_gaussian_filter` and
+    `..._smoother` with `EKFIntegrals`. The iterated smoother, which finds the most
+    probable trajectory, is `elk_ssm.interop.dynamax_nonlinear.smooth`.
 
     Args:
-        params: a `ParamsLGSSM`; `None` means zero.
-        num_timesteps: needed only if some parameter is a function of the step.
+        model: An object of one of the four classes.
 
     Raises:
-        TypeError: a parameter is a function and `num_timesteps` was not given.
+        TypeError: It is of another class.
         ImportError: dynamax is missing or older than 1.0.3.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> one = elk.ScaledIdentity(1.0)
-        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(2), one, one, one, one, one))
-        >>> from_dynamax(params).dynamics_weights.matrix.shape
-        (2, 2)
+        >>> import jax, jax.numpy as jnp
+        >>> from dynamax.linear_gaussian_ssm import LinearGaussianSSM
+        >>> model = accelerate(LinearGaussianSSM(state_dim=1, emission_dim=1))
+        >>> isinstance(model, LinearGaussianSSM)
+        True
+        >>> params, props = model.initialize(jax.random.PRNGKey(0))
+        >>> y = jnp.array([[0.1], [jnp.nan], [0.3]])
+        >>> model.smoother(params, y).smoothed_means.shape
+        (3, 1)
     """
-    dynamax_types()
-    read = functools.partial(materialise, num_timesteps=num_timesteps)
-    dynamics, emission = params.dynamics, params.emissions
-    weights = read("emissions.weights", emission.weights)
-    return LGSSM(
-        initial_mean=as_float(params.initial.mean),
-        initial_covariance=Dense(as_float(params.initial.cov)),
-        dynamics_weights=Dense(read("dynamics.weights", dynamics.weights)),
-        dynamics_covariance=Dense(read("dynamics.cov", dynamics.cov)),
-        emission_weights=Dense(weights),
-        emission_covariance=emission_covariance(emission.cov, weights.shape[-2]),
-        dynamics_bias=read("dynamics.bias", dynamics.bias),
-        dynamics_input_weights=read("dynamics.input_weights", dynamics.input_weights),
-        emission_bias=read("emissions.bias", emission.bias),
-        emission_input_weights=read("emissions.input_weights", emission.input_weights),
-    )
+    from elk_ssm.interop.dynamax_objects import accelerated
 
-
-def to_dynamax(model: Any) -> Any:
-    """Write an `LGSSM`, or a surrogate, with dynamax's types.
-
-    Args:
-        model: an `LGSSM`, or an object whose `to_lgssm()` returns an `LGSSM` and its
-            emissions, such as `elk_ssm.Surrogate`.
-
-    Returns:
-        A `ParamsLGSSM` with dense matrices and zeros for what is `None`; for an
-        object with `to_lgssm()`, a pair of that and the emissions.
-
-    Raises:
-        TypeError: `model` is neither.
-        ValueError: its initial covariance is `Diffuse`.
-        ImportError: dynamax is missing or older than 1.0.3.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> one = elk.ScaledIdentity(1.0)
-        >>> params = to_dynamax(elk.LGSSM(jnp.zeros(2), one, one, one, one, one))
-        >>> params.dynamics.bias.tolist()
-        [0.0, 0.0]
-    """
-    if hasattr(model, "to_lgssm"):
-        inner, emissions = model.to_lgssm()
-        return to_dynamax(inner), emissions
-    if not isinstance(model, LGSSM):
-        raise TypeError(
-            "to_dynamax expects an LGSSM or an object with to_lgssm(); "
-            f"got {type(model).__name__}."
-        )
-    types, size = dynamax_types(), model.state_dim
-    P = to_dense(proper_covariance(model, "dynamax"))
-    dense = functools.partial(_dense, model)
-    width = emission_dim(model)
-    zeros = functools.partial(_or_zeros, jnp.asarray(model.initial_mean).dtype)
-    B, D = model.dynamics_input_weights, model.emission_input_weights
-    num_inputs = max(0 if W is None else jnp.shape(W)[-1] for W in (B, D))
-    return types.ParamsLGSSM(
-        initial=types.ParamsLGSSMInitial(mean=model.initial_mean, cov=P),
-        dynamics=types.ParamsLGSSMDynamics(
-            weights=dense("dynamics_weights", size),
-            bias=zeros(model.dynamics_bias, size),
-            input_weights=zeros(B, size, num_inputs),
-            cov=dense("dynamics_covariance", size),
-        ),
-        emissions=types.ParamsLGSSMEmissions(
-            weights=dense("emission_weights", size),
-            bias=zeros(model.emission_bias, width),
-            input_weights=zeros(D, width, num_inputs),
-            cov=dense("emission_covariance", width),
-        ),
-    )
+    return accelerated(model)
 
 
 def _read(params: Any, emissions: Array) -> tuple[LGSSM, Array]:
@@ -289,11 +241,3 @@ def _checked(run: Any, *arguments: Any, **options: Any) -> Any:
         return run(*arguments, **options)
     except ValueError as error:
         raise DynamaxShapeError(str(error)) from error
-
-
-def _dense(model: LGSSM, name: str, size: int) -> Array:
-    return to_dense(as_operator(getattr(model, name), size, name))
-
-
-def _or_zeros(dtype: Any, array: Array | None, *shape: int) -> Array:
-    return jnp.zeros(shape, dtype) if array is None else array

@@ -76,6 +76,10 @@ class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
         """Return the array."""
         return self.matrix
 
+    def part_of(self, matrix: Array) -> Self:
+        """Return all of it."""
+        return self.like(matrix)
+
     def observe(self, mean: Array, noise: Array) -> Observed:
         """Condition N(mean, A) on zeros seen with variances `noise`."""
         seen = observe_coordinates(self.matrix, noise, mean[..., None])

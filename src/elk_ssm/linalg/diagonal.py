@@ -84,6 +84,10 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
         eye = jnp.eye(self.diagonal.shape[-1], dtype=self.diagonal.dtype)
         return self.diagonal[..., None] * raised(eye, self.diagonal.ndim + 1)
 
+    def part_of(self, matrix: Array) -> Self:
+        """Return its diagonal."""
+        return self.like(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+
     def observe(self, mean: Array, noise: Array) -> Observed:
         """Condition N(mean, A) on zeros seen with variances `noise`."""
         variance = self.diagonal

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.linalg.dense import Dense
 from elk_ssm.linalg.operator import Operator
+from elk_ssm.linalg.small import transpose
 
 
 def _by_groups(name: str) -> Callable[..., Any]:
@@ -61,6 +63,14 @@ class Groups(Operator):
     variances = _by_groups("variances")
     observe = _by_groups("observe")
     observe_run = _by_groups("observe_run")
+
+    def part_of(self, matrix: Array) -> Self:
+        """Return the blocks that lie on its diagonal."""
+        rows = jnp.moveaxis(self.gather(matrix), -3, -1)  # (..., n, b, D)
+        blocks = self.gather(rows)  # (..., n, b, n, b)
+        index = jnp.arange(blocks.shape[-2])
+        own = index[:, None, None, None] == index[:, None]
+        return self.like(transpose(jnp.sum(jnp.where(own, blocks, 0), axis=-2)))
 
     def clipped(self, radius: Array) -> Self:
         """Shrink each block."""

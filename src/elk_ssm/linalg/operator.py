@@ -88,6 +88,10 @@ class Operator:
         """Return the array of shape `(..., D, D)`."""
         raise NotImplementedError
 
+    def part_of(self, matrix: Array) -> Self:
+        """Return what this structure holds of full matrices `(..., D, D)`."""
+        raise NotImplementedError
+
     def observe(self, mean: Array, noise: Array) -> Observed:
         """Condition N(mean, A) on zeros seen with variances `noise`, `(..., D)`."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from elk_ssm.linalg.block_diagonal import BlockDiagonal
@@ -36,6 +37,8 @@ __all__ = [
     "as_operator",
     "at_step",
     "common",
+    "in_structure",
+    "pattern_of",
     "to_dense",
     "unified",
     "variances_of",
@@ -100,6 +103,48 @@ def as_operator(matrix: Any, size: int, name: str) -> Operator:
     kind, least = type(declared).__name__, declared.axes
     got = "a scalar" if array.ndim == 0 else f"shape {array.shape}"
     raise ValueError(f"{name}: {kind} expects at least {least} axes; got {got}.")
+
+
+def in_structure(declared: Any, matrix: Array) -> Any:
+    """Return what the structure of a declared matrix holds of a full one.
+
+    Of all covariances of that structure it is the one under which noise of this sample
+    covariance is likeliest, be it a diagonal, blocks, or a mean variance.
+
+    Args:
+        declared: As `as_operator` reads it; a bare array stays one.
+        matrix: `(N, D)`, square unless the structure is dense.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sample = jnp.array([[1.0, 0.5], [0.5, 3.0]])
+        >>> in_structure(ScaledIdentity(1.0), sample)
+        ScaledIdentity(scale=Array(2., dtype=float32))
+        >>> in_structure(Diagonal(jnp.ones(2)), sample).diagonal.tolist()
+        [1.0, 3.0]
+    """
+    if isinstance(declared, ScaledIdentity):
+        return ScaledIdentity(jnp.mean(jnp.diagonal(matrix)))
+    return declared.part_of(matrix) if isinstance(declared, Operator) else matrix
+
+
+def pattern_of(declared: Any, rows: int, columns: int) -> np.ndarray:
+    """Return which numbers a declared matrix is made of: `(N, D)` labels, -1 for none.
+
+    Example:
+        >>> pattern_of(ScaledIdentity(1.0), 2, 2).tolist()
+        [[0, -1], [-1, 0]]
+        >>> pattern_of(Diagonal(jnp.ones(2)), 2, 2).tolist()
+        [[0, -1], [-1, 1]]
+    """
+    if isinstance(declared, ScaledIdentity):
+        return np.where(np.eye(rows) > 0, 0, -1)
+    labels = np.arange(rows * columns).reshape(rows, columns)
+    if not isinstance(declared, Operator):
+        return labels
+    with jax.ensure_compile_time_eval():
+        ones = declared.like(jnp.ones(declared.array.shape[-declared.axes :]))
+        return np.where(np.asarray(ones.to_dense()) > 0, labels, -1)
 
 
 def common(*operators: Operator) -> tuple[Operator, ...]:

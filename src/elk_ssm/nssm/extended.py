@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from elk_ssm._types import Array
+from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother
 from elk_ssm.linalg.small import matmul, symmetrize, transpose
@@ -61,6 +62,12 @@ def _rows(posed: Posed, point: Array, entry, index):
 
 def extended_posterior(posed: Posed, backend: Backend) -> SmootherPosterior:
     """Smooth the model expanded at the filter's points."""
+    model, values, observed = extended_model(posed)
+    return lgssm_smoother(model, values, mask=observed, backend=backend)
+
+
+def extended_model(posed: Posed) -> tuple[LGSSM, Array, Array]:
+    """Expand a model at the filter's points; return its emissions and what was seen."""
     filtered, predicted = extended_points(posed)
     expansion = expand(posed, filtered, emission_points=predicted, kind="scored")
     # From increments around the points to states: x_t = f_t + F (x_{t-1} - m_{t-1}).
@@ -72,4 +79,4 @@ def extended_posterior(posed: Posed, backend: Backend) -> SmootherPosterior:
     model = expansion.model()._replace(
         initial_mean=posed.initial_mean, dynamics_bias=shift
     )
-    return lgssm_smoother(model, values, mask=rows.observed, backend=backend)
+    return model, values, rows.observed
