@@ -11,7 +11,7 @@ from elk_ssm._loop import status_of
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.linalg.structure import to_dense
-from elk_ssm.nssm.densities import log_joint
+from elk_ssm.nssm.driven import log_joint_on
 from elk_ssm.nssm.extended import extended_posterior
 from elk_ssm.nssm.information import gaussian_around
 from elk_ssm.nssm.iterate import iterate
@@ -23,10 +23,12 @@ from elk_ssm.nssm.options import (
     check_choices,
     check_guess,
     check_limits,
+    check_singular,
     check_states,
 )
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.nssm.shards import on_shards
+from elk_ssm.nssm.singular import smooth_singular
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
@@ -162,6 +164,8 @@ def smooth(
     posed = pose(model, emissions, inputs, mask)
     choices = check_choices(linearization, backend, safeguard)
     limits = check_limits(noise, tol, max_iters, posed)
+    if posed.roots is not None:
+        check_singular(choices, shards is not None)
     guess = check_guess(guess, posed)
     if shards is None:
         return _smooth(posed, guess, limits, choices=choices)
@@ -235,7 +239,7 @@ def log_prob(
         -1.838
     """
     posed = pose(model, emissions, inputs, mask)
-    return log_joint(posed, check_states("states", states, posed))
+    return log_joint_on(posed, check_states("states", states, posed))
 
 
 @partial(jax.jit, static_argnames="choices")
@@ -250,6 +254,8 @@ def _smooth(
     held = jax.lax.stop_gradient((posed, limits))
     if guess is None:
         guess = extended_posterior(held[0], choices.backend).smoothed_means
+    if posed.roots is not None:
+        return Smoothed(**smooth_singular(posed, guess, limits, policy, choices))
     guess = jax.lax.stop_gradient(guess)
     found = iterate(held[0], guess, choices, held[1], policy)
     found = jax.lax.stop_gradient(found)
@@ -281,7 +287,7 @@ def _extended(posed: Posed, backend: Backend) -> Smoothed:
         means=means,
         covariances=to_dense(posterior.smoothed_covariances),
         log_likelihood=posterior.log_likelihood,
-        log_posterior=log_joint(posed, means),
+        log_posterior=log_joint_on(posed, means),
         status=status_of(broken, otherwise=Status.converged),
         num_iters=jnp.asarray(1, jnp.int32),
         step_norm=jnp.asarray(jnp.nan, means.dtype),
