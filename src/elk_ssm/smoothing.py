@@ -44,10 +44,11 @@ class Smoothed(NamedTuple):
     Attributes:
         means: The mode, `(T, D)`.
         covariances: Of the Gaussian approximation at the mode, `(T, D, D)`, positive
-            definite when converged.
+            definite when converged; semidefinite if the model's are.
         log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
             Laplace with Gauss-Newton curvature otherwise), `()`.
-        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
+        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y). Of a
+            singular model see `log_prob`.
         status: Value of a `Status`, `()`.
         num_iters: Passes done, Newton's included, `()`.
         step_norm: Largest entry of the last step relative to the states' size, `()`.
@@ -130,7 +131,7 @@ def smooth(
             iterated posterior linearisation, which converges to its own fixed point.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, one piece of the series on each, as
-            for `evaluate`. Not with `guess="extended"`.
+            for `evaluate`. Not with `guess="extended"`, nor if the model is singular.
         axis_name: Name of the axis of the mesh for time.
 
     Returns:
@@ -216,6 +217,11 @@ def log_prob(
     mask: Array | None = None,
 ) -> Array:
     """Return log p(states, emissions), `()`, without the missing emissions.
+
+    Where the model is singular it is the density on the set of trajectories that its
+    noise leads to, with pseudo-determinants of P and Q in place of determinants, and
+    -inf for others: where more than sqrt(eps) of the largest state of a dimension is
+    left unexplained.
 
     Args:
         model: The model.

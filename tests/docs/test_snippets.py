@@ -52,6 +52,15 @@ def test_the_page_on_chains_runs(capsys):
     assert dict(names["data"].posterior.sizes)["draw"] == 20
 
 
+def test_the_page_on_nonlinear_models_fits_a_singular_one(capsys):
+    (code,) = (c for c in blocks(ROOT / "docs" / "nonlinear_ssm.md") if "fit(" in c)
+    names = {}
+    run(code.replace("num_steps=20", "num_steps=2"), names)
+    objective = names["fitted"].objective
+    assert objective[1] > objective[0]
+    assert capsys.readouterr().out.endswith("converged\n")
+
+
 def test_the_readme_shows_the_same_quickstart():
     readme, quickstart = (
         blocks(ROOT / name) for name in ("README.md", "docs/quickstart.md")

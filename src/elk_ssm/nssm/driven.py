@@ -57,7 +57,7 @@ def initial_root(posed: Posed) -> Array:
 
 
 def process_roots(posed: Posed) -> tuple[Array | None, int | None]:
-    """Return G of the transitions, unless it depends on the state, and its time axis."""
+    """Return G of the transitions and its time axis, if no state is in it."""
     assert posed.roots is not None
     root = posed.roots.process
     if root is None:

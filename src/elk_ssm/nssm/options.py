@@ -83,11 +83,11 @@ def check_singular(choices: Choices, on_mesh: bool) -> None:
     what = "a model with a singular covariance (P or Q has a zero eigenvalue)"
     if on_mesh:
         raise ValueError(
-            f"{what} is smoothed on one device: its dynamics are followed step by step; "
-            "got a mesh."
+            f"{what} is smoothed on one device, where its dynamics are followed step "
+            "by step; got a mesh."
         )
     if not choices.safeguard:
         raise ValueError(
-            f"{what} is only smoothed with safeguard=True, which leads to its mode; got "
+            f"{what} is smoothed with safeguard=True, which leads to its mode; got "
             "False."
         )

@@ -1,4 +1,4 @@
-"""A model checked against its data, with its functions hoisted: what algorithms take."""
+"""A model checked against its data, its functions hoisted: what algorithms take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

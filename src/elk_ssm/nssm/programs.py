@@ -57,7 +57,8 @@ def hoist_all(
         if callable(function := getattr(model, name)):
             dense = dense_function(name, function, size, mean.dtype)
             found[name] = _traced(name, dense, state, entry)
-    if is_function(Q := model.dynamics_covariance):
+    Q: Any = model.dynamics_covariance
+    if is_function(Q):
         given = jax.eval_shape(Q, state, entry)
         if model.singular or isinstance(given, LowRank):
             root = partial(_root_at, Q, mean.shape[0], mean.dtype)

@@ -1,4 +1,4 @@
-r"""Quadratic models of a driven trajectory, solved by one elimination backwards in time.
+r"""Quadratic models of a driven trajectory, solved by elimination backwards in time.
 
 Around states z and noise w (see `driven`), with increments d_t = A_t d_{t-1} + G_t e_t
 + c_t, c_t a gap between f(z_{t-1}) + G_t w_t and z_t, and V_t, v_t the curvature and
@@ -29,7 +29,7 @@ from jax import lax
 
 from elk_ssm._types import Array
 from elk_ssm.linalg.small import matmul, matvec, solve, symmetrize, transpose
-from elk_ssm.nssm.driven import Driven, each_root, log_volume, move, process_roots
+from elk_ssm.nssm.driven import Driven, log_volume, move, process_roots
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.tridiagonal import apply_inverse, unit_factor
 
@@ -164,7 +164,10 @@ def eliminate(
     """
     size, width = linear.A.shape[-1], noise.shape[1]
     step = partial(_eliminate_step, shift=shift, solver=solver)
-    nothing = jnp.zeros((size + width,) * 2, noise.dtype), jnp.zeros_like(linear.A[0, 0])
+    nothing = (
+        jnp.zeros((size + width,) * 2, noise.dtype),
+        jnp.zeros_like(linear.A[0, 0]),
+    )
     tensor, entries, own = second or (lambda *_: nothing, (), None)
 
     def backward(carry: tuple, entry: tuple) -> tuple[tuple, Feedback]:
@@ -247,5 +250,3 @@ def perturbed(
         return d, (d, e)
 
     return lax.scan(forward, jnp.zeros_like(states[0]), (A, G, gaps, K, steps))[1]
-
-

@@ -107,9 +107,7 @@ def gaussian_around_path(
         kind = choices.linearization
         expansion = expand(posed, states, over, kind, kind="exact")
         linear = linear_of(expansion, _roots_of(expansion))
-        covariances = spread(
-            linear, eliminate(path.noise, linear, None, solver=EXACT)
-        )
+        covariances = spread(linear, eliminate(path.noise, linear, None, solver=EXACT))
     if not exact:
         expansion = expansion.without_data()
     values, seen = expansion.rows.values, expansion.rows.observed

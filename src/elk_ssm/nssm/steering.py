@@ -43,7 +43,7 @@ from elk_ssm.nssm.stopping import (
     size_of_states,
     slack_of,
 )
-from elk_ssm.solution import Status, int_status
+from elk_ssm.solution import Status
 
 _ENOUGH, _GOOD = 0.1, 0.75
 _FIRST_SHIFT, _GROWTH, _MOST_TRIES = 1e-4, 8.0, 24
@@ -120,9 +120,7 @@ def follow(posed: Posed, path: Driven, feedback: Feedback) -> Driven:
     return roll(posed, path.noise, respond)
 
 
-def steer(
-    posed: Posed, first: Steered, tolerance: Array, max_iters: Array
-) -> Steered:
+def steer(posed: Posed, first: Steered, tolerance: Array, max_iters: Array) -> Steered:
     """Run passes until a stopping rule holds."""
     return run_passes(
         lambda carry: steer_once(posed, tolerance, carry), first, max_iters, SEARCHING
@@ -180,9 +178,7 @@ def _decrement(feedback: Feedback) -> Array:
     return -jnp.sum(feedback.slopes * feedback.steps)
 
 
-def _try_shifts(
-    posed: Posed, carry: Steered, linear: Linear, slack: Array
-) -> Attempt:
+def _try_shifts(posed: Posed, carry: Steered, linear: Linear, slack: Array) -> Attempt:
     """Raise the shift until the step is good enough."""
     second = tensors(posed, carry.path)
 
