@@ -21,7 +21,12 @@ from elk_ssm.kalman.roundings import safe_sqrt
 from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.linalg.structure import LowRank, Operator, as_operator, to_dense
 
-_ROUNDING_UNITS = 4
+_ROUNDING_UNITS = 8
+_REGULAR = "{} must be positive definite, or the log density does not exist; got"
+_ADVICE = (
+    "Give a noise-free emission a small variance; a model whose P or Q is singular has "
+    "singular=True."
+)
 
 
 def is_function(given: Any) -> bool:
@@ -46,6 +51,9 @@ def read_covariance(
         check_covariance(name, operator)
     else:
         _check_variances(name, operator.variances())
+        # The others are looked at where a model is made.
+        if name == "emission_covariance" and is_singular(given, dtype):
+            raise ValueError(f"{_REGULAR.format(name)} a zero eigenvalue. {_ADVICE}")
     return operator.like(operator.array.astype(dtype))
 
 
@@ -81,8 +89,13 @@ def noise_root(given: Any, size: int, name: str, dtype: Any) -> Array:
 
 def _careful_root(matrix: Array) -> Array:
     # Twice what detection allows, so that no pivot is zero there and not here.
-    eps = 2 * _ROUNDING_UNITS * jnp.finfo(matrix.dtype).eps
-    return square_root(matrix, jax.lax.stop_gradient(eps * jnp.diagonal(matrix)))
+    least = 2 * _rounding(matrix.dtype, len(matrix)) * jnp.diagonal(matrix)
+    return square_root(matrix, jax.lax.stop_gradient(least))
+
+
+def _rounding(dtype: Any, size: int) -> float:
+    """Return what elimination may leave of a diagonal entry where nothing is left."""
+    return _ROUNDING_UNITS * size * float(jnp.finfo(dtype).eps)
 
 
 def is_singular(given: Any, dtype: Any) -> bool:
@@ -108,19 +121,21 @@ def is_singular(given: Any, dtype: Any) -> bool:
             else:
                 matrices = np.asarray(to_dense(operator), float)
                 variances = np.diagonal(matrices, axis1=-2, axis2=-1)
-                pivots = _pivots(matrices)
+                pivots = _pivots(matrices, _rounding(dtype, matrices.shape[-1]))
         except (ValueError, TypeError):
             return False
-    floor = _ROUNDING_UNITS * float(jnp.finfo(dtype).eps) * np.abs(variances)
+    if not np.isfinite(pivots).all():
+        return False
+    floor = _rounding(dtype, variances.shape[-1]) * np.abs(variances)
     return bool(np.any(np.abs(pivots) <= floor) and not np.any(pivots < -floor))
 
 
-def _pivots(matrices: np.ndarray) -> np.ndarray:
+def _pivots(matrices: np.ndarray, rounding: float) -> np.ndarray:
     """Return the pivots of symmetric elimination, `(..., D)`."""
     rest = matrices.copy()
     size = rest.shape[-1]
-    eps = _ROUNDING_UNITS * np.finfo(float).eps
-    least = eps * np.abs(np.diagonal(matrices, axis1=-2, axis2=-1))
+    variances = np.diagonal(matrices, axis1=-2, axis2=-1)
+    least = rounding * np.abs(variances)
     for k in range(size - 1):
         pivot = rest[..., k, k]
         usable = np.abs(pivot) > least[..., k]
@@ -138,9 +153,4 @@ def _check_variances(name: str, variances: Array) -> None:
     smallest = np.min(np.asarray(variances))
     if smallest > 0:
         return
-    what = f"{name} must be positive definite, or the log density does not exist; got"
-    if name == "emission_covariance":
-        advice = "Give a noise-free entry a small one."
-    else:
-        advice = "A singular model has singular=True."
-    raise ValueError(f"{what} a variance of {smallest}. {advice}")
+    raise ValueError(f"{_REGULAR.format(name)} a variance of {smallest}. {_ADVICE}")
