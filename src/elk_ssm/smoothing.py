@@ -4,15 +4,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from elk_ssm._loop import status_of
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
-from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.driven import log_joint_on
-from elk_ssm.nssm.extended import extended_posterior
+from elk_ssm.nssm.extended import extended_fields, extended_posterior
 from elk_ssm.nssm.information import gaussian_around
 from elk_ssm.nssm.iterate import iterate
 from elk_ssm.nssm.mode import attach
@@ -32,7 +29,6 @@ from elk_ssm.nssm.singular import smooth_singular
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
-from elk_ssm.solution import Status
 from elk_ssm.surrogate.noise import GainRatio, NoisePolicy
 
 DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
@@ -109,6 +105,10 @@ def smooth(
     are implicit at the mode: they do not depend on the iteration, and are right when it
     has converged, first and second ones. They belong to the mode, so not to what sigma
     points without the safeguard converge to.
+
+    With singular P or Q (see `NonlinearSSM`) these passes run with a little noise in
+    every direction; then Newton's method in the noise that drives the trajectory
+    (Jacobson & Mayne 1970) goes on among trajectories that the model can take.
 
     Args:
         model: The model.
@@ -218,10 +218,9 @@ def log_prob(
 ) -> Array:
     """Return log p(states, emissions), `()`, without the missing emissions.
 
-    Where the model is singular it is the density on the set of trajectories that its
-    noise leads to, with pseudo-determinants of P and Q in place of determinants, and
-    -inf for others: where more than sqrt(eps) of the largest state of a dimension is
-    left unexplained.
+    For singular P or Q it is the density on the trajectories that some noise leads to,
+    with pseudo-determinants, and -inf for others: where more than sqrt(eps) of the
+    largest state of a dimension is left unexplained.
 
     Args:
         model: The model.
@@ -286,17 +285,4 @@ def _smooth_on_mesh(
 
 @partial(jax.jit, static_argnames="backend")
 def _extended(posed: Posed, backend: Backend) -> Smoothed:
-    posterior = extended_posterior(posed, backend)
-    means = posterior.smoothed_means
-    broken = ~jnp.all(jnp.isfinite(means)), Status.nonfinite
-    return Smoothed(
-        means=means,
-        covariances=to_dense(posterior.smoothed_covariances),
-        log_likelihood=posterior.log_likelihood,
-        log_posterior=log_joint_on(posed, means),
-        status=status_of(broken, otherwise=Status.converged),
-        num_iters=jnp.asarray(1, jnp.int32),
-        step_norm=jnp.asarray(jnp.nan, means.dtype),
-        filtered_means=posterior.filtered_means,
-        filtered_covariances=to_dense(posterior.filtered_covariances),
-    )
+    return Smoothed(**extended_fields(posed, backend))

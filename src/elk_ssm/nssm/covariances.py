@@ -74,7 +74,7 @@ def noise_root(given: Any, size: int, name: str, dtype: Any) -> Array:
 
     A pivot of rounding counts as zero, so that what has no noise gets none at all.
     """
-    if isinstance(given, LowRank):
+    if isinstance(given, LowRank) and given.factor.shape[-1] <= size:
         return jnp.asarray(given.factor).astype(dtype)
     operator = as_operator(given, size, name)
     array = operator.array.astype(dtype)

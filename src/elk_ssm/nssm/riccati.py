@@ -163,7 +163,7 @@ def eliminate(
         solver: How M is taken apart, and how its inverse multiplies a matrix.
     """
     size, width = linear.A.shape[-1], noise.shape[1]
-    step = partial(_eliminate_step, shift=shift, solver=solver)
+    step = partial(_eliminate_step, shift, solver)
     nothing = (
         jnp.zeros((size + width,) * 2, noise.dtype),
         jnp.zeros_like(linear.A[0, 0]),
@@ -173,7 +173,7 @@ def eliminate(
     def backward(carry: tuple, entry: tuple) -> tuple[tuple, Feedback]:
         (V, v), (w, A, G, gap, slope, bend, extra, own) = carry, entry
         v = v + matvec(V, gap)
-        (Z, z), found = step(V, v, w, A, G, *tensor(v, extra, own))
+        (Z, z), found = step((V, v), (w, A, G), tensor(v, extra, own))
         return (bend + Z, slope + z), found
 
     A, G, gaps, slopes, bends = linear
@@ -181,12 +181,13 @@ def eliminate(
     before = (noise[1:], A[1:], G[1:], gaps[1:], slopes[:-1], bends[:-1], entries, own)
     (V, v), rest = lax.scan(backward, last, before, reverse=True)
     v = v + matvec(V, gaps[0])
-    first = step(V, v, noise[0], A[0], G[0], *nothing)[1]
+    first = step((V, v), (noise[0], A[0], G[0]), nothing)[1]
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
 
 
-def _eliminate_step(V, v, w, A, G, L, volume, *, shift, solver):
+def _eliminate_step(shift, solver, following, here, second):
     factor, apply = solver
+    (V, v), (w, A, G), (L, volume) = following, here, second
     size, width = A.shape[0], w.shape[0]
     VG = matmul(V, G)
     eye = jnp.eye(width, dtype=w.dtype)
