@@ -30,7 +30,13 @@ from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.kalman.sampling import lgssm_sample
 from elk_ssm.kalman.smoothing import lgssm_smoother
-from elk_ssm.linalg.structure import BlockDiagonal, Dense, Diagonal, ScaledIdentity
+from elk_ssm.linalg.structure import (
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    LowRank,
+    ScaledIdentity,
+)
 from elk_ssm.linearizing import linearize
 from elk_ssm.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from elk_ssm.markov import chains
@@ -93,6 +99,7 @@ __all__ = [
     "History",
     "IdentityJacobian",
     "Linearization",
+    "LowRank",
     "LyapunovSpectrum",
     "Method",
     "NoisePolicy",

@@ -24,6 +24,7 @@ __all__ = [
     "Jaxpr",
     "Literal",
     "SymbolicZero",
+    "batched_alike",
     "bind_equation",
     "called_program",
     "closed_call_p",
@@ -115,6 +116,21 @@ def used_inputs(jaxpr: Any) -> list[bool]:
     """
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return used
+
+
+def batched_alike(outputs: Any, inputs: Any) -> Any:
+    """Return the outputs, batched as soon as one of the inputs is.
+
+    A function with a `jax.custom_jvp` and its rule must agree on which outputs `vmap`
+    batches, or a branch that holds the function and is then differentiated in reverse
+    cannot be lowered; the rule batches what any of its parts makes it. To be dropped
+    when JAX makes them agree.
+    """
+    leaves = [jnp.ravel(jnp.asarray(x))[0] for x in jax.tree.leaves(inputs) if x.size]
+    # True whatever the entries are, NaN included.
+    always = [(x == x) | (x != x) for x in leaves]
+    true = jax.tree.reduce(jnp.logical_and, always)
+    return jax.tree.map(lambda x: jnp.where(true, x, x), outputs)
 
 
 def is_zero_tangent(tangent: Any) -> bool:

@@ -2,7 +2,7 @@ r"""Draws from a nonlinear model, parallel in time given the noise.
 
 With draws eps_t ~ N(0, I) made beforehand,
 
-    z_t = f(z_{t-1}, u_t) + sqrt(Q_t) eps_t
+    z_t = f(z_{t-1}, u_t) + sqrt(Q_t) eps_t          or G_t eps_t of a singular model
 
 is a deterministic recurrence with the noise as an input, which `evaluate` solves in
 parallel; it gives what a sequential loop gives with the same draws.
@@ -21,6 +21,7 @@ from elk_ssm.evaluation import evaluate
 from elk_ssm.kalman.scalar_updates import square_root
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import at_step, to_dense
+from elk_ssm.nssm.driven import initial_root, noise_width, process_roots, root_at
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.solution import Status
@@ -95,7 +96,8 @@ def sample(
     steps = check_length(jax.tree.map(jnp.asarray, inputs), num_steps)
     posed = pose(model, _placeholder(model, inputs, steps), inputs)
     keys = jax.random.split(key)
-    noise = jax.random.normal(keys[0], posed.shape, posed.initial_mean.dtype)
+    shape = posed.shape if posed.roots is None else (steps, noise_width(posed))
+    noise = jax.random.normal(keys[0], shape, posed.initial_mean.dtype)
     states, status = draw_states(posed, noise, method)
     return Sample(states, draw_emissions(model, posed, keys[1], states), status)
 
@@ -103,8 +105,14 @@ def sample(
 def draw_states(
     posed: Posed, noise: Array, method: Method | Auto | None = None
 ) -> tuple[Array, Array]:
-    """Turn standard normal draws `(T, D)` into states `(T, D)`, in parallel."""
-    root = square_root(posed.initial_covariance)
+    """Turn standard normal draws `(T, D)` into states `(T, D)`, in parallel.
+
+    Those of a singular model are `(T, r)`, as many as its noise factors have columns.
+    """
+    if posed.roots is None:
+        root = square_root(posed.initial_covariance)
+    else:
+        root = initial_root(posed)
     first = posed.initial_mean + matvec(root, noise[0])
     if posed.shape[0] == 1:
         return first[None], jnp.asarray(0, jnp.int32)
@@ -121,6 +129,10 @@ def draw_states(
 
 
 def _process_root(posed: Posed, state: Array, entry: PyTree, index: Array) -> Array:
+    if posed.roots is not None:
+        root, axis = process_roots(posed)
+        own = root if root is None or axis is None else root[index - 1]
+        return root_at(posed, state, entry, own)
     if posed.dynamics_covariance is None:
         return square_root(posed.call("dynamics_covariance", state, entry))
     return square_root(to_dense(at_step(posed.dynamics_covariance, index)))

@@ -10,6 +10,7 @@ The mode of one step is the guess of the next, so later steps need few passes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -71,7 +72,8 @@ def fit(
 ) -> Fit:
     """Maximise the approximate marginal likelihood with an optax optimiser.
 
-    A step whose objective or gradient is not finite is skipped.
+    A step whose objective or gradient is not finite is skipped. A model whose P or Q is
+    singular at the first parameters is taken as singular at all of them.
 
     Args:
         build: `build(params) -> NonlinearSSM`; transform constrained parameters here.
@@ -106,8 +108,13 @@ def fit(
     count = jnp.maximum(seen.num_observed(), 1)
     options = {**options, "mask": mask}
 
+    def made(params: PyTree) -> NonlinearSSM:
+        # Zeros that are seen in the first covariances cannot be in traced ones.
+        model = build(params)
+        return replace(model, singular=True) if first.singular else model
+
     def loss(params: PyTree, states: Array) -> tuple[Array, Smoothed]:
-        result = smooth(build(params), emissions, inputs, guess=states, **options)
+        result = smooth(made(params), emissions, inputs, guess=states, **options)
         prior = 0.0 if log_prior is None else log_prior(params)
         return -(result.log_likelihood + prior) / count, result
 
@@ -131,7 +138,7 @@ def fit(
     carry, (objective, statuses) = run(
         (params, tool.init(params), guess, (worst, params))
     )
-    smoothed = smooth(build(carry[3][1]), emissions, inputs, guess=carry[2], **options)
+    smoothed = smooth(made(carry[3][1]), emissions, inputs, guess=carry[2], **options)
     return Fit(carry[3][1], objective, statuses, smoothed)
 
 

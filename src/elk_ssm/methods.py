@@ -66,6 +66,7 @@ def deer(
     block_size: int = 1,
     gate: Gate | None = None,
     linearization: Linearization | None = None,
+    anderson: Anderson | None = None,
 ) -> Method:
     """DEER: Newton's method, dense Jacobians, no damping.
 
@@ -77,6 +78,7 @@ def deer(
         block_size: Steps C of f between two unknowns.
         gate: Rejects what leaves the range of the exact prefix; None for no gate.
         linearization: Another stand-in for the Jacobian than the whole one.
+        anderson: Mixes the steps of some passes, see `picard`.
 
     Raises:
         TypeError: A part is a class, a word or a number.
@@ -93,7 +95,7 @@ def deer(
         'converged'
     """
     own = DenseJacobian() if linearization is None else linearization
-    return Method(own, gate=gate, block_size=block_size)
+    return Method(own, gate=gate, block_size=block_size, anderson=anderson)
 
 
 def quasi_deer(
@@ -101,6 +103,7 @@ def quasi_deer(
     block_size: int = 1,
     gate: Gate | None = None,
     linearization: Linearization | None = None,
+    anderson: Anderson | None = None,
 ) -> Method:
     """Quasi-DEER: only the diagonal of the Jacobian, no damping.
 
@@ -110,6 +113,7 @@ def quasi_deer(
         block_size: Steps C of f between two unknowns.
         gate: Rejects what leaves the range of the exact prefix; None for no gate.
         linearization: Another stand-in for the Jacobian than its diagonal.
+        anderson: Mixes the steps of some passes, see `picard`.
 
     Raises:
         TypeError: A part is a class, a word or a number.
@@ -121,7 +125,7 @@ def quasi_deer(
         DiagonalJacobian(chunk=None)
     """
     own = DiagonalJacobian() if linearization is None else linearization
-    return Method(own, gate=gate, block_size=block_size)
+    return Method(own, gate=gate, block_size=block_size, anderson=anderson)
 
 
 def elk(

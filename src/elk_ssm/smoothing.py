@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from elk_ssm._jax import deliberate_nans
-from elk_ssm._loop import status_of
 from elk_ssm._options import check_shardable
 from elk_ssm._types import Array, ArrayLike, PyTree
-from elk_ssm.linalg.structure import to_dense
-from elk_ssm.nssm.densities import log_joint
-from elk_ssm.nssm.extended import extended_posterior
+from elk_ssm.nssm.driven import log_joint_on
+from elk_ssm.nssm.extended import extended_fields, extended_posterior
 from elk_ssm.nssm.information import gaussian_around
 from elk_ssm.nssm.iterate import iterate
 from elk_ssm.nssm.mode import attach
@@ -24,14 +22,16 @@ from elk_ssm.nssm.options import (
     check_choices,
     check_guess,
     check_limits,
+    check_singular,
     check_states,
 )
 from elk_ssm.nssm.posed import Posed, pose
 from elk_ssm.nssm.shards import on_shards
+from elk_ssm.nssm.singular import smooth_singular
 from elk_ssm.nssm.slopes import Linearization
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, off_explicit, shards_of
-from elk_ssm.solution import Smoothed, Status
+from elk_ssm.solution import Smoothed
 from elk_ssm.surrogate.noise import GainRatio, NoisePolicy
 
 DEFAULT_NOISE = GainRatio(initial=1e4, grow=10.0, shrink=0.1, minimum=1e-6)
@@ -75,6 +75,10 @@ def smooth(
     has converged, first and second ones. They belong to the mode, so not to what sigma
     points without the safeguard converge to.
 
+    With singular P or Q (see `NonlinearSSM`) these passes run with a little noise in
+    every direction; then Newton's method in the noise that drives the trajectory
+    (Jacobson & Mayne 1970) goes on among trajectories that the model can take.
+
     Args:
         model: The model.
         emissions: `(T, E)`, NaN where missing.
@@ -96,7 +100,7 @@ def smooth(
             iterated posterior linearisation, which converges to its own fixed point.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, one piece of the series on each, as
-            for `evaluate`. Not with `guess="extended"`.
+            for `evaluate`. Not with `guess="extended"`, nor if the model is singular.
         axis_name: Name of the axis of the mesh for time.
 
     Returns:
@@ -130,6 +134,8 @@ def smooth(
     posed = pose(model, emissions, inputs, mask)
     choices = check_choices(linearization, backend, safeguard)
     limits = check_limits(noise, tol, max_iters, posed)
+    if posed.roots is not None:
+        check_singular(choices, shards is not None)
     guess = check_guess(guess, posed)
     if shards is None:
         return _smooth(posed, guess, limits, choices=choices)
@@ -183,6 +189,10 @@ def log_prob(
 ) -> Array:
     """Return log p(states, emissions), `()`, without the missing emissions.
 
+    For singular P or Q it is the density on the trajectories that some noise leads to,
+    with pseudo-determinants, and -inf for others: where more than sqrt(eps) of the
+    largest state of a dimension is left unexplained.
+
     Args:
         model: The model.
         states: `(T, D)`.
@@ -205,7 +215,7 @@ def log_prob(
         -1.838
     """
     posed = pose(model, emissions, inputs, mask)
-    return log_joint(posed, check_states("states", states, posed))
+    return log_joint_on(posed, check_states("states", states, posed))
 
 
 @partial(jax.jit, static_argnames="choices")
@@ -220,6 +230,8 @@ def _smooth(
     held = jax.lax.stop_gradient((posed, limits))
     if guess is None:
         guess = extended_posterior(held[0], choices.backend).smoothed_means
+    if posed.roots is not None:
+        return Smoothed(**smooth_singular(posed, guess, limits, policy, choices))
     guess = jax.lax.stop_gradient(guess)
     found = iterate(held[0], guess, choices, held[1], policy)
     found = jax.lax.stop_gradient(found)
@@ -244,17 +256,4 @@ def _smooth_on_mesh(
 
 @partial(jax.jit, static_argnames="backend")
 def _extended(posed: Posed, backend: Backend) -> Smoothed:
-    posterior = extended_posterior(posed, backend)
-    means = posterior.smoothed_means
-    broken = ~jnp.all(jnp.isfinite(means)), Status.nonfinite
-    return Smoothed(
-        means=means,
-        covariances=to_dense(posterior.smoothed_covariances),
-        log_likelihood=posterior.log_likelihood,
-        log_posterior=log_joint(posed, means),
-        status=status_of(broken, otherwise=Status.converged),
-        num_iters=jnp.asarray(1, jnp.int32),
-        step_norm=jnp.asarray(0, means.dtype),
-        filtered_means=posterior.filtered_means,
-        filtered_covariances=to_dense(posterior.filtered_covariances),
-    )
+    return Smoothed(**extended_fields(posed, backend))

@@ -143,10 +143,11 @@ class Smoothed(NamedTuple):
     Attributes:
         means: The mode, `(T, D)`.
         covariances: Of the Gaussian approximation at the mode, `(T, D, D)`, positive
-            definite when converged.
+            definite when converged; semidefinite if the model's are.
         log_likelihood: log p(y) of that approximation (extended for Gaussian emissions,
             Laplace with Gauss-Newton curvature otherwise), `()`.
-        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y).
+        log_posterior: log p(z, y) at the mode, `()`: the posterior up to log p(y). Of a
+            singular model see `log_prob`.
         status: Value of a `Status`, `()`.
         num_iters: Passes done, Newton's included, `()`.
         step_norm: Largest entry of the last step relative to the states' size, `()`.

@@ -63,6 +63,15 @@ def test_the_page_on_the_objects_of_dynamax_runs(capsys):
     assert capsys.readouterr().out.splitlines()[-2].startswith("True")
 
 
+def test_the_page_on_nonlinear_models_fits_a_singular_one(capsys):
+    (code,) = (c for c in blocks(ROOT / "docs" / "nonlinear_ssm.md") if "fit(" in c)
+    names = {}
+    run(code.replace("num_steps=20", "num_steps=2"), names)
+    objective = names["fitted"].objective
+    assert objective[1] > objective[0]
+    assert capsys.readouterr().out.endswith("converged\n")
+
+
 def test_the_readme_shows_the_same_quickstart():
     readme, quickstart = (
         blocks(ROOT / name) for name in ("README.md", "docs/quickstart.md")

@@ -172,3 +172,23 @@ def test_float32_rests_within_its_rounding():
         assert abs(one - other).max() <= 2e-6 * abs(other).max()
     covs = to_dense(found.smoothed_covariances)
     assert abs(covs - exact[3]).max() <= 5e-6 * abs(exact[3]).max()
+
+
+@pytest.mark.parametrize("emissions", [3, 5])
+def test_a_batch_of_series_has_the_gradient_of_its_sum(emissions):
+    # Of the filter that settles, and of emissions reduced first where E > D.
+    F, Q, _, _, _ = case("plain")
+    rng = np.random.default_rng(8)
+    H = jnp.asarray(rng.normal(size=(emissions, 3)))
+    ys = jnp.asarray(rng.normal(size=(3, 160, emissions)))
+
+    def value(F, y):
+        one = elk.ScaledIdentity(1.0)
+        return elk.lgssm_log_likelihood(elk.LGSSM(jnp.zeros(3), one, F, Q, H, one), y)
+
+    def total(F):
+        return jnp.sum(jax.vmap(lambda y: value(F, y))(ys))
+
+    each = jax.jit(jax.grad(value))
+    expected = sum(each(F, y) for y in ys)
+    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(F)), expected, rtol=1e-9)

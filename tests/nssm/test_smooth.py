@@ -257,7 +257,7 @@ def test_failures_are_statuses(model, emissions):
         ({"log_density": lambda *_: 0.0}, {}, ValueError, "both"),
         ({"dynamics_covariance": jnp.eye(3)}, {}, ValueError, r"\(2, 2\)"),
         ({"dynamics_covariance": jnp.ones(2)}, {}, ValueError, "two axes"),
-        ({"dynamics_covariance": jnp.zeros((2, 2))}, {}, ValueError, "definite"),
+        ({"dynamics_covariance": -jnp.eye(2)}, {}, ValueError, "definite"),
         ({}, {"linearization": "magic"}, ValueError, "one of taylor"),
         ({}, {"backend": "magic"}, ValueError, "backend"),
         ({}, {"guess": jnp.zeros(3)}, ValueError, "guess must be"),

@@ -182,7 +182,7 @@ def lgssm_posterior_sample(
     dynamax_types()
     del jitter
     model, emissions = _read(params, emissions)
-    arguments = key, model, emissions, inputs
+    arguments = model, key, emissions, inputs
     return _checked(sampling.lgssm_sample, *arguments, backend=backend)
 
 

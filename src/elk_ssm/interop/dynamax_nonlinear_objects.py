@@ -77,7 +77,8 @@ def posterior_sample(
 ) -> Array:
     """Draw one trajectory from the posterior of the expanded model."""
     model, emissions = _read(params, emissions, inputs)
-    return lgssm_sample(key, *_linear(model, emissions, inputs))
+    linear, seen, driven = _linear(model, emissions, inputs)
+    return lgssm_sample(linear, key, seen, driven)
 
 
 NONLINEAR: dict[str, Callable] = {

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from elk_ssm._jax import batched_alike
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import LOG_TWO_PI, reciprocal, safe_sqrt
@@ -111,14 +112,16 @@ def _at_once(problem: Problem) -> tuple[Array, Array, Array]:
     few = matmul(values, transpose(across))
     residual = jnp.sum((values - matmul(few, across)) ** 2, axis=1)
     terms = -(residual + log_terms(seen - size)) / 2
-    return jnp.broadcast_to(T, (len(values), *T.shape)), few, terms
+    found = jnp.broadcast_to(T, (len(values), *T.shape)), few, terms
+    return batched_alike(found, problem)
 
 
 @_at_once.defjvp
 def _at_once_jvp(primals: tuple, tangents: tuple) -> tuple:
     # Q depends on a column of zeros as no function with a derivative does; together
     # with the values of a step it is one (see `triangular`).
-    return jax.jvp(_by_step, primals, tangents)
+    found, moved = jax.jvp(_by_step, primals, tangents)
+    return batched_alike(found, primals), moved
 
 
 def _unit_rows(rows: Rows):

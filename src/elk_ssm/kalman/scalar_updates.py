@@ -84,10 +84,11 @@ def whiten(covariance: Array) -> Whitener:
     return Whitener(table[:, size:], variances)
 
 
-def square_root(covariance: Array) -> Array:
+def square_root(covariance: Array, least: Array | None = None) -> Array:
     """Return a lower triangular S with S S' = covariance, PSD, `(D, D)`.
 
-    A pivot that is not positive, exactly or by rounding, leaves a zero column.
+    A pivot that is not positive, exactly or by rounding, leaves a zero column; so does
+    one that is no larger than `least`, `(D,)`.
     """
     size = covariance.shape[-1]
     rows = jnp.arange(size)
@@ -95,7 +96,8 @@ def square_root(covariance: Array) -> Array:
     def column(k, carry):
         rest, root = carry
         pivot = rest[k, k]
-        positive = ~(pivot <= 0)  # or NaN, which is not to be lost
+        zero = 0 if least is None else least[k]
+        positive = ~(pivot <= zero)  # or NaN, which is not to be lost
         scale = reciprocal(jnp.sqrt(jnp.where(positive, pivot, 1)), positive)
         new = jnp.where(rows >= k, rest[:, k] * scale, 0.0)
         return rest - _outer(new, new), root.at[:, k].set(new)

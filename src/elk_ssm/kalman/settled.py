@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from elk_ssm._jax import batched_alike
 from elk_ssm.kalman.backward import Marginals
 from elk_ssm.kalman.forward import Filtered, filter_by_steps
 from elk_ssm.kalman.lgssm import Problem
@@ -103,23 +104,26 @@ def _smooth_all(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
 
 @jax.custom_jvp
 def _filter(problem: Problem) -> Filtered:
-    return filter_settling(problem)[0]
+    return batched_alike(filter_settling(problem)[0], problem)
 
 
 @_filter.defjvp
 def _filter_jvp(primals: tuple, tangents: tuple) -> tuple:
-    return jax.jvp(_filter_all, primals, tangents)
+    found, moved = jax.jvp(_filter_all, primals, tangents)
+    return batched_alike(found, primals), moved
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _smooth(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     filtered, held = filter_settling(problem)
-    return filtered, _smooth_settling(problem, filtered, held, cross)
+    smoothed = _smooth_settling(problem, filtered, held, cross)
+    return batched_alike((filtered, smoothed), problem)
 
 
 @_smooth.defjvp
 def _smooth_jvp(cross: bool, primals: tuple, tangents: tuple) -> tuple:
-    return jax.jvp(partial(_smooth_all, cross=cross), primals, tangents)
+    found, moved = jax.jvp(partial(_smooth_all, cross=cross), primals, tangents)
+    return batched_alike(found, primals), moved
 
 
 @dataclass(frozen=True)

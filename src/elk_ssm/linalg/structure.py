@@ -9,6 +9,7 @@ matrix is the same type with a leading time axis:
 | `Diagonal` | `diagonal: (..., D)` | `diag(diagonal)` |
 | `BlockDiagonal` | `blocks: (..., n, b, b)` | n blocks on the diagonal |
 | `ScaledIdentity` | `scale: (...)` | `scale * I`, its size taken from the model |
+| `LowRank` | `factor: (..., D, r)` | `factor factor'`, a covariance of rank r |
 
 A bare array stands for `Dense` and needs at least two axes; the last two are always
 the matrix, so `(D, D)` is static and `(T, D, D)` varies in time. A bare vector or
@@ -26,11 +27,13 @@ from elk_ssm.linalg.block_diagonal import BlockDiagonal
 from elk_ssm.linalg.dense import Dense
 from elk_ssm.linalg.diagonal import Diagonal
 from elk_ssm.linalg.operator import Operator
+from elk_ssm.linalg.small import matmul, transpose
 
 __all__ = [
     "BlockDiagonal",
     "Dense",
     "Diagonal",
+    "LowRank",
     "Matrix",
     "Operator",
     "ScaledIdentity",
@@ -57,7 +60,23 @@ class ScaledIdentity(NamedTuple):
     scale: Array | float
 
 
-Matrix: TypeAlias = Operator | ScaledIdentity | Array
+class LowRank(NamedTuple):
+    """The covariance G G' of r independent noises, `factor` of shape `(..., D, r)`.
+
+    Algorithms on linear models take it as dense. In a `NonlinearSSM` it says that the
+    covariance is singular, where its numbers are not known yet (in `jit`, in `fit`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> elk.LowRank(jnp.ones((2, 1))).factor.shape
+        (2, 1)
+    """
+
+    factor: Array
+
+
+Matrix: TypeAlias = Operator | ScaledIdentity | LowRank | Array
 
 
 def to_dense(operator: Operator) -> Array:
@@ -91,6 +110,13 @@ def as_operator(matrix: Any, size: int, name: str) -> Operator:
     if isinstance(matrix, ScaledIdentity):
         scale = jnp.asarray(matrix.scale)
         return Diagonal(jnp.broadcast_to(scale[..., None], (*scale.shape, size)))
+    if isinstance(matrix, LowRank):
+        factor = jnp.asarray(matrix.factor)
+        if factor.ndim < 2:
+            raise ValueError(
+                f"{name}: LowRank expects (..., D, r); got shape {factor.shape}."
+            )
+        return Dense(matmul(factor, transpose(factor)))
     declared = matrix if isinstance(matrix, Operator) else Dense(matrix)
     array = jnp.asarray(declared.array)
     if array.ndim >= declared.axes:

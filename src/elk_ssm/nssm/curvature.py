@@ -38,7 +38,7 @@ class Curvature(NamedTuple):
 def curvature_of(posed: Posed, states: Array) -> Curvature:
     """Return -H of log p(z, y) at states `(T, D)`."""
     size = states.shape[1]
-    pairs, emissions = _transitions(posed, states), _emissions(posed, states)
+    pairs, emissions = _transitions(posed, states), emission_curvature(posed, states)
     residual = states[0] - posed.initial_mean
     first = -jax.hessian(lambda x: initial_term(posed, x))(residual)
     after, before = pairs[:, size:, size:], pairs[:, :size, :size]
@@ -72,7 +72,7 @@ def _transitions(posed: Posed, states: Array) -> Array:
     return over_transitions(posed, one, states)
 
 
-def _emissions(posed: Posed, states: Array) -> Array:
+def emission_curvature(posed: Posed, states: Array) -> Array:
     """Return -H of the emission terms, `(T, D, D)`."""
 
     def one(state, *data) -> Array:

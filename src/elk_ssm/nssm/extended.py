@@ -12,17 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from elk_ssm._loop import status_of
 from elk_ssm._types import Array
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother
 from elk_ssm.linalg.small import matmul, symmetrize, transpose
 from elk_ssm.linalg.structure import Operator, at_step, to_dense
+from elk_ssm.nssm.driven import log_joint_on
 from elk_ssm.nssm.expansion import expand
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.rows import step_rows
 from elk_ssm.nssm.slopes import value_and_jacobian
 from elk_ssm.parallel.backend import Backend
+from elk_ssm.solution import Status
 
 
 def extended_points(posed: Posed) -> tuple[Array, Array]:
@@ -80,3 +83,21 @@ def extended_model(posed: Posed) -> tuple[LGSSM, Array, Array]:
         initial_mean=posed.initial_mean, dynamics_bias=shift
     )
     return model, values, rows.observed
+
+
+def extended_fields(posed: Posed, backend: Backend) -> dict[str, Array]:
+    """Return what `Smoothed` holds of one pass."""
+    posterior = extended_posterior(posed, backend)
+    means = posterior.smoothed_means
+    broken = ~jnp.all(jnp.isfinite(means)), Status.nonfinite
+    return {
+        "means": means,
+        "covariances": to_dense(posterior.smoothed_covariances),
+        "log_likelihood": posterior.log_likelihood,
+        "log_posterior": log_joint_on(posed, means),
+        "status": status_of(broken, otherwise=Status.converged),
+        "num_iters": jnp.asarray(1, jnp.int32),
+        "step_norm": jnp.asarray(0, means.dtype),
+        "filtered_means": posterior.filtered_means,
+        "filtered_covariances": to_dense(posterior.filtered_covariances),
+    }

@@ -12,7 +12,7 @@ expansion predicted for the full step, and so adapts the trust region.
 
 A small step proves little: the trust region may be narrow, the expansion lacks second
 derivatives, and at a saddle there is no slope. So these passes never say converged.
-Where a step is small, where nothing is gained any more, or after `_MOST_PASSES` of
+Where a step is small, where nothing is gained any more, or after `MOST_PASSES` of
 them, Newton's method with the exact curvature takes over (see `newton`), in most cases
 for the one pass that confirms the mode. Sigma points, whose own fixed point is no
 maximum of log p(z, y), cease to raise log p close to it and hand over likewise.
@@ -56,7 +56,7 @@ from elk_ssm.surrogate.policy import NoisePolicy, first_state, see
 _ENOUGH = 1e-4
 _USEFUL = 0.25
 _MOST_LENGTHS = 13
-_MOST_PASSES = 20
+MOST_PASSES = 20
 
 
 class Carry(NamedTuple):
@@ -182,7 +182,7 @@ def one_pass(posed: Posed, choices: Choices, limits: Limits, carry: Carry) -> Ca
         if carry.covariances is not None:
             useful = useful & (carry.merit - merit >= _USEFUL * step.reduction)
             stuck = stuck | ~useful
-        late = carry.iteration + 1 >= _MOST_PASSES
+        late = carry.iteration + 1 >= MOST_PASSES
         status = jnp.where(small | stuck | late, SEARCHING, RUNNING).astype(jnp.int32)
     else:
         status = _judge(posed, small & ~damped, stuck, step, limits)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from elk_ssm._showing import held
 from elk_ssm._types import Array, PyTree
 from elk_ssm.linalg.structure import Matrix
+from elk_ssm.nssm.covariances import is_singular
 
 Covariance: TypeAlias = Matrix | Callable[[Array, PyTree], Matrix]
 
@@ -41,14 +42,26 @@ class NonlinearSSM:
 
     Attributes:
         initial_mean: m, `(D,)`, float32 or float64; all else takes this dtype.
-        initial_covariance: P, `(D, D)`, positive definite.
+        initial_covariance: P, `(D, D)`, positive semidefinite; zero for a known state.
         dynamics: f, `(D,), input -> (D,)`; the input is `None` without inputs.
-        dynamics_covariance: Q, `(D, D)`, positive definite.
+        dynamics_covariance: Q, `(D, D)`, positive semidefinite.
         emission: h, `(D,), input -> (E,)`; the state itself if `None`.
         emission_covariance: R, `(E, E)`, positive definite, for Gaussian emissions.
         log_density: `log_density(h, y, input) -> ()` instead of a covariance. A step
             with a missing entry is missing as a whole.
         draw: `draw(key, h, input) -> y`, only needed to sample with `log_density`.
+        singular: Whether P or Q may have a zero eigenvalue; static. `None` becomes True
+            where the numbers are known when the model is made and have one. Say True,
+            or give a `LowRank`, where they are traced: in what is compiled by `jit` or
+            differentiated. `fit` looks at its first parameters.
+
+    **Singular noise.** With P = L L' and Q = G G' the state is driven by independent
+    standard normal noises, z_0 = m + L w_0 and z_t = f(z_{t-1}) + G w_t, of which there
+    may be fewer than D: position and velocity of which only the velocity is disturbed,
+    lags of an autoregression, a level that is known. Then a trajectory has a density
+    only among those that some noise leads to. `log_prob` is that with respect to their
+    volume, which has pseudo-determinants of P and Q, and -inf elsewhere; log p(y) does
+    not depend on such a choice. See `elk_ssm.smooth` for how the mode is found.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,6 +86,15 @@ class NonlinearSSM:
     emission_covariance: Covariance | None = None
     log_density: Callable[[Array, Array, PyTree], Array] | None = None
     draw: Callable[[Array, Array, PyTree], Array] | None = None
+    singular: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Look for zero eigenvalues in the covariances that are known."""
+        dtype = getattr(self.initial_mean, "dtype", None)
+        if self.singular is None and dtype in (jnp.float32, jnp.float64):
+            known = (self.initial_covariance, self.dynamics_covariance)
+            if any(is_singular(covariance, dtype) for covariance in known):
+                object.__setattr__(self, "singular", True)
 
     def __repr__(self) -> str:
         return held(self, *(field.name for field in dataclasses.fields(self)))
@@ -84,15 +106,22 @@ class NonlinearSSM:
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
         """Keep plain functions in the structure and everything else as data."""
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        values = [getattr(self, name) for name in _DATA]
         plain = [_is_plain_function(value) for value in values]
         data = tuple(None if p else value for p, value in zip(plain, values))
-        return data, tuple(value if p else None for p, value in zip(plain, values))
+        functions = tuple(value if p else None for p, value in zip(plain, values))
+        return data, (functions, self.singular)
 
     @classmethod
-    def tree_unflatten(cls, functions: tuple, data: Any) -> "NonlinearSSM":
-        """Put the functions back among the data."""
-        return cls(*(x if f is None else f for f, x in zip(functions, data)))
+    def tree_unflatten(cls, structure: tuple, data: Any) -> "NonlinearSSM":
+        """Put the functions back among the data, which may be traced by now."""
+        functions, singular = structure
+        model = object.__new__(cls)
+        for name, function, value in zip(_DATA, functions, data):
+            kept = value if function is None else function
+            object.__setattr__(model, name, kept)
+        object.__setattr__(model, "singular", singular)
+        return model
 
     @classmethod
     def from_distribution(
@@ -138,6 +167,9 @@ class NonlinearSSM:
             lambda h, y, u: jnp.sum(distribution(h, u).log_prob(y)),
             lambda key, h, u: distribution(h, u).sample(seed=key),
         )
+
+
+_DATA = [f.name for f in dataclasses.fields(NonlinearSSM) if f.name != "singular"]
 
 
 def _is_plain_function(value: Any) -> bool:

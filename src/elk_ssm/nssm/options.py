@@ -78,3 +78,18 @@ def check_guess(guess: Array | str | None, posed: Posed) -> Array | None:
             raise ValueError(f'guess must be an array or "extended"; got {guess!r}.')
         return None
     return check_states("guess", guess, posed)
+
+
+def check_singular(choices: Choices, on_mesh: bool) -> None:
+    """Refuse by name what a model with a singular covariance cannot have."""
+    what = "a model with a singular covariance (P or Q has a zero eigenvalue)"
+    if on_mesh:
+        raise ValueError(
+            f"{what} is smoothed on one device, where its dynamics are followed step "
+            "by step; got a mesh."
+        )
+    if not choices.safeguard:
+        raise ValueError(
+            f"{what} is smoothed with safeguard=True, which leads to its mode; got "
+            "False."
+        )

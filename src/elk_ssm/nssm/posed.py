@@ -1,9 +1,4 @@
-"""A model checked against its data, with its functions hoisted: what algorithms take.
-
-Functions are traced once and compared by structure (see `_closures`), so a model made
-of fresh lambdas finds its compiled smoother again, and captured arrays are operands
-that may be differentiated.
-"""
+"""A model checked against its data, its functions hoisted: what algorithms take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,28 +6,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from elk_ssm._closures import HoistedFunction, hoist
-from elk_ssm._jax import is_traced
-from elk_ssm._recurrence import check_length, without_time
-from elk_ssm._trees import describe, static
+from elk_ssm._recurrence import check_length
+from elk_ssm._trees import static
 from elk_ssm._types import Array, PyTree
-from elk_ssm.kalman.lgssm import expect_matrix
 from elk_ssm.kalman.observations import Observations, array_with_gaps
-from elk_ssm.linalg.structure import Dense, Operator, as_operator, to_dense
+from elk_ssm.linalg.structure import Dense, Operator, to_dense
+from elk_ssm.nssm.covariances import is_function, noise_root, read_covariance
 from elk_ssm.nssm.model import NonlinearSSM
+from elk_ssm.nssm.programs import Program, hoist_all
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 
-class Program(NamedTuple):
-    """The functions of a model without what they closed over; `None` if not used."""
+class Roots(NamedTuple):
+    """Noise factors of a singular model: of P `(D, r)`, of Q `(D, s)` or `(T, D, s)`.
 
-    dynamics: HoistedFunction
-    emission: HoistedFunction
-    dynamics_covariance: HoistedFunction | None = None
-    emission_covariance: HoistedFunction | None = None
-    log_density: HoistedFunction | None = None
+    That of Q is `None` where it is a function of the state.
+    """
+
+    initial: Array
+    process: Array | None
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +44,7 @@ class Posed:
         program: The hoisted functions, static.
         axis: Where time lives, static; T is then what this device holds.
         exists: Which of these steps are steps of the series; `None` if all are.
+        roots: The noise factors of a singular model, else `None`.
     """
 
     consts: Program
@@ -63,6 +57,7 @@ class Posed:
     program: Program = static()
     axis: TimeAxis = static(default=LOCAL)
     exists: Array | None = None
+    roots: Roots | None = None
 
     def call(self, name: str, *args: Any) -> Any:
         """Evaluate one of the functions with its closure filled in."""
@@ -168,21 +163,38 @@ def pose(
     emissions = array_with_gaps(emissions, mean.dtype)
     inputs = jax.tree.map(jnp.asarray, inputs)
     steps = check_length(inputs, emissions.shape[0])
-    program, consts, width = _hoist_all(model, mean, emissions, inputs)
+    program, consts, width = hoist_all(model, mean, emissions, inputs)
     whole = program.log_density is not None
     size = mean.shape[0]
-    initial = _covariance("initial_covariance", model, size, 0, mean.dtype)
+    singular = bool(model.singular) or program.dynamics_root is not None
+
+    def read(name: str, size: int, steps: int, singular: bool = False):
+        given = getattr(model, name)
+        return read_covariance(name, given, size, steps, mean.dtype, singular=singular)
+
+    initial = read("initial_covariance", size, 0, singular)
     assert initial is not None
     return Posed(
         consts,
         mean,
         to_dense(initial),
-        _covariance("dynamics_covariance", model, size, steps, mean.dtype),
-        _covariance("emission_covariance", model, width, steps, mean.dtype),
+        read("dynamics_covariance", size, steps, singular),
+        read("emission_covariance", width, steps),
         inputs,
         Observations.of(emissions, mask, whole=whole),
         program,
+        roots=roots_of(model, mean.dtype) if singular else None,
     )
+
+
+def roots_of(model: NonlinearSSM, dtype: Any) -> Roots:
+    """Return the noise factors of a singular model."""
+    size = model.state_dim
+    first = noise_root(model.initial_covariance, size, "initial_covariance", dtype)
+    Q = model.dynamics_covariance
+    if is_function(Q):
+        return Roots(first, None)
+    return Roots(first, noise_root(Q, size, "dynamics_covariance", dtype))
 
 
 def _check_model(model: NonlinearSSM) -> Array:
@@ -199,101 +211,3 @@ def _check_model(model: NonlinearSSM) -> Array:
             + ("neither." if model.log_density is None else "both.")
         )
     return mean
-
-
-def _hoist_all(
-    model: NonlinearSSM, mean: Array, emissions: Array, inputs: PyTree
-) -> tuple[Program, Program, int]:
-    """Return the functions, their closures, and the number of emissions E."""
-    state = jax.ShapeDtypeStruct(mean.shape, mean.dtype)
-    entry = without_time(inputs)
-    value = jax.ShapeDtypeStruct(emissions.shape[1:], mean.dtype)
-    dynamics = _traced("dynamics", model.dynamics, state, entry)
-    _expect("dynamics", dynamics[2], state.shape, mean.dtype)
-    emission = _traced("emission", _emission_of(model, mean.dtype), state, entry)
-    predictor = emission[2]
-    found = {"dynamics": dynamics, "emission": emission}
-    if model.log_density is not None:
-        traced = _traced("log_density", model.log_density, predictor, value, entry)
-        _expect("log_density", traced[2], (), mean.dtype)
-        found["log_density"] = traced
-    else:
-        _expect("emission", predictor, value.shape, mean.dtype)
-    for name, size in (
-        ("dynamics_covariance", mean.shape[0]),
-        ("emission_covariance", value.shape[0]),
-    ):
-        if callable(function := getattr(model, name)):
-            dense = _dense_function(name, function, size, mean.dtype)
-            found[name] = _traced(name, dense, state, entry)
-    program = Program(**{name: traced[0] for name, traced in found.items()})
-    consts: dict[str, Any] = {name: traced[1] for name, traced in found.items()}
-    return program, Program(**consts), value.shape[0]
-
-
-def _traced(name: str, function: Any, *example: Any) -> tuple[Any, Any, Any]:
-    if not callable(function):
-        raise TypeError(f"{name} must be a function; got {type(function).__name__}.")
-    try:
-        hoisted, consts = hoist(function, *example)
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        shapes = ", ".join(describe(x) for x in example)
-        raise kind(
-            f"{name} failed on ({shapes}), without time axis: {error}"
-        ) from error
-    return hoisted, consts, jax.eval_shape(hoisted, consts, *example)
-
-
-def _expect(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    leaves = jax.tree.leaves(found)
-    if len(leaves) == 1 and leaves[0].shape == shape and leaves[0].dtype == dtype:
-        return
-    raise ValueError(
-        f"{name} must return an array of shape {shape} and dtype {dtype}; got "
-        f"{describe(found)}."
-    )
-
-
-def _emission_of(model: NonlinearSSM, dtype: Any) -> Callable:
-    """Return h as a function that gives a vector of the state's dtype."""
-    emission = model.emission
-    if emission is None:
-        return lambda state, _: state
-    if not callable(emission):
-        raise TypeError(f"emission must be a function; got {type(emission).__name__}.")
-    return lambda state, u: jnp.atleast_1d(emission(state, u)).astype(dtype)
-
-
-def _dense_function(name: str, function: Callable, size: int, dtype: Any) -> Callable:
-    def dense(state: Array, entry: PyTree) -> Array:
-        matrix = to_dense(as_operator(function(state, entry), size, name))
-        if matrix.shape != (size, size):
-            raise ValueError(f"expected shape {(size, size)}; got {matrix.shape}.")
-        return matrix.astype(dtype)
-
-    return dense
-
-
-def _covariance(
-    name: str, model: NonlinearSSM, size: int, steps: int, dtype: Any
-) -> Operator | None:
-    given = getattr(model, name)
-    if given is None or (callable(given) and not isinstance(given, jax.Array)):
-        return None
-    operator = as_operator(given, size, name)
-    expect_matrix(name, operator, size, size, (steps,) if steps else ())
-    _check_variances(name, operator.variances())
-    return operator.like(operator.array.astype(dtype))
-
-
-def _check_variances(name: str, variances: Array) -> None:
-    if is_traced(variances):
-        return
-    # NumPy, because under jit JAX would trace a comparison of known numbers as well.
-    smallest = np.min(np.asarray(variances))
-    if not smallest > 0:
-        raise ValueError(
-            f"{name} must be positive definite, or the log density does not exist; got "
-            f"a variance of {smallest}. Give a noise-free entry a small one."
-        )
