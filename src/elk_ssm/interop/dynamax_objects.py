@@ -87,30 +87,7 @@ def marginal_log_prob(
     """Return the marginal log likelihood; NaN emissions are missing."""
     emissions = as_float(emissions)
     model = from_dynamax(params, len(emissions))
-    return _log_likelihood(model, emissions, inputs)
-
-
-# With its own derivative, since `fit_sgd` takes the gradient of a vmapped likelihood,
-# and JAX 0.10 cannot transpose the batched rule of a `custom_jvp` with a scan inside.
-# The gradient of one series, batched, is what it can.
-@jax.custom_vjp
-def _log_likelihood(model: LGSSM, emissions: Array, inputs: Array | None) -> Array:
     return lgssm_log_likelihood(model, emissions, inputs)
-
-
-def _forward(model: LGSSM, emissions: Array, inputs: Array | None) -> tuple:
-    run = jax.value_and_grad(lgssm_log_likelihood, argnums=(0, 1, 2))
-    if inputs is None:
-        run = jax.value_and_grad(lgssm_log_likelihood, argnums=(0, 1))
-    value, slopes = run(model, emissions, inputs)
-    return value, slopes if inputs is not None else (*slopes, None)
-
-
-def _backward(slopes: tuple, weight: Array) -> tuple:
-    return jax.tree.map(lambda slope: weight * slope, slopes)
-
-
-_log_likelihood.defvjp(_forward, _backward)
 
 
 def filter_(
