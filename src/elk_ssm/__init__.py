@@ -10,7 +10,7 @@ Example:
     'converged'
 """
 
-from elk_ssm import plotting
+from elk_ssm import models, plotting
 from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
@@ -125,6 +125,7 @@ __all__ = [
     "linearize",
     "log_prob",
     "lyapunov_spectrum",
+    "models",
     "picard",
     "plotting",
     "quasi_deer",

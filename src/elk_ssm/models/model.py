@@ -1,0 +1,379 @@
+r"""Components in a sum: one linear-Gaussian model of all of them.
+
+    y_t = sum_c H_t^c x_t^c + N(0, R),      F and Q block-diagonal, one block for each
+
+A sum has one observation noise or none, whatever its components had. F and Q are
+`Diagonal` where every block is, and dense otherwise: an emission that adds components up
+makes one group of them all (see `elk_ssm.LGSSM`), so blocks would not stay apart.
+
+Only y's differences matter to a model with a diffuse level, so its likelihood is taken
+of the series less its mean: float32 then holds a series around 340 as well as one
+around zero.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._types import Array, ArrayLike
+from elk_ssm.kalman.initial import Diffuse
+from elk_ssm.kalman.lgssm import LGSSM
+from elk_ssm.kalman.likelihood import lgssm_log_likelihood
+from elk_ssm.linalg.structure import Dense, Diagonal
+from elk_ssm.models.component import Block, Component, Context, Kind, side_by_side
+from elk_ssm.models.data import as_emissions, gaps_between, inputs_of, scale_of
+from elk_ssm.models.noise import Noise
+from elk_ssm.models.prior import Prior
+
+NOISE = "noise"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Model:
+    """A sum of components, as `elk_ssm.models` makes them; `+` adds two.
+
+    A pytree whose numbers are its parameters, constrained.
+
+    Attributes:
+        components: What is added up.
+        noise: The variance of the observation noise, or `None` without one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> model = elk.models.local_level() + elk.models.seasonal(4)
+        >>> list(model.parameters)
+        ['level.variance', 'seasonal.variance', 'noise.variance']
+        >>> model = model.replace(**{"level.variance": 0.1}).fix("noise.variance")
+        >>> model.lgssm().state_dim
+        4
+    """
+
+    components: tuple[Component, ...]
+    noise: Component | None = None
+
+    @classmethod
+    def of(cls, name: str, kind: Kind) -> "Model":
+        """Return a model of one component."""
+        noise = Component.of(NOISE, Noise(kind.emissions)) if kind.has_noise else None
+        return cls((Component.of(name, kind),), noise)
+
+    def __add__(self, other: "Model") -> "Model":
+        """Add the components up; a name that occurs twice gets a number.
+
+        Raises:
+            ValueError: The emissions differ in number, or both have a level.
+        """
+        if not isinstance(other, Model):
+            return NotImplemented
+        if self.emission_dim != other.emission_dim:
+            raise ValueError(
+                "a sum needs parts with equally many emissions; got "
+                f"{self.emission_dim} and {other.emission_dim}."
+            )
+        levels = [
+            c.name for c in (*self.components, *other.components) if c.kind.single
+        ]
+        if len(levels) > 1:
+            raise ValueError(
+                "a sum can have one level only, as no data could tell two apart; got "
+                f"{' and '.join(levels)}."
+            )
+        components = self.components
+        for one in other.components:
+            taken = {c.name for c in components}
+            components = (
+                *components,
+                dataclasses.replace(one, name=_free_name(one.name, taken)),
+            )
+        return Model(components, self.noise or other.noise)
+
+    # ------------------------------------------------------------------- parameters
+
+    @property
+    def parts(self) -> tuple[Component, ...]:
+        """The components, and the noise if there is some."""
+        return self.components if self.noise is None else (*self.components, self.noise)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """All parameters by name, such as `"level.variance"`, constrained."""
+        return {f"{c.name}.{k}": c.values[k] for c in self.parts for k in c.kind.specs}
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of the parameters that a fit may change."""
+        return tuple(f"{c.name}.{key}" for c in self.parts for key in c.free)
+
+    def replace(self, **values: ArrayLike) -> "Model":
+        """Return the model with other values of some parameters.
+
+        Args:
+            **values: Constrained values by name: `replace(**{"level.variance": 0.1})`.
+
+        Raises:
+            ValueError: There is no parameter of a name, or a value is not allowed.
+        """
+        self._check_names(values)
+
+        def one(part: Component) -> Component:
+            prefix = f"{part.name}."
+            own = {k: values[prefix + k] for k in part.values if prefix + k in values}
+            return part.with_values(own)
+
+        return self._map(one)
+
+    def with_parameters(self, parameters: Mapping[str, ArrayLike]) -> "Model":
+        """Return the model with other values of some parameters, as `replace`."""
+        return self.replace(**parameters)
+
+    def fix(self, *names: str, **values: ArrayLike) -> "Model":
+        """Return the model with some parameters that a fit leaves alone.
+
+        Args:
+            *names: Parameters that stay what they are.
+            **values: Parameters with the values that they are fixed at.
+
+        Raises:
+            ValueError: There is no parameter of a name, or a value is not allowed.
+        """
+        return self.replace(**values)._fixing({*names, *values}, True)
+
+    def release(self, *names: str) -> "Model":
+        """Return the model with parameters free again that had been fixed.
+
+        Args:
+            *names: Parameters.
+
+        Raises:
+            ValueError: There is no parameter of a name.
+        """
+        return self._fixing(set(names), False)
+
+    def without_noise(self) -> "Model":
+        """Return the model without observation noise: components alone add up to y."""
+        return dataclasses.replace(self, noise=None)
+
+    @property
+    def unconstrained(self) -> dict[str, Array]:
+        """The free parameters by name, as any real numbers (see `bijections`)."""
+        found = {}
+        for part in self.parts:
+            for key in part.free:
+                inverse = part.kind.specs[key].bijection.inverse
+                found[f"{part.name}.{key}"] = inverse(part.values[key])
+        return found
+
+    def with_unconstrained(self, unconstrained: Mapping[str, Array]) -> "Model":
+        """Return the model with other free parameters, given as any real numbers."""
+
+        def one(part: Component) -> Component:
+            values = dict(part.values)
+            for key in part.free:
+                forward = part.kind.specs[key].bijection.forward
+                values[key] = forward(unconstrained[f"{part.name}.{key}"])
+            return dataclasses.replace(part, values=values)
+
+        return self._map(one)
+
+    def start(self, y: Array) -> "Model":
+        """Return the model with free variances that suit the scale of a series.
+
+        Args:
+            y: `(T,)` or `(T, E)`, NaN where missing.
+        """
+        scale = scale_of(as_emissions(y, self.emission_dim))
+
+        def one(part: Component) -> Component:
+            values = dict(part.values)
+            for key in part.free:
+                spec = part.kind.specs[key]
+                if spec.share is not None:
+                    near = spec.share * scale.changes
+                    values[key] = jnp.broadcast_to(near, jnp.shape(values[key]))
+            return dataclasses.replace(part, values=values)
+
+        return self._map(one)
+
+    def default_prior(self, y: Array) -> Prior:
+        """Return a weak prior of the free parameters that suits the scale of a series.
+
+        Normal in unconstrained coordinates, so log-normal for variances: their median
+        is a share of the mean squared difference of neighbours, their standard
+        deviation a factor of exp(3) or so.
+
+        Args:
+            y: `(T,)` or `(T, E)`, NaN where missing.
+        """
+        widths = {
+            f"{c.name}.{key}": c.kind.specs[key].width
+            for c in self.parts
+            for key in c.free
+        }
+        return Prior(self.start(y).unconstrained, widths)
+
+    def _fixing(self, names: set[str], fixed: bool) -> "Model":
+        self._check_names(names)
+
+        def one(part: Component) -> Component:
+            own = {key for key in part.values if f"{part.name}.{key}" in names}
+            return dataclasses.replace(
+                part, fixed=part.fixed | own if fixed else part.fixed - own
+            )
+
+        return self._map(one)
+
+    def _map(self, function: Callable[[Component], Component]) -> "Model":
+        noise = None if self.noise is None else function(self.noise)
+        return dataclasses.replace(
+            self, components=tuple(map(function, self.components)), noise=noise
+        )
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        known = self.parameters
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"there is no parameter {name!r}; there are {', '.join(known)}."
+                )
+
+    # ------------------------------------------------------------------- as matrices
+
+    @property
+    def emission_dim(self) -> int:
+        """The number of emissions, E."""
+        return self.components[0].kind.emissions
+
+    @property
+    def num_inputs(self) -> int:
+        """How many columns the inputs have."""
+        return sum(c.kind.num_inputs for c in self.components)
+
+    @property
+    def absorbs_mean(self) -> bool:
+        """Whether a constant added to a series changes nothing but its first level."""
+        return any(c.kind.absorbs_mean for c in self.components)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """A name for every dimension of the state."""
+        return tuple(
+            _state_name(c.name, s) for c in self.components for s in c.kind.states
+        )
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Which dimensions of the state are those of a component, by its name."""
+        found, begin = {}, 0
+        for one in self.components:
+            end = begin + len(one.kind.states)
+            found[one.name], begin = slice(begin, end), end
+        return found
+
+    def lgssm(self, inputs: ArrayLike | None = None, times: Any = None) -> LGSSM:
+        """Return the model as matrices.
+
+        The inputs of a regression are folded into its emission weights, so the `LGSSM`
+        itself takes none.
+
+        Args:
+            inputs: `(T, U)`, for regressions.
+            times: `(T,)`, increasing; `None` for steps of one.
+
+        Raises:
+            ValueError: Inputs or times do not fit, or a component has none.
+        """
+        blocks, dtype = self._blocks(inputs, times), self.dtype
+        R = jnp.zeros(self.emission_dim, dtype)
+        if self.noise is not None:
+            variance = self.noise.values["variance"].astype(dtype)
+            R = jnp.broadcast_to(variance, R.shape)
+        diffuse = np.concatenate([block.diffuse for block in blocks])
+        first = side_by_side([Dense(block.initial) for block in blocks])
+        lead = jnp.broadcast_shapes(*(block.emission.shape[:-1] for block in blocks))
+        H = [
+            jnp.broadcast_to(x.emission, (*lead, x.emission.shape[-1])) for x in blocks
+        ]
+        return LGSSM(
+            jnp.zeros(len(diffuse), dtype),
+            Diffuse(diffuse, first) if diffuse.any() else first,
+            side_by_side([block.weights for block in blocks]),
+            side_by_side([block.covariance for block in blocks]),
+            jnp.concatenate(H, axis=-1),
+            Diagonal(R),
+        )
+
+    def log_likelihood(
+        self,
+        y: Array,
+        inputs: ArrayLike | None = None,
+        times: Any = None,
+        *,
+        mask: Array | None = None,
+    ) -> Array:
+        """Return log p(y), `()`, the diffuse one where a first state is diffuse.
+
+        Args:
+            y: `(T,)` or `(T, E)`, NaN where missing.
+            inputs: `(T, U)`, for regressions.
+            times: `(T,)`, increasing; `None` for steps of one.
+            mask: `(T, E)` or `(T,)` boolean, True where observed.
+
+        Raises:
+            ValueError: Shapes do not fit one another.
+        """
+        y = self.centred(as_emissions(y, self.emission_dim))
+        return lgssm_log_likelihood(self.lgssm(inputs, times), y, mask=mask)
+
+    def centred(self, emissions: Array) -> Array:
+        """Return emissions `(T, E)` less their means, if that changes nothing."""
+        if not self.absorbs_mean:
+            return emissions
+        seen = ~jnp.isnan(emissions)
+        total = jnp.sum(jnp.where(seen, emissions, 0), axis=0)
+        return emissions - total / jnp.maximum(jnp.sum(seen, axis=0), 1)
+
+    @property
+    def dtype(self) -> Any:
+        """Of the parameters, and of the matrices made of them."""
+        leaves = jax.tree.leaves(self)
+        return jnp.result_type(*leaves) if leaves else jnp.zeros(()).dtype
+
+    def astype(self, dtype: Any) -> "Model":
+        """Return the model with parameters of a float dtype."""
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype), self)
+
+    def _blocks(self, inputs: Any, times: Any) -> list[Block]:
+        gaps = None if times is None else gaps_between(times).astype(self.dtype)
+        if times is not None:
+            for part in self.components:
+                part.kind.check_times()
+        columns, begin = inputs_of(inputs, self.num_inputs, gaps), 0
+        blocks = []
+        for part in self.components:
+            end = begin + part.kind.num_inputs
+            own = None if columns is None else columns[:, begin:end]
+            context = Context(self.dtype, gaps, own)
+            values = {k: v.astype(self.dtype) for k, v in part.values.items()}
+            blocks.append(part.kind.block(values, context))
+            begin = end
+        return blocks
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return the name, or the first of name_2, name_3, ... that is not taken."""
+    tried, number = name, 2
+    while tried in taken:
+        tried, number = f"{name}_{number}", number + 1
+    return tried
+
+
+def _state_name(component: str, state: str) -> str:
+    """Return level, cycle*, matern'', arma+1, trend.slope, seasonal.-1."""
+    return f"{component}.{state}" if state[:1].isalnum() else component + state
