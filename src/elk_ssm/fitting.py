@@ -10,7 +10,14 @@ The mode of one step is the guess of the next, so later steps need few passes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    Protocol,
+    overload,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +53,75 @@ class Fit(NamedTuple):
     smoothed: Smoothed
 
 
+@runtime_checkable
+class Fittable(Protocol):
+    """What knows by itself how it is fitted, such as a model of `elk_ssm.models`."""
+
+    def fit_to(self, *data: Any, **options: Any) -> Any:
+        """Return what fitting finds."""
+
+
+@overload
 def fit(
+    build: Callable[[PyTree], NonlinearSSM],
+    params: PyTree,
+    emissions: Array,
+    inputs: PyTree = None,
+    **options: Any,
+) -> Fit: ...
+
+
+@overload
+def fit(build: Fittable, *data: Any, **options: Any) -> Any: ...
+
+
+def fit(build: Any, *data: Any, **options: Any) -> Any:
+    """Fit a model to data by its marginal likelihood.
+
+    **A model of `elk_ssm.models`**: `fit(model, y, inputs=None, ...)` returns an
+    `elk_ssm.models.ModelFit`; its options are those of
+    `elk_ssm.models.fitting.fit_model`.
+
+    **A function that builds a `NonlinearSSM`**: `fit(build, params, emissions,
+    inputs=None, ...)` returns a `Fit`. It maximises the approximate marginal likelihood
+    with an optax optimiser, and skips a step whose objective or gradient is not finite.
+    Options:
+
+    - `mask`: `(T, E)` or `(T,)` boolean, True where observed.
+    - `num_steps=100`: Optimiser steps.
+    - `optimizer=0.05`: An optax transformation, or the learning rate of Adam.
+    - `log_prior`: Added to the log likelihood.
+    - `guess`: First trajectory `(T, D)` of the first step.
+    - all others: For `smooth`.
+
+    Args:
+        build: A model, or `build(params) -> NonlinearSSM`; transform constrained
+            parameters there.
+        *data: `y` and inputs; or the first parameters, unconstrained and any pytree of
+            floats, emissions `(T, E)`, NaN where missing, and inputs, a pytree with
+            leading axis T.
+        **options: As above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> y = jnp.array([1.0, 1.4, 0.7, 2.2, 2.6, 1.9, 3.4, 3.1])
+        >>> bool(elk.fit(elk.models.local_level(), y).converged)
+        True
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> def build(log_q):
+        ...     q = elk.ScaledIdentity(jnp.exp(log_q))
+        ...     return elk.NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
+        >>> fitted = elk.fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
+        >>> bool(fitted.params < -0.5)
+        True
+    """
+    if isinstance(build, Fittable):
+        return build.fit_to(*data, **options)
+    return fit_built(build, *data, **options)
+
+
+def fit_built(
     build: Callable[[PyTree], NonlinearSSM],
     params: PyTree,
     emissions: Array,
@@ -59,33 +134,7 @@ def fit(
     guess: Array | None = None,
     **options: Any,
 ) -> Fit:
-    """Maximise the approximate marginal likelihood with an optax optimiser.
-
-    A step whose objective or gradient is not finite is skipped.
-
-    Args:
-        build: `build(params) -> NonlinearSSM`; transform constrained parameters here.
-        params: First parameters, unconstrained, any pytree of floats.
-        emissions: `(T, E)`, NaN where missing.
-        inputs: Pytree with leading axis T.
-        mask: `(T, E)` or `(T,)` boolean, True where observed.
-        num_steps: Optimiser steps.
-        optimizer: An optax transformation, or the learning rate of Adam.
-        log_prior: Added to the log likelihood.
-        guess: First trajectory `(T, D)` of the first step.
-        **options: For `smooth`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> one = elk.ScaledIdentity(1.0)
-        >>> def build(log_q):
-        ...     q = elk.ScaledIdentity(jnp.exp(log_q))
-        ...     return elk.NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
-        >>> fitted = elk.fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
-        >>> bool(fitted.params < -0.5)
-        True
-    """
+    """Maximise the approximate marginal likelihood; see `fit`."""
     import optax  # here, so that evaluating a recurrence needs jax and numpy only
 
     tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer

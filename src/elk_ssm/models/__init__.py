@@ -11,6 +11,8 @@ Example:
 
 from elk_ssm.models.autoregressions import arma, autoregressive
 from elk_ssm.models.component import Component
+from elk_ssm.models.fitting import ModelFit, fit_model
+from elk_ssm.models.grammar import parse
 from elk_ssm.models.model import Model
 from elk_ssm.models.prior import Prior
 from elk_ssm.models.processes import matern
@@ -26,15 +28,18 @@ from elk_ssm.models.trends import (
 __all__ = [
     "Component",
     "Model",
+    "ModelFit",
     "Prior",
     "arma",
     "autoregressive",
     "constant_acceleration",
     "constant_velocity",
     "cycle",
+    "fit_model",
     "local_level",
     "local_linear_trend",
     "matern",
+    "parse",
     "regression",
     "seasonal",
 ]

@@ -125,6 +125,19 @@ class Kind:
         """Raise unless the kind is defined for gaps other than one step."""
 
 
+def example_of(kind: Kind) -> Block:
+    """Return a block of some values: where its entries can differ from zero."""
+    rng, dtype = np.random.default_rng(0), jnp.zeros(()).dtype
+
+    def some(spec: Parameter) -> Array:
+        x = rng.normal(size=np.shape(spec.default))
+        return spec.bijection.forward(jnp.asarray(x, dtype))
+
+    values = {name: some(spec) for name, spec in kind.specs.items()}
+    inputs = jnp.ones((1, kind.num_inputs), dtype)
+    return kind.block(values, Context(dtype, None, inputs))
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Component:

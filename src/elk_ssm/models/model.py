@@ -3,8 +3,8 @@ r"""Components in a sum: one linear-Gaussian model of all of them.
     y_t = sum_c H_t^c x_t^c + N(0, R),      F and Q block-diagonal, one block for each
 
 A sum has one observation noise or none, whatever its components had. F and Q are
-`Diagonal` where every block is, and dense otherwise: an emission that adds components up
-makes one group of them all (see `elk_ssm.LGSSM`), so blocks would not stay apart.
+`Diagonal` where every block is, and dense otherwise: an emission that adds components
+up makes one group of them all (see `elk_ssm.LGSSM`), so blocks would not stay apart.
 
 Only y's differences matter to a model with a diffuse level, so its likelihood is taken
 of the series less its mean: float32 then holds a series around 340 as well as one
@@ -23,10 +23,10 @@ import numpy as np
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.kalman.initial import Diffuse
 from elk_ssm.kalman.lgssm import LGSSM
-from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.models.component import Block, Component, Context, Kind, side_by_side
 from elk_ssm.models.data import as_emissions, gaps_between, inputs_of, scale_of
+from elk_ssm.models.evidence import evidence, structure_of
 from elk_ssm.models.noise import Noise
 from elk_ssm.models.prior import Prior
 
@@ -211,12 +211,16 @@ class Model:
         Args:
             y: `(T,)` or `(T, E)`, NaN where missing.
         """
-        widths = {
-            f"{c.name}.{key}": c.kind.specs[key].width
-            for c in self.parts
-            for key in c.free
+        return Prior(self.start(y).unconstrained, self.default_widths)
+
+    @property
+    def default_widths(self) -> dict[str, float]:
+        """Standard deviations of the default prior, by the names of free parameters."""
+        return {
+            f"{part.name}.{key}": part.kind.specs[key].width
+            for part in self.parts
+            for key in part.free
         }
-        return Prior(self.start(y).unconstrained, widths)
 
     def _fixing(self, names: set[str], fixed: bool) -> "Model":
         self._check_names(names)
@@ -261,6 +265,11 @@ class Model:
         return any(c.kind.absorbs_mean for c in self.components)
 
     @property
+    def num_diffuse(self) -> int:
+        """How many dimensions of the first state nothing is known of."""
+        return int(structure_of(tuple(c.kind for c in self.components))[0].sum())
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """A name for every dimension of the state."""
         return tuple(
@@ -289,7 +298,12 @@ class Model:
         Raises:
             ValueError: Inputs or times do not fit, or a component has none.
         """
-        blocks, dtype = self._blocks(inputs, times), self.dtype
+        gaps = None if times is None else gaps_between(times)
+        return self.assembled(inputs, gaps)
+
+    def assembled(self, inputs: ArrayLike | None, gaps: Array | None) -> LGSSM:
+        """Return the model as matrices, as `lgssm`, given gaps for times."""
+        blocks, dtype = self._blocks(inputs, gaps), self.dtype
         R = jnp.zeros(self.emission_dim, dtype)
         if self.noise is not None:
             variance = self.noise.values["variance"].astype(dtype)
@@ -328,8 +342,15 @@ class Model:
         Raises:
             ValueError: Shapes do not fit one another.
         """
-        y = self.centred(as_emissions(y, self.emission_dim))
-        return lgssm_log_likelihood(self.lgssm(inputs, times), y, mask=mask)
+        gaps = None if times is None else gaps_between(times)
+        y = as_emissions(y, self.emission_dim)
+        return evidence(self, y, inputs, gaps, mask)
+
+    def fit_to(self, *data: Any, **options: Any) -> Any:
+        """Return the model fitted to a series; see `fitting.fit_model`."""
+        from elk_ssm.models.fitting import fit_model  # which fits models
+
+        return fit_model(self, *data, **options)
 
     def centred(self, emissions: Array) -> Array:
         """Return emissions `(T, E)` less their means, if that changes nothing."""
@@ -349,9 +370,9 @@ class Model:
         """Return the model with parameters of a float dtype."""
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), self)
 
-    def _blocks(self, inputs: Any, times: Any) -> list[Block]:
-        gaps = None if times is None else gaps_between(times).astype(self.dtype)
-        if times is not None:
+    def _blocks(self, inputs: Any, gaps: Array | None) -> list[Block]:
+        if gaps is not None:
+            gaps = gaps.astype(self.dtype)
             for part in self.components:
                 part.kind.check_times()
         columns, begin = inputs_of(inputs, self.num_inputs, gaps), 0
