@@ -13,13 +13,12 @@ is large in the series ends in b, not in the sum of squares.
 
 An orthogonalisation of X, once and without derivatives, makes the least squares
 harmless: for a constant invertible C and any constant c, X C and w + X c give the same
-residuals and log |X'X| = log |C'X'XC| - 2 log |C|. So derivatives see a well-conditioned
-problem whose residuals are small already.
+residuals and log |X'X| = log |C'X'XC| - 2 log |C|. So derivatives see a problem that is
+well conditioned and whose residuals are small already.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -31,7 +30,7 @@ from elk_ssm.kalman.runs import reflected
 from elk_ssm.kalman.scalar_updates import Rows, emission_rows, over_rows, whiten
 from elk_ssm.kalman.steps import Entry, steps_of
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
-from elk_ssm.linalg.sparsity import Sparsity
+from elk_ssm.linalg.sparsity import DENSE, Sparsity
 from elk_ssm.linalg.structure import to_dense
 
 # Of the size of a column: what rounding leaves of a pivot that should be zero.
@@ -55,7 +54,7 @@ class Innovations(NamedTuple):
 
     @property
     def log_likelihood(self) -> Array:
-        """log p(y), the diffuse one, `()`."""
+        """Log p(y), the diffuse one, `()`."""
         squares = jnp.sum(self.residuals**2) + jnp.sum(self.log_variances)
         return -0.5 * (self.count * LOG_TWO_PI + squares + self.log_determinant)
 
@@ -67,7 +66,7 @@ def diffuse_dimensions(problem: Problem) -> np.ndarray | None:
 
 
 def innovations(
-    problem: Problem, diffuse: np.ndarray, sparsity: Sparsity = Sparsity()
+    problem: Problem, diffuse: np.ndarray, sparsity: Sparsity = DENSE
 ) -> Innovations:
     """Filter a dense problem, step by step on one device.
 
@@ -128,13 +127,16 @@ def _take_in(
         and log s, `(E, 2 + d)`.
     """
 
+    value = (jnp.arange(means.shape[1]) == 0).astype(means.dtype)
+
     def take_in(carry: tuple, row: tuple) -> tuple[tuple, Array]:
         (means, cov), (h, r, z, ok) = carry, row
-        gain = matvec(cov, h)
+        # Sums, not products of matrices, which XLA does not join into one loop.
+        gain = jnp.sum(cov * h, axis=1)
         s = jnp.sum(gain * h) + r
         s = jnp.where(ok, jnp.maximum(s, floor * jnp.sum(h * h)), 1)
         scale = jnp.where(ok, lax.rsqrt(s), 0)
-        errors = (-matvec(transpose(means), h)).at[0].add(z) * scale
+        errors = (value * z - jnp.sum(means * h[:, None], axis=0)) * scale
         # Scaled, its outer product is symmetric to the last bit.
         gain = gain * scale
         moved = means + gain[:, None] * errors, cov - gain[:, None] * gain

@@ -72,6 +72,10 @@ class Sparsity:
         return jnp.pad(diagonal, size)
 
 
+DENSE = Sparsity()
+"""Of a matrix of which nothing is known."""
+
+
 def _moved(right: Array, offset: int) -> Array:
     """Return X_{i + o} for every i."""
     if offset == 0:

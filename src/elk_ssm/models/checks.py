@@ -40,9 +40,9 @@ def check_series(
             )
     if not any(map(is_traced, (emissions, mask))):
         _check_values(model, np.asarray(emissions), mask)
-    if inputs is not None and not is_traced(inputs):
-        if not np.isfinite(np.asarray(inputs)).all():
-            raise ValueError("inputs must be finite; only the series may have gaps.")
+    known = inputs is not None and not is_traced(inputs)
+    if known and not np.isfinite(np.asarray(inputs)).all():
+        raise ValueError("inputs must be finite; only the series may have gaps.")
 
 
 def _check_values(model: Any, emissions: np.ndarray, mask: Any) -> None:
@@ -64,6 +64,6 @@ def _check_values(model: Any, emissions: np.ndarray, mask: Any) -> None:
         )
     if (values == values[0]).all():
         raise ValueError(
-            f"the series is constant, {values[0]:g} throughout: there is no variance to "
+            f"the series is constant, {values[0]:g} throughout, and has no variance to "
             "be found."
         )

@@ -19,7 +19,7 @@ from elk_ssm.models.checks import check_series
 from elk_ssm.models.data import as_emissions, gaps_between
 from elk_ssm.models.descent import climb
 from elk_ssm.models.errors import errors_at
-from elk_ssm.models.evidence import evidence, innovations_of, structure_of
+from elk_ssm.models.evidence import evidence, innovations_of
 from elk_ssm.models.model import Model
 from elk_ssm.models.prior import Prior
 from elk_ssm.models.scoring import Found, Point, score, with_tangents
@@ -322,7 +322,7 @@ def _starts(model: Model, x: Array, key: Array | None, count: int) -> Array:
 def _errors(
     log_likelihood: Callable, at: Callable, unravel: Callable, x: Array
 ) -> tuple[dict, dict]:
-    parameters, restore = ravel_pytree(at(x).parameters)
+    _, restore = ravel_pytree(at(x).parameters)
 
     def constrained(x: Array) -> Array:
         return ravel_pytree(at(x).parameters)[0]

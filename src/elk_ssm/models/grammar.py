@@ -59,7 +59,7 @@ def parse(text: str) -> Model:
 
     Example:
         >>> import elk_ssm as elk
-        >>> elk.models.parse("level + trend + seasonal(52, harmonics=6)").lgssm().state_dim
+        >>> elk.models.parse("trend + seasonal(52, harmonics=6)").lgssm().state_dim
         14
     """
     try:
@@ -83,7 +83,8 @@ def _terms(tree: ast.AST, text: str) -> Any:
     name = call.func if call else tree
     if not isinstance(name, ast.Name):
         raise ValueError(
-            f"a model is a sum of names such as seasonal(12); got {ast.unparse(tree)!r}."
+            "a model is a sum of names such as seasonal(12); got "
+            f"{ast.unparse(tree)!r}."
         )
     if name.id not in TERMS:
         raise ValueError(
