@@ -35,6 +35,7 @@ from elk_ssm.linalg.structure import to_dense
 
 # Of the size of a column: what rounding leaves of a pivot that should be zero.
 _RANK = 32
+_HIGHEST = lax.Precision.HIGHEST
 
 
 class Innovations(NamedTuple):
@@ -126,17 +127,17 @@ def _take_in(
         The means `(D, 1 + d)`, the covariance, and of every scalar its scaled errors
         and log s, `(E, 2 + d)`.
     """
-
+    # Which of the series is the data: the others are of the diffuse dimensions.
     value = (jnp.arange(means.shape[1]) == 0).astype(means.dtype)
 
     def take_in(carry: tuple, row: tuple) -> tuple[tuple, Array]:
         (means, cov), (h, r, z, ok) = carry, row
-        # Sums, not products of matrices, which XLA does not join into one loop.
-        gain = jnp.sum(cov * h, axis=1)
+        gain = jnp.matmul(cov, h, precision=_HIGHEST)
         s = jnp.sum(gain * h) + r
         s = jnp.where(ok, jnp.maximum(s, floor * jnp.sum(h * h)), 1)
         scale = jnp.where(ok, lax.rsqrt(s), 0)
-        errors = (value * z - jnp.sum(means * h[:, None], axis=0)) * scale
+        errors = value * z - jnp.matmul(h, means, precision=_HIGHEST)
+        errors = errors * scale
         # Scaled, its outer product is symmetric to the last bit.
         gain = gain * scale
         moved = means + gain[:, None] * errors, cov - gain[:, None] * gain

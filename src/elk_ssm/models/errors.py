@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._types import Array
-from elk_ssm.linalg.small import matmul, solve, transpose
+from elk_ssm.linalg.small import matmul, solve
 
 _FELT = 1e-2
 
@@ -28,27 +28,19 @@ class Errors(NamedTuple):
 
 
 def errors_at(
-    log_likelihood: Callable[[Array], Array],
-    constrained: Callable[[Array], Array],
-    x: Array,
+    information: Array, constrained: Callable[[Array], Array], x: Array
 ) -> Errors:
     """Return the standard errors of constrained parameters, NaN for those without.
 
     Args:
-        log_likelihood: Of unconstrained parameters `(n,)`, without a prior.
-        constrained: From unconstrained to constrained ones, `(m,)`.
+        information: H, `(n, n)`.
+        constrained: From unconstrained to constrained parameters, `(m,)`.
         x: The optimum.
     """
-    size = x.shape[0]
-    if size == 0:
-        return Errors(constrained(x), jnp.zeros(0, bool))
-    information = -jax.jacfwd(jax.grad(log_likelihood))(x)
-    information = (information + transpose(information)) / 2
     felt = jnp.diagonal(information) > _FELT
-    eye = jnp.eye(size, dtype=x.dtype)
-    kept = jnp.where(felt[:, None] & felt, information, eye)
-    covariance = solve(kept, eye)
-    covariance = jnp.where(felt[:, None] & felt, covariance, 0)
+    eye = jnp.eye(x.shape[0], dtype=x.dtype)
+    kept = felt[:, None] & felt
+    covariance = jnp.where(kept, solve(jnp.where(kept, information, eye), eye), 0)
     J = jax.jacfwd(constrained)(x)
     variances = jnp.sum(matmul(J, covariance) * J, axis=1)
     # Of a vector of coefficients all depend on all of its unconstrained entries.

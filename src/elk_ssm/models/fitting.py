@@ -17,19 +17,18 @@ from jax.flatten_util import ravel_pytree
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
 from elk_ssm.models.data import as_emissions, gaps_between
-from elk_ssm.models.descent import climb
+from elk_ssm.models.descent import Search, climb
 from elk_ssm.models.errors import errors_at
-from elk_ssm.models.evidence import evidence, innovations_of
+from elk_ssm.models.evidence import evidence
 from elk_ssm.models.model import Model
 from elk_ssm.models.prior import Prior
-from elk_ssm.models.scoring import Found, Point, score, with_tangents
 from elk_ssm.solution import Status
 
 if TYPE_CHECKING:
     import optax
 
 LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
-METHODS = ("scoring", "lbfgs")
+METHODS = ("lbfgs",)
 _MESSAGES = {
     Status.converged: "A further step would raise the objective by next to nothing.",
     Status.max_iters_reached: "The search was cut off; raise max_iters.",
@@ -135,12 +134,9 @@ class _Data(NamedTuple):
 class _How(NamedTuple):
     """The choices of a fit, which are static."""
 
-    method: Any
-    max_iters: int
-    tol: float | None
+    search: Search
     log_prior: Callable | None
     num_starts: int
-    errors: bool
 
 
 def fit_model(
@@ -173,8 +169,7 @@ def fit_model(
         mask: `(T, E)` or `(T,)` boolean, True where observed.
         prior: Added to the log likelihood: a function of the unconstrained parameters
             by name, a `Prior`, or True for `model.default_prior(y)`.
-        method: `"scoring"` (Fisher's, from first derivatives of the innovations),
-            `"lbfgs"`, an optax transformation, or `"auto"`: scoring.
+        method: `"lbfgs"`, an optax transformation, or `"auto"`: L-BFGS.
         start: `"data"` for variances that suit the scale of the series, `"model"` for
             the parameters of the model, or constrained values by name.
         num_starts: How many starts, all at once; the best end is returned.
@@ -220,7 +215,9 @@ def fit_model(
     prior = model.default_prior(y) if prior is True else prior or None
     data_prior = prior if isinstance(prior, Prior) else None
     by_user = None if isinstance(prior, Prior) else prior
-    how = _How(method, max_iters, tol, by_user, num_starts, standard_errors)
+    tool = None if isinstance(method, str) else method
+    search = Search(tool, max_iters, tol, standard_errors)
+    how = _How(search, by_user, num_starts)
     data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
     return _fit(begin, data, data_prior, key, how)
 
@@ -238,20 +235,22 @@ def _fit(
         chosen = how.log_prior if prior is None else prior
         return jnp.zeros((), x.dtype) if chosen is None else chosen(unravel(x))
 
-    def log_likelihood(x: Array) -> Array:
-        return evidence(at(x), *data)
+    def objective(x: Array) -> Array:
+        return evidence(at(x), *data) + log_prior(x)
 
-    search = partial(_search, at, log_likelihood, log_prior, data, how)
-    starts = _starts(model, x, key, how.num_starts)
-    found: Found = jax.vmap(search)(starts) if how.num_starts > 1 else search(x)
-    objectives = jnp.atleast_1d(found.value)
-    if how.num_starts > 1:
+    search = partial(climb, objective, how=how.search)
+    if how.num_starts == 1:
+        found, objectives = search(x), None
+    else:
+        found = jax.vmap(search)(_starts(model, x, key, how.num_starts))
+        objectives = found.value
         best = jnp.argmax(jnp.where(jnp.isfinite(objectives), objectives, -jnp.inf))
         found = jax.tree.map(lambda leaf: leaf[best], found)
     fitted, prior_value = at(found.x), log_prior(found.x)
     errors, boundary = {}, {}
-    if how.errors:
-        errors, boundary = _errors(log_likelihood, at, unravel, found.x)
+    if how.search.information:
+        own = found.information + jax.hessian(log_prior)(found.x)
+        errors, boundary = _errors(own, at, unravel, found.x)
     seen = ~jnp.isnan(data.emissions)
     seen = seen if data.mask is None else seen & data.mask.reshape(len(seen), -1)
     return ModelFit(
@@ -264,7 +263,7 @@ def _fit(
         found.num_iters,
         found.num_refused,
         jnp.max(jnp.abs(found.slope)),
-        objectives,
+        found.value[None] if objectives is None else objectives,
         jnp.sum(seen),
         data.emissions,
         data.inputs,
@@ -272,41 +271,8 @@ def _fit(
     )
 
 
-def _search(
-    at: Callable,
-    log_likelihood: Callable,
-    log_prior: Callable,
-    data: _Data,
-    how: _How,
-    x: Array,
-) -> Found:
-    def innovations(x: Array) -> tuple[Array, Array, Array]:
-        found = innovations_of(at(x), *data)
-        logs = found.log_variances.ravel()
-        return found.log_likelihood, found.residuals.ravel(), logs
-
-    def evaluate(x: Array) -> Point:
-        point = with_tangents(innovations, x)
-        value, slope = jax.value_and_grad(log_prior)(x)
-        # Of any prior, what there is of curvature in every parameter by itself.
-        curved = jnp.maximum(-jnp.diagonal(jax.hessian(log_prior)(x)), 0)
-        information = point.information + jnp.diag(curved)
-        return Point(x, point.value + value, point.slope + slope, information)
-
-    if how.method in ("auto", "scoring"):
-        return score(evaluate, x, how.max_iters, how.tol)
-    tool = None if how.method == "lbfgs" else how.method
-
-    def objective(x: Array) -> Array:
-        return log_likelihood(x) + log_prior(x)
-
-    return climb(objective, x, how.max_iters, how.tol, tool)
-
-
 def _starts(model: Model, x: Array, key: Array | None, count: int) -> Array:
     """Return the start and draws around it, `(count, n)`."""
-    if count == 1:
-        return x[None]
     assert key is not None
     widths = model.default_widths
     spread, _ = ravel_pytree(
@@ -320,14 +286,14 @@ def _starts(model: Model, x: Array, key: Array | None, count: int) -> Array:
 
 
 def _errors(
-    log_likelihood: Callable, at: Callable, unravel: Callable, x: Array
+    information: Array, at: Callable, unravel: Callable, x: Array
 ) -> tuple[dict, dict]:
     _, restore = ravel_pytree(at(x).parameters)
 
     def constrained(x: Array) -> Array:
         return ravel_pytree(at(x).parameters)[0]
 
-    found = errors_at(log_likelihood, constrained, x)
+    found = errors_at(information, constrained, x)
     # `unravel` casts to floats, which flags survive.
     flags = unravel(found.at_boundary.astype(x.dtype))
     return restore(found.standard), {k: v > 0 for k, v in flags.items()}
