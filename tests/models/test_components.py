@@ -231,7 +231,7 @@ def test_parameters_have_names_and_are_checked():
     ]
     fixed = model.fix("noise.variance", **{"level.variance": 0.0})
     assert fixed.free == ("seasonal.variance", "seasonal_2.variance")
-    assert fixed.release("noise.variance").free == fixed.free + ("noise.variance",)
+    assert fixed.release("noise.variance").free == (*fixed.free, "noise.variance")
     assert float(fixed.parameters["level.variance"]) == 0
     moved = fixed.with_unconstrained({name: jnp.log(3.0) for name in fixed.free})
     np.testing.assert_allclose(moved.parameters["seasonal.variance"], 3, rtol=1e-6)

@@ -45,19 +45,19 @@ class Innovations(NamedTuple):
         residuals: w - X b, of variance one, `(T, E)`; zero where missing.
         log_variances: log s, `(T, E)`; zero where missing.
         log_determinant: log |X'X|, `()`.
-        count: How many values were observed, `()`.
+        num_observed: How many values were, `()`.
     """
 
     residuals: Array
     log_variances: Array
     log_determinant: Array
-    count: Array
+    num_observed: Array
 
     @property
     def log_likelihood(self) -> Array:
         """Log p(y), the diffuse one, `()`."""
         squares = jnp.sum(self.residuals**2) + jnp.sum(self.log_variances)
-        return -0.5 * (self.count * LOG_TWO_PI + squares + self.log_determinant)
+        return -0.5 * (self.num_observed * LOG_TWO_PI + squares + self.log_determinant)
 
 
 def diffuse_dimensions(problem: Problem) -> np.ndarray | None:
@@ -88,20 +88,20 @@ def innovations(
     start = jnp.append(problem.initial_mean[:, None], start, axis=1)
     floor = _least_variance(first, Q.array)
 
-    def step(carry: tuple, entry: tuple[tuple, Entry]) -> tuple:
-        (f, q, offset), entry = entry
+    def step(carry: tuple, step_of: tuple[tuple, Entry]) -> tuple:
+        (f, q, offset), entry = step_of
         here = problem._replace(**entry.varying)
         emission = here.emission_weights, here.emission_covariance
         data = here.values, here.observed
         rows = emission_rows(*emission, *data, model["whole"])
-        means, cov, seen = _take_in(*carry, rows, floor)
+        means, cov, seen = _take_in(carry[0], carry[1], rows, floor)
         f = to_dense(F if f is None else F.like(f))
         q = to_dense(Q if q is None else Q.like(q))
         means = sparsity.matmul(f, means).at[:, 0].add(offset)
         through = sparsity.matmul(f, transpose(sparsity.matmul(f, cov)))
         return (means, symmetrize(through) + q), seen
 
-    found = lax.scan(step, (start, first), (moves, model["entries"]))[1]
+    found: Array = lax.scan(step, (start, first), (moves, model["entries"]))[1]
     return _regressed(found[..., :-1], found[..., -1], jnp.sum(problem.observed))
 
 

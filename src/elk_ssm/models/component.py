@@ -144,9 +144,9 @@ class Component:
     """A part of a model: a kind, its name, and its parameters.
 
     Attributes:
+        values: Its parameters by name, constrained.
         name: What its parameters and states are called after.
         kind: Its algebra.
-        values: Its parameters by name, constrained.
         fixed: Names of those that a fit leaves alone.
 
     Example:
@@ -156,17 +156,17 @@ class Component:
         ('level', ['variance'])
     """
 
+    values: dict[str, Array]
     name: str = static()
     kind: Kind = static()
-    values: dict[str, Array]
-    fixed: frozenset[str] = static(default=frozenset())
+    fixed: frozenset[str] = static()
 
     @classmethod
     def of(cls, name: str, kind: Kind) -> "Component":
         """Return a component with the default values of its parameters."""
         dtype = jnp.zeros(()).dtype
         values = {k: jnp.asarray(s.default, dtype) for k, s in kind.specs.items()}
-        return cls(name, kind, values)
+        return cls(values, name, kind, frozenset())
 
     @property
     def free(self) -> tuple[str, ...]:

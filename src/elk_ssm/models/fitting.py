@@ -212,9 +212,9 @@ def fit_model(
         raise ValueError(f"start must be 'data', 'model' or values; got {start!r}.")
     begin = model.start(y) if start == "data" else model
     begin = begin.replace(**start) if isinstance(start, Mapping) else begin
-    prior = model.default_prior(y) if prior is True else prior or None
-    data_prior = prior if isinstance(prior, Prior) else None
-    by_user = None if isinstance(prior, Prior) else prior
+    chosen: Any = model.default_prior(y) if prior is True else prior or None
+    data_prior = chosen if isinstance(chosen, Prior) else None
+    by_user = None if isinstance(chosen, Prior) else chosen
     tool = None if isinstance(method, str) else method
     search = Search(tool, max_iters, tol, standard_errors)
     how = _How(search, by_user, num_starts)
@@ -247,7 +247,8 @@ def _fit(
         best = jnp.argmax(jnp.where(jnp.isfinite(objectives), objectives, -jnp.inf))
         found = jax.tree.map(lambda leaf: leaf[best], found)
     fitted, prior_value = at(found.x), log_prior(found.x)
-    errors, boundary = {}, {}
+    errors: dict[str, Array] = {}
+    boundary: dict[str, Array] = {}
     if how.search.information:
         own = found.information + jax.hessian(log_prior)(found.x)
         errors, boundary = _errors(own, at, unravel, found.x)

@@ -111,10 +111,9 @@ def _literal(node: ast.AST, name: str) -> Any:
     sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         sign, node = -1, node.operand
-    if isinstance(node, ast.Constant) and not isinstance(node.value, bytes):
-        value = node.value
-        if sign == 1 or (
-            isinstance(value, int | float) and not isinstance(value, bool)
-        ):
-            return value if sign == 1 else -value
+    value = node.value if isinstance(node, ast.Constant) else ...
+    if isinstance(value, int | float):
+        return sign * value if sign < 0 else value
+    if sign > 0 and (value is None or isinstance(value, str)):
+        return value
     raise ValueError(f"{name} takes numbers and words only; got {ast.unparse(node)!r}.")

@@ -316,7 +316,7 @@ class Model:
         ]
         return LGSSM(
             jnp.zeros(len(diffuse), dtype),
-            Diffuse(diffuse, first) if diffuse.any() else first,
+            Diffuse(jnp.asarray(diffuse), first) if diffuse.any() else first,
             side_by_side([block.weights for block in blocks]),
             side_by_side([block.covariance for block in blocks]),
             jnp.concatenate(H, axis=-1),
