@@ -83,16 +83,8 @@ def fit(build: Any, *data: Any, **options: Any) -> Any:
     `elk_ssm.models.fitting.fit_model`.
 
     **A function that builds a `NonlinearSSM`**: `fit(build, params, emissions,
-    inputs=None, ...)` returns a `Fit`. It maximises the approximate marginal likelihood
-    with an optax optimiser, and skips a step whose objective or gradient is not finite.
-    Options:
-
-    - `mask`: `(T, E)` or `(T,)` boolean, True where observed.
-    - `num_steps=100`: Optimiser steps.
-    - `optimizer=0.05`: An optax transformation, or the learning rate of Adam.
-    - `log_prior`: Added to the log likelihood.
-    - `guess`: First trajectory `(T, D)` of the first step.
-    - all others: For `smooth`.
+    inputs=None, ...)` returns a `Fit`; its options are those of
+    `elk_ssm.fitting.fit_built`.
 
     Args:
         build: A model, or `build(params) -> NonlinearSSM`; transform constrained
@@ -134,7 +126,23 @@ def fit_built(
     guess: Array | None = None,
     **options: Any,
 ) -> Fit:
-    """Maximise the approximate marginal likelihood; see `fit`."""
+    """Maximise the approximate marginal likelihood with an optax optimiser.
+
+    What `fit` does with a function. A step whose objective or gradient is not finite is
+    skipped.
+
+    Args:
+        build: `build(params) -> NonlinearSSM`; transform constrained parameters here.
+        params: First parameters, unconstrained, any pytree of floats.
+        emissions: `(T, E)`, NaN where missing.
+        inputs: Pytree with leading axis T.
+        mask: `(T, E)` or `(T,)` boolean, True where observed.
+        num_steps: Optimiser steps.
+        optimizer: An optax transformation, or the learning rate of Adam.
+        log_prior: Added to the log likelihood.
+        guess: First trajectory `(T, D)` of the first step.
+        **options: For `smooth`.
+    """
     import optax  # here, so that evaluating a recurrence needs jax and numpy only
 
     tool = optax.adam(optimizer) if isinstance(optimizer, float) else optimizer
