@@ -108,7 +108,7 @@ def test_steps_to_where_there_is_no_number_are_refused_and_counted():
         # Its maximum lies at one, and beyond a quarter more it is no number.
         return jnp.sum(jnp.where(x < 1.25, -((x - 1) ** 2) * 40, jnp.nan))
 
-    found = climb(cliff, jnp.array([-3.0]), Search())
+    found = climb(cliff, jnp.array([0.6]), Search())
     assert int(found.status) == elk.Status.converged
     assert int(found.num_refused) > 0
     np.testing.assert_allclose(found.x, 1, atol=1e-5)

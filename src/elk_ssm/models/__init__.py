@@ -4,7 +4,7 @@ Example:
     >>> import elk_ssm as elk
     >>> model = elk.models.local_linear_trend() + elk.models.seasonal(12)
     >>> model.state_names[:3]
-    ('trend.level', 'trend.slope', 'seasonal.0')
+    ('trend.level', 'trend.slope', 'seasonal')
     >>> list(model.parameters)[:2]
     ['trend.level_variance', 'trend.slope_variance']
 """

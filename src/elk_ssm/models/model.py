@@ -278,5 +278,5 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _state_name(component: str, state: str) -> str:
-    """Return level, cycle*, matern'', arma+1, trend.slope, seasonal.-1."""
+    """Return level, cycle*, arma+1, trend.slope, seasonal-1."""
     return f"{component}.{state}" if state[:1].isalnum() else component + state

