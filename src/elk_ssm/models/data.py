@@ -42,7 +42,8 @@ def gaps_between(times: Any) -> Array:
         raise ValueError(
             f"times must increase; at {at} comes {times[at]} after {times[at - 1]}."
         )
-    return jnp.concatenate([jnp.ones(1, gaps.dtype), jnp.asarray(gaps)])
+    whole = np if isinstance(gaps, np.ndarray) else jnp
+    return jnp.asarray(whole.concatenate([whole.ones(1, gaps.dtype), gaps]))
 
 
 def inputs_of(inputs: Any, count: int, gaps: Array | None) -> Array | None:
