@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import elk_ssm
-from elk_ssm import plotting
+from elk_ssm import models, plotting
 from elk_ssm.interop import (
     arviz,
     blackjax,
@@ -26,7 +26,7 @@ RUNNER_OPTIONS = doctest.NORMALIZE_WHITESPACE
 
 def public():
     """Names of the public face: of the package, and of the modules it has in pieces."""
-    for module in (elk_ssm, plotting, cells, blackjax, arviz):
+    for module in (elk_ssm, models, plotting, cells, blackjax, arviz):
         yield from ((module.__name__, name) for name in module.__all__)
     for module in (diffrax, dynamax, dynamax_conversion, dynamax_nonlinear, tfp):
         for name, value in vars(module).items():

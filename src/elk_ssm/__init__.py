@@ -15,7 +15,7 @@ Example:
 from elk_ssm import _start  # noqa: F401
 
 # isort: split
-from elk_ssm import plotting
+from elk_ssm import models, plotting
 from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
@@ -141,6 +141,7 @@ __all__ = [
     "linearize",
     "log_prob",
     "lyapunov_spectrum",
+    "models",
     "picard",
     "plotting",
     "quasi_deer",

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    Protocol,
+    overload,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +64,67 @@ class Fit(NamedTuple):
         return held(self, "params", **seen)
 
 
+@runtime_checkable
+class Fittable(Protocol):
+    """What knows by itself how it is fitted, such as a model of `elk_ssm.models`."""
+
+    def fit_to(self, *data: Any, **options: Any) -> Any:
+        """Return what fitting finds."""
+
+
+@overload
 def fit(
+    build: Callable[[PyTree], NonlinearSSM],
+    params: PyTree,
+    emissions: Array,
+    inputs: PyTree = None,
+    **options: Any,
+) -> Fit: ...
+
+
+@overload
+def fit(build: Fittable, *data: Any, **options: Any) -> Any: ...
+
+
+def fit(build: Any, *data: Any, **options: Any) -> Any:
+    """Fit a model to data by its marginal likelihood.
+
+    **A model of `elk_ssm.models`**: `fit(model, y, inputs=None, ...)` returns an
+    `elk_ssm.models.ModelFit`; its options are those of
+    `elk_ssm.models.fitting.fit_model`.
+
+    **A function that builds a `NonlinearSSM`**: `fit(build, params, emissions,
+    inputs=None, ...)` returns a `Fit`; its options are those of
+    `elk_ssm.fitting.fit_built`.
+
+    Args:
+        build: A model, or `build(params) -> NonlinearSSM`; transform constrained
+            parameters there.
+        *data: `y` and inputs; or the first parameters, unconstrained and any pytree of
+            floats, emissions `(T, E)`, NaN where missing, and inputs, a pytree with
+            leading axis T.
+        **options: As above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> y = jnp.array([1.0, 1.4, 0.7, 2.2, 2.6, 1.9, 3.4, 3.1])
+        >>> bool(elk.fit(elk.models.local_level(), y).converged)
+        True
+        >>> one = elk.ScaledIdentity(1.0)
+        >>> def build(log_q):
+        ...     q = elk.ScaledIdentity(jnp.exp(log_q))
+        ...     return elk.NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
+        >>> fitted = elk.fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
+        >>> bool(fitted.params < -0.5)
+        True
+    """
+    if isinstance(build, Fittable):
+        return build.fit_to(*data, **options)
+    return fit_built(build, *data, **options)
+
+
+def fit_built(
     build: Callable[[PyTree], NonlinearSSM],
     params: PyTree,
     emissions: Array,
@@ -72,8 +139,9 @@ def fit(
 ) -> Fit:
     """Maximise the approximate marginal likelihood with an optax optimiser.
 
-    A step whose objective or gradient is not finite is skipped. A model whose P or Q is
-    singular at the first parameters is taken as singular at all of them.
+    What `fit` does with a function. A step whose objective or gradient is not finite is
+    skipped. A model whose P or Q is singular at the first parameters is taken as
+    singular at all of them.
 
     Args:
         build: `build(params) -> NonlinearSSM`; transform constrained parameters here.
@@ -86,17 +154,6 @@ def fit(
         log_prior: Added to the log likelihood.
         guess: First trajectory `(T, D)` of the first step.
         **options: For `smooth`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> one = elk.ScaledIdentity(1.0)
-        >>> def build(log_q):
-        ...     q = elk.ScaledIdentity(jnp.exp(log_q))
-        ...     return elk.NonlinearSSM(jnp.zeros(1), one, lambda z, u: z, q, None, one)
-        >>> fitted = elk.fit(build, jnp.zeros(()), jnp.ones((20, 1)), num_steps=30)
-        >>> bool(fitted.params < -0.5)
-        True
     """
     import optax  # here, so that evaluating a recurrence needs jax and numpy only
 

@@ -72,6 +72,15 @@ def test_the_page_on_nonlinear_models_fits_a_singular_one(capsys):
     assert capsys.readouterr().out.endswith("converged\n")
 
 
+def test_the_page_on_models_runs(capsys):
+    for code in blocks(ROOT / "docs" / "models.md"):
+        run(code.replace("(20, 80)", "(2, 30)"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("True {'level.variance'")
+    assert printed[-2:-1] == ["14"]
+    assert printed[-1].startswith("(2,)")
+
+
 def test_the_readme_shows_the_same_quickstart():
     readme, quickstart = (
         blocks(ROOT / name) for name in ("README.md", "docs/quickstart.md")

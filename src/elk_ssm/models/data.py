@@ -1,0 +1,93 @@
+"""A series, its inputs and its times as arrays, and what is wrong with them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from elk_ssm._jax import is_traced
+from elk_ssm._types import Array
+from elk_ssm.models.component import Scale
+
+
+def as_emissions(y: Any, count: int) -> Array:
+    """Return a series as floats `(T, E)`, given so or, of one emission, as `(T,)`.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    y = jnp.asarray(y)
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        y = y.astype(jnp.zeros(()).dtype)
+    wanted = f"(T, {count})" if count > 1 else "(T,) or (T, 1)"
+    shaped = y[:, None] if y.ndim == 1 and count == 1 else y
+    if shaped.ndim != 2 or shaped.shape[1] != count or shaped.shape[0] == 0:
+        raise ValueError(f"a series of this model must be {wanted}; got {y.shape}.")
+    return shaped
+
+
+def gaps_between(times: Any) -> Array:
+    """Return the gap before each step, `(T,)`, one before the first.
+
+    Raises:
+        ValueError: Times are not `(T,)`, or do not increase.
+    """
+    # By NumPy where it can: days in float64 may be years in float32.
+    times = times if is_traced(times) else np.asarray(times)
+    if np.ndim(times) != 1:
+        raise ValueError(f"times must be (T,); got shape {np.shape(times)}.")
+    gaps = times[1:] - times[:-1]
+    if isinstance(gaps, np.ndarray) and not (gaps > 0).all():
+        at = int(np.argmin(gaps > 0)) + 1
+        raise ValueError(
+            f"times must increase; at {at} comes {times[at]} after {times[at - 1]}."
+        )
+    whole = np if isinstance(gaps, np.ndarray) else jnp
+    return jnp.asarray(whole.concatenate([whole.ones(1, gaps.dtype), gaps]))
+
+
+def inputs_of(inputs: Any, count: int, gaps: Array | None) -> Array | None:
+    """Return the inputs `(T, U)` of a model that takes `count` of them.
+
+    Raises:
+        ValueError: There are others, or none.
+    """
+    if inputs is None:
+        return None
+    inputs = jnp.asarray(inputs)
+    inputs = inputs[:, None] if inputs.ndim == 1 else inputs
+    if count == 0:
+        raise ValueError("inputs were given to a model without a regression.")
+    if inputs.ndim != 2 or inputs.shape[1] != count:
+        raise ValueError(
+            f"inputs must be (T, {count}), a column for each coefficient; got shape "
+            f"{inputs.shape}."
+        )
+    if gaps is not None and gaps.shape[0] != inputs.shape[0]:
+        raise ValueError(
+            f"times and inputs must be equally long; got {gaps.shape[0]} and "
+            f"{inputs.shape[0]}."
+        )
+    return inputs
+
+
+def scale_of(emissions: Array) -> Scale:
+    """Return how large a series `(T, E)` is."""
+    variance = _mean_square(emissions - _mean(emissions))
+    changes = emissions[1:] - emissions[:-1]
+    count = jnp.sum(~jnp.isnan(changes))
+    known = jnp.where(count > 0, _mean_square(changes), variance)
+    tiny = jnp.finfo(emissions.dtype).tiny ** 0.5
+    return Scale(variance, jnp.maximum(known, tiny), emissions.shape[0])
+
+
+def _mean(values: Array) -> Array:
+    seen = ~jnp.isnan(values)
+    total = jnp.sum(jnp.where(seen, values, 0), axis=0)
+    return total / jnp.maximum(jnp.sum(seen, axis=0), 1)
+
+
+def _mean_square(values: Array) -> Array:
+    seen = ~jnp.isnan(values)
+    total = jnp.sum(jnp.where(seen, values, 0) ** 2)
+    return total / jnp.maximum(jnp.sum(seen), 1)

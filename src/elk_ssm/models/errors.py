@@ -1,0 +1,49 @@
+r"""Standard errors from the observed information.
+
+With H the second derivatives of -log p(y) by the unconstrained parameters x at the
+optimum, their covariance is H^-1, and that of the constrained v(x), J H^-1 J' to first
+order (the delta method). A prior is not in H.
+
+A parameter that the likelihood does not feel, H_ii below 0.01 (a standard error of ten
+in log v), has gone to a boundary: it has none, and the others are those given it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elk_ssm._types import Array
+from elk_ssm.linalg.small import matmul, solve
+
+_FELT = 1e-2
+
+
+class Errors(NamedTuple):
+    """Standard errors `(m,)` of constrained parameters, and who has none, `(n,)`."""
+
+    standard: Array
+    at_boundary: Array
+
+
+def errors_at(
+    information: Array, constrained: Callable[[Array], Array], x: Array
+) -> Errors:
+    """Return the standard errors of constrained parameters, NaN for those without.
+
+    Args:
+        information: H, `(n, n)`.
+        constrained: From unconstrained to constrained parameters, `(m,)`.
+        x: The optimum.
+    """
+    felt = jnp.diagonal(information) > _FELT
+    eye = jnp.eye(x.shape[0], dtype=x.dtype)
+    kept = felt[:, None] & felt
+    covariance = jnp.where(kept, solve(jnp.where(kept, information, eye), eye), 0)
+    J = jax.jacfwd(constrained)(x)
+    variances = jnp.sum(matmul(J, covariance) * J, axis=1)
+    # Of a vector of coefficients all depend on all of its unconstrained entries.
+    lost = jnp.any((J != 0) & ~felt, axis=1) | ~(variances > 0)
+    standard = jnp.where(lost, jnp.nan, jnp.sqrt(jnp.where(lost, 1, variances)))
+    return Errors(standard, ~felt)

@@ -1,0 +1,300 @@
+r"""Fitting a model of `elk_ssm.models` to a series.
+
+    maximise   log p(y; v(x)) + log prior(x)    over unconstrained x
+
+from one start or several at once. Everything is one compiled program, and may be mapped
+over series by `jax.vmap`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from elk_ssm._types import Array, ArrayLike
+from elk_ssm.models.checks import check_series
+from elk_ssm.models.data import as_emissions, gaps_between
+from elk_ssm.models.descent import Search, climb
+from elk_ssm.models.errors import errors_at
+from elk_ssm.models.evidence import evidence
+from elk_ssm.models.model import Model
+from elk_ssm.models.prior import Prior
+from elk_ssm.solution import Status
+
+if TYPE_CHECKING:
+    import optax
+
+LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
+METHODS = ("lbfgs",)
+_MESSAGES = {
+    Status.converged: "A further step would raise the objective by next to nothing.",
+    Status.max_iters_reached: "The search was cut off; raise max_iters.",
+    Status.nonfinite: (
+        "The objective is not finite where the search begins; start elsewhere, or look "
+        "at the series."
+    ),
+    Status.precision_limit: (
+        "Rounding hides every rise that is left; use float64 if the slope is not small."
+    ),
+}
+
+
+class ModelFit(NamedTuple):
+    """A model fitted to a series.
+
+    Attributes:
+        model: The model at the optimum.
+        standard_errors: Of every parameter by name, constrained, in its shape; NaN for
+            one that is fixed, at a boundary, or where there is no maximum. Empty if not
+            asked for.
+        at_boundary: By name, whether a free parameter has gone where the likelihood
+            does not feel it any more, such as a variance to zero; in its shape.
+        log_likelihood: log p(y) at the optimum, `()`, without the prior; the diffuse
+            one where a first state is diffuse (see `elk_ssm.Diffuse`).
+        log_prior: At the optimum, `()`; zero without one.
+        status: Value of an `elk_ssm.Status`: `converged`, `max_iters_reached`,
+            `precision_limit` or `nonfinite`.
+        num_iters: Steps of the search that led here, `()`.
+        num_refused: Steps that it refused and halved, as the objective would have
+            fallen or not been finite, `()`.
+        slope_norm: Largest entry of the slope of the objective, `()`.
+        objectives: log p(y) + log prior where every start led, `(num_starts,)`.
+        num_observations: How many values were observed, `()`.
+        emissions: The series, `(T, E)`.
+        inputs: As given, or `None`.
+        gaps: Times between steps, `(T,)`, or `None`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> y = jnp.array([1.0, 1.4, 0.7, 2.2, 2.6, 1.9, 3.4, 3.1])
+        >>> fitted = elk.fit(elk.models.local_level(), y)
+        >>> bool(fitted.converged), sorted(fitted.parameters)
+        (True, ['level.variance', 'noise.variance'])
+    """
+
+    model: Any
+    standard_errors: dict[str, Array]
+    at_boundary: dict[str, Array]
+    log_likelihood: Array
+    log_prior: Array
+    status: Array
+    num_iters: Array
+    num_refused: Array
+    slope_norm: Array
+    objectives: Array
+    num_observations: Array
+    emissions: Array
+    inputs: Any = None
+    gaps: Array | None = None
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The parameters at the optimum by name, constrained."""
+        return self.model.parameters
+
+    @property
+    def converged(self) -> Array:
+        """Whether the search has converged, `()`."""
+        return self.status == Status.converged
+
+    @property
+    def message(self) -> str:
+        """What the status of one fit means."""
+        return _MESSAGES[Status(int(self.status))]
+
+    @property
+    def num_parameters(self) -> int:
+        """Free parameters, and diffuse dimensions of the first state."""
+        free = sum(x.size for x in jax.tree.leaves(self.model.unconstrained))
+        return free + self.model.num_diffuse
+
+    @property
+    def aic(self) -> Array:
+        """Akaike's criterion, 2 k - 2 log p(y), `()`."""
+        return 2 * self.num_parameters - 2 * self.log_likelihood
+
+    @property
+    def bic(self) -> Array:
+        """The Bayesian criterion, k log n - 2 log p(y), `()`."""
+        n = self.num_observations.astype(self.log_likelihood.dtype)
+        return self.num_parameters * jnp.log(n) - 2 * self.log_likelihood
+
+
+class _Data(NamedTuple):
+    emissions: Array
+    inputs: Any
+    gaps: Array | None
+    mask: Array | None
+
+
+class _How(NamedTuple):
+    """The choices of a fit, which are static."""
+
+    search: Search
+    log_prior: Callable | None
+    num_starts: int
+
+
+def fit_model(
+    model: Model,
+    y: ArrayLike,
+    inputs: ArrayLike | None = None,
+    *,
+    times: ArrayLike | None = None,
+    mask: Array | None = None,
+    prior: LogPrior | bool = False,
+    method: "str | optax.GradientTransformation" = "auto",
+    start: str | Mapping[str, ArrayLike] = "data",
+    num_starts: int = 1,
+    key: Array | None = None,
+    max_iters: int = 200,
+    tol: float | None = None,
+    standard_errors: bool = True,
+) -> ModelFit:
+    r"""Fit a model to a series by its marginal likelihood; what `elk_ssm.fit` does.
+
+    Parameters stay finite whatever happens: a step to where the objective is not is
+    refused, halved and counted. `jax.vmap` fits many series at once; what is wrong with
+    the values of a series is said where they are not traced.
+
+    Args:
+        model: A sum of `elk_ssm.models`.
+        y: `(T,)` or `(T, E)`, NaN where missing.
+        inputs: `(T, U)`, for regressions.
+        times: `(T,)`, increasing, for components in continuous time.
+        mask: `(T, E)` or `(T,)` boolean, True where observed.
+        prior: Added to the log likelihood: a function of the unconstrained parameters
+            by name, a `Prior`, or True for `model.default_prior(y)`.
+        method: `"lbfgs"`, an optax transformation, or `"auto"`: L-BFGS.
+        start: `"data"` for variances that suit the scale of the series, `"model"` for
+            the parameters of the model, or constrained values by name.
+        num_starts: How many starts, all at once; the best end is returned.
+        key: For the starts but the first, drawn around it as widely as a weak prior.
+        max_iters: Steps at most.
+        tol: Gain in log likelihood, promised by a step, below which it has converged;
+            about 1e-9 in float64 and 1e-4 in float32, and roundings.
+        standard_errors: Whether to find them.
+
+    Returns:
+        The fit.
+
+    Raises:
+        ValueError: The series is constant, too short or not observed at all, a shape or
+            an option does not fit, or nothing is free.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> y = jnp.sin(jnp.arange(30.0)) + jnp.arange(30.0) % 3
+        >>> fitted = elk.fit(elk.models.autoregressive(2), y - y.mean())
+        >>> fitted.standard_errors["autoregressive.ar"].shape
+        (2,)
+    """
+    y = as_emissions(y, model.emission_dim)
+    model = model.astype(jnp.result_type(y))
+    gaps = None if times is None else gaps_between(times)
+    check_series(model, y, inputs, gaps, mask)
+    if not model.free:
+        raise ValueError("nothing is left to fit: every parameter is fixed.")
+    if num_starts > 1 and key is None:
+        raise ValueError(f"num_starts={num_starts} needs a key for the other starts.")
+    if isinstance(method, str) and method not in (*METHODS, "auto"):
+        known = ", ".join(("auto", *METHODS))
+        raise ValueError(
+            f"method must be one of {known}, or an optax transformation; got "
+            f"{method!r}."
+        )
+    if start not in ("data", "model") and isinstance(start, str):
+        raise ValueError(f"start must be 'data', 'model' or values; got {start!r}.")
+    begin = model.start(y) if start == "data" else model
+    begin = begin.replace(**start) if isinstance(start, Mapping) else begin
+    chosen: Any = model.default_prior(y) if prior is True else prior or None
+    data_prior = chosen if isinstance(chosen, Prior) else None
+    by_user = None if isinstance(chosen, Prior) else chosen
+    tool = None if isinstance(method, str) else method
+    search = Search(tool, max_iters, tol, standard_errors)
+    how = _How(search, by_user, num_starts)
+    data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
+    return _fit(begin, data, data_prior, key, how)
+
+
+@partial(jax.jit, static_argnames="how")
+def _fit(
+    model: Model, data: _Data, prior: Prior | None, key: Array | None, how: _How
+) -> ModelFit:
+    x, unravel = ravel_pytree(model.unconstrained)
+
+    def at(x: Array) -> Model:
+        return model.with_unconstrained(unravel(x))
+
+    def log_prior(x: Array) -> Array:
+        chosen = how.log_prior if prior is None else prior
+        return jnp.zeros((), x.dtype) if chosen is None else chosen(unravel(x))
+
+    def objective(x: Array) -> Array:
+        return evidence(at(x), *data) + log_prior(x)
+
+    search = partial(climb, objective, how=how.search)
+    if how.num_starts == 1:
+        found, objectives = search(x), None
+    else:
+        found = jax.vmap(search)(_starts(model, x, key, how.num_starts))
+        objectives = found.value
+        best = jnp.argmax(jnp.where(jnp.isfinite(objectives), objectives, -jnp.inf))
+        found = jax.tree.map(lambda leaf: leaf[best], found)
+    fitted, prior_value = at(found.x), log_prior(found.x)
+    errors: dict[str, Array] = {}
+    boundary: dict[str, Array] = {}
+    if how.search.information:
+        own = found.information + jax.hessian(log_prior)(found.x)
+        errors, boundary = _errors(own, at, unravel, found.x)
+    seen = ~jnp.isnan(data.emissions)
+    seen = seen if data.mask is None else seen & data.mask.reshape(len(seen), -1)
+    return ModelFit(
+        fitted,
+        errors,
+        boundary,
+        found.value - prior_value,
+        prior_value,
+        found.status,
+        found.num_iters,
+        found.num_refused,
+        jnp.max(jnp.abs(found.slope)),
+        found.value[None] if objectives is None else objectives,
+        jnp.sum(seen),
+        data.emissions,
+        data.inputs,
+        data.gaps,
+    )
+
+
+def _starts(model: Model, x: Array, key: Array | None, count: int) -> Array:
+    """Return the start and draws around it, `(count, n)`."""
+    assert key is not None
+    widths = model.default_widths
+    spread, _ = ravel_pytree(
+        {
+            k: jnp.broadcast_to(widths[k], v.shape)
+            for k, v in model.unconstrained.items()
+        }
+    )
+    noise = jax.random.normal(key, (count - 1, *x.shape), x.dtype)
+    return jnp.concatenate([x[None], x + spread.astype(x.dtype) * noise / 2])
+
+
+def _errors(
+    information: Array, at: Callable, unravel: Callable, x: Array
+) -> tuple[dict, dict]:
+    _, restore = ravel_pytree(at(x).parameters)
+
+    def constrained(x: Array) -> Array:
+        return ravel_pytree(at(x).parameters)[0]
+
+    found = errors_at(information, constrained, x)
+    # `unravel` casts to floats, which flags survive.
+    flags = unravel(found.at_boundary.astype(x.dtype))
+    return restore(found.standard), {k: v > 0 for k, v in flags.items()}
