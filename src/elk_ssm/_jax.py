@@ -126,9 +126,9 @@ def batched_alike(outputs: Any, inputs: Any) -> Any:
     cannot be lowered; the rule batches what any of its parts makes it. To be dropped
     when JAX makes them agree.
     """
-    leaves = [jnp.ravel(jnp.asarray(x))[0] for x in jax.tree.leaves(inputs) if x.size]
+    leaves = map(jnp.ravel, jax.tree.leaves(inputs))
     # True whatever the entries are, NaN included.
-    always = [(x == x) | (x != x) for x in leaves]
+    always = [(x[0] == x[0]) | (x[0] != x[0]) for x in leaves if x.size]
     true = jax.tree.reduce(jnp.logical_and, always)
     return jax.tree.map(lambda x: jnp.where(true, x, x), outputs)
 

@@ -18,7 +18,7 @@ from elk_ssm._recurrence import check_length
 from elk_ssm._showing import held, named
 from elk_ssm._types import Array, PyTree
 from elk_ssm.evaluation import evaluate
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import at_step, to_dense
 from elk_ssm.nssm.driven import initial_root, noise_width, process_roots, root_at

@@ -176,19 +176,27 @@ def test_float32_rests_within_its_rounding():
 
 @pytest.mark.parametrize("emissions", [3, 5])
 def test_a_batch_of_series_has_the_gradient_of_its_sum(emissions):
-    # Of the filter that settles, and of emissions reduced first where E > D.
+    # Of the filter that settles, of correlated noise, of more emissions than states.
     F, Q, _, _, _ = case("plain")
     rng = np.random.default_rng(8)
-    H = jnp.asarray(rng.normal(size=(emissions, 3)))
     ys = jnp.asarray(rng.normal(size=(3, 160, emissions)))
+    params = {
+        "F": jnp.asarray(F),
+        "H": jnp.asarray(rng.normal(size=(emissions, 3))),
+        "R": jnp.eye(emissions) + 0.1,
+    }
 
-    def value(F, y):
-        one = elk.ScaledIdentity(1.0)
-        return elk.lgssm_log_likelihood(elk.LGSSM(jnp.zeros(3), one, F, Q, H, one), y)
+    def value(params, y):
+        F, H, R = (params[name] for name in "FHR")
+        model = elk.LGSSM(jnp.zeros(3), elk.ScaledIdentity(1.0), F, Q, H, R)
+        return elk.lgssm_log_likelihood(model, y)
 
-    def total(F):
-        return jnp.sum(jax.vmap(lambda y: value(F, y))(ys))
+    def total(params):
+        return jnp.sum(jax.vmap(lambda y: value(params, y))(ys))
 
     each = jax.jit(jax.grad(value))
-    expected = sum(each(F, y) for y in ys)
-    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(F)), expected, rtol=1e-9)
+    slopes = [each(params, y) for y in ys]
+    expected = jax.tree.map(lambda *parts: sum(parts), *slopes)
+    found = jax.jit(jax.grad(total))(params)
+    for name in params:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-8, atol=1e-8)

@@ -23,7 +23,7 @@ from jax import Array
 from elk_ssm.kalman.initial import proper_covariance
 from elk_ssm.kalman.lgssm import LGSSM, Problem, emission_dim, emission_offsets, pose
 from elk_ssm.kalman.roundings import safe_sqrt
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.structure import Dense, Operator, to_dense
 
 

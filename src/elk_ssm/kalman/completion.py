@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from elk_ssm._jax import is_traced
 from elk_ssm.kalman.roundings import reciprocal
-from elk_ssm.kalman.scalar_updates import isolated, whiten
+from elk_ssm.kalman.whitening import isolated, whiten
 from elk_ssm.linalg.small import matmul, matvec, transpose
 from elk_ssm.linalg.structure import Dense, Operator
 

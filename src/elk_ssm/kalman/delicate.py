@@ -18,7 +18,7 @@ from jax import Array
 
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import rounding_of
-from elk_ssm.kalman.scalar_updates import whiten_emission, whitener_of
+from elk_ssm.kalman.whitening import whiten_emission, whitener_of
 from elk_ssm.linalg.small import matmul, matvec, raised
 from elk_ssm.linalg.structure import to_dense, variances_of
 

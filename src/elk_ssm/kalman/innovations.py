@@ -27,8 +27,9 @@ from elk_ssm._jax import is_traced
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import LOG_TWO_PI
 from elk_ssm.kalman.runs import reflected
-from elk_ssm.kalman.scalar_updates import Rows, emission_rows, over_rows, whiten
+from elk_ssm.kalman.scalar_updates import Rows, over_rows
 from elk_ssm.kalman.steps import Entry, steps_of
+from elk_ssm.kalman.whitening import emission_rows, whiten
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.sparsity import DENSE, Sparsity
 from elk_ssm.linalg.structure import to_dense

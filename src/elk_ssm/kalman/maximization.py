@@ -29,8 +29,8 @@ from jax import Array
 from elk_ssm.kalman.freedom import DYNAMICS, EMISSION, START
 from elk_ssm.kalman.lgssm import LGSSM, emission_dim
 from elk_ssm.kalman.roundings import reciprocal
-from elk_ssm.kalman.scalar_updates import square_root, whiten
 from elk_ssm.kalman.statistics import Regression, Start, Statistics
+from elk_ssm.kalman.whitening import square_root, whiten
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import (
     Operator,

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm._jax import deliberate_nans
-from elk_ssm.kalman.scalar_updates import Rows, isolated, whiten
+from elk_ssm.kalman.scalar_updates import Rows
+from elk_ssm.kalman.whitening import isolated, whiten
 from elk_ssm.linalg.small import matmul, matvec, raised
 from elk_ssm.linalg.structure import Operator
 

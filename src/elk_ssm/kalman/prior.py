@@ -7,7 +7,7 @@ from jax import Array, lax
 
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.runs import Run, reflected
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.small import matmul, matvec, over_pivots, transpose
 from elk_ssm.linalg.structure import to_dense
 

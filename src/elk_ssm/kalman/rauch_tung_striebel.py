@@ -29,14 +29,9 @@ from jax import Array
 from elk_ssm.kalman.backward import Backward, Marginals
 from elk_ssm.kalman.elements import SmootherElement
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.scalar_updates import (
-    Whitener,
-    condition_row,
-    over_rows,
-    project,
-    whitener_of,
-)
+from elk_ssm.kalman.scalar_updates import condition_row, over_rows, project
 from elk_ssm.kalman.steps import Entry, entries_of, transition_into
+from elk_ssm.kalman.whitening import Whitener, whitener_of
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
 from elk_ssm.linalg.structure import Dense
 

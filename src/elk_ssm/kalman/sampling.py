@@ -22,7 +22,7 @@ from elk_ssm.kalman.form import Form, chosen_form
 from elk_ssm.kalman.future import future_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import by_groups
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.driver import run

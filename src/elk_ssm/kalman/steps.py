@@ -14,12 +14,8 @@ from jax import Array
 
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.runs import Run, combine_runs, compress, condition_run, no_run
-from elk_ssm.kalman.scalar_updates import (
-    Rows,
-    WhitenedEmission,
-    emission_rows,
-    whiten_emission,
-)
+from elk_ssm.kalman.scalar_updates import Rows
+from elk_ssm.kalman.whitening import WhitenedEmission, emission_rows, whiten_emission
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.recursion import Element, Recursion, State

@@ -18,7 +18,7 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.checks import check_covariance
 from elk_ssm.kalman.lgssm import expect_matrix
 from elk_ssm.kalman.roundings import safe_sqrt
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.structure import LowRank, Operator, as_operator, to_dense
 
 _ROUNDING_UNITS = 8

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.roundings import LOG_TWO_PI, reciprocal
-from elk_ssm.kalman.scalar_updates import whiten
+from elk_ssm.kalman.whitening import whiten
 from elk_ssm.linalg.small import matmul, matvec, transpose
 from elk_ssm.nssm.densities import emission_term, log_joint
 from elk_ssm.nssm.posed import Posed

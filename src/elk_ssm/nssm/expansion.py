@@ -23,8 +23,9 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.lgssm import pose as pose_model
 from elk_ssm.kalman.observations import Factor, factor_of, log_normal
-from elk_ssm.kalman.scalar_updates import Rows, square_root
+from elk_ssm.kalman.scalar_updates import Rows
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother, smooth_piece
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator, to_dense
 from elk_ssm.nssm.densities import initial_term
 from elk_ssm.nssm.posed import Posed, time_axis

@@ -22,7 +22,7 @@ from elk_ssm._loop import SEARCHING, cut_off, status_of
 from elk_ssm._types import Array
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.roundings import rounding_of
-from elk_ssm.kalman.scalar_updates import square_root
+from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.small import matvec
 from elk_ssm.linalg.structure import to_dense
 from elk_ssm.nssm.driven import (

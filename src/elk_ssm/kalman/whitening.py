@@ -1,0 +1,128 @@
+r"""Correlated noise decorrelated, so that emissions are taken in one scalar at a time.
+
+    R = L diag(d) L',      L unit lower triangular,
+
+which allows zero variances where a Cholesky factor would not.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.kalman.roundings import reciprocal, rounding_of
+from elk_ssm.kalman.scalar_updates import Rows
+from elk_ssm.linalg.small import matmul, matvec, over_pivots
+from elk_ssm.linalg.structure import Dense, Operator, to_dense
+from elk_ssm.parallel.anywhere import anywhere
+
+
+class Whitener(NamedTuple):
+    """`inverse @ R @ inverse.T = diag(variances)`, `inverse` unit lower triangular."""
+
+    inverse: Array
+    variances: Array
+
+
+def whiten(covariance: Array) -> Whitener:
+    """Decorrelate a PSD `(E, E)` matrix, which may be singular."""
+    size = covariance.shape[-1]
+    rows = jnp.arange(size)
+
+    def clear(k, table):
+        pivot = table[k, k]
+        factors = table[:, k] * reciprocal(pivot, pivot > least[k])
+        below = jnp.where(rows > k, factors, 0.0)
+        return table - below[:, None] * table[k][None, :]
+
+    least = rounding_of(jnp.diagonal(covariance))
+    table = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], -1)
+    table = over_pivots(size, clear, table)
+    variances = jnp.diagonal(table)
+    # Not `maximum`, whose derivative at a variance of zero is a half.
+    variances = jnp.where(variances < least, 0.0, variances)
+    return Whitener(table[:, size:], variances)
+
+
+def square_root(covariance: Array, least: Array | None = None) -> Array:
+    """Return a lower triangular S with S S' = covariance, PSD, `(D, D)`.
+
+    A pivot that is not positive, exactly or by rounding, leaves a zero column; so does
+    one that is no larger than `least`, `(D,)`.
+    """
+    size = covariance.shape[-1]
+    rows = jnp.arange(size)
+
+    def column(k, carry):
+        rest, root = carry
+        pivot = rest[k, k]
+        zero = 0 if least is None else least[k]
+        positive = ~(pivot <= zero)  # or NaN, which is not to be lost
+        scale = reciprocal(jnp.sqrt(jnp.where(positive, pivot, 1)), positive)
+        new = jnp.where(rows >= k, rest[:, k] * scale, 0.0)
+        return rest - new[:, None] * new[None, :], root.at[:, k].set(new)
+
+    return over_pivots(size, column, (covariance, jnp.zeros_like(covariance)))[1]
+
+
+class WhitenedEmission(NamedTuple):
+    """A static emission whose noise is decorrelated: `inverse @ H`, and `Whitener`."""
+
+    weights: Array
+    whitener: Whitener
+
+
+def whiten_emission(weights: Array, covariance: Array) -> WhitenedEmission:
+    """Decorrelate R, `(E, E)`, and H, `(E, D)`, accordingly.
+
+    The row of an infinite variance is set apart; it counts as missing anyhow.
+    """
+    identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
+    whitener = whiten(jnp.where(jnp.isinf(covariance), identity, covariance))
+    return WhitenedEmission(matmul(whitener.inverse, weights), whitener)
+
+
+def isolated(covariance: Operator, observed: Array) -> Operator:
+    """Make missing entries of one step independent of the others, of variance one."""
+    if not covariance.mixes:
+        return covariance.diag(jnp.where(observed, covariance.variances(), 1))
+    matrix, kept = covariance.to_dense(), observed[:, None] & observed[None, :]
+    return Dense(jnp.where(kept, matrix, jnp.eye(len(observed), dtype=matrix.dtype)))
+
+
+def emission_rows(
+    weights: Operator,
+    covariance: Operator,
+    values: Array,
+    observed: Array,
+    whole: WhitenedEmission | None,
+) -> Rows:
+    """Turn the emission of one step into independent scalars.
+
+    `whole` is the decorrelated emission of a step without gaps, where it is known
+    beforehand. A step with gaps needs its own.
+    """
+    H = to_dense(weights)
+    if not covariance.mixes:
+        variances = isolated(covariance, observed).variances()
+        return Rows(H, variances, values, observed)
+
+    def with_gaps() -> WhitenedEmission:
+        return whiten_emission(H, to_dense(isolated(covariance, observed)))
+
+    if whole is None:
+        whole = with_gaps()
+    else:
+        # Of a batch at once: JAX cannot transpose a rule whose branch it has batched.
+        gaps = anywhere(~jnp.all(observed))
+        whole = lax.cond(gaps, with_gaps, lambda: whole)
+    turned, (inverse, variances) = whole
+    return Rows(turned, variances, matvec(inverse, values), observed)
+
+
+def whitener_of(covariance: Operator) -> Whitener:
+    """Return the `Whitener` of one step's covariance, trivial if it is diagonal."""
+    if covariance.mixes:
+        return whiten(covariance.to_dense())
+    diagonal = covariance.variances()
+    return Whitener(jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype), diagonal)
