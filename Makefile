@@ -15,7 +15,7 @@ JOBS ?= 2
 GPU_VENV := .venv-gpu
 GPU_PYTHON := JAX_PLATFORMS=cpu $(GPU_VENV)/bin/python
 
-.PHONY: demo test test-oldest test-latest wheel audit lint docs notebooks \
+.PHONY: demo test test-oldest test-latest wheel sdist audit lint docs notebooks \
 	small-benchmarks gpu-counts gpu-budgets clean
 
 demo: $(VENV)/.run
@@ -33,7 +33,14 @@ OLDEST_PYTHON = $(or $(ASKED),$(call first,$(call named,3.11)))
 LATEST_PYTHON = $(or $(ASKED),$(call first,$(foreach v,3.14 3.13 3.12,$(call named,$(v)))))
 
 # What leans on JAX's inner parts, and one file of each task; FAST=tests for more.
-FAST ?= FILES
+FAST ?= tests/test_release.py tests/test_branches.py tests/test_closures.py \
+	tests/test_recurrence.py tests/test_solution.py tests/surrogate/test_dependence.py \
+	tests/kernels/test_rollout.py tests/parallel/test_driver.py \
+	tests/kalman/test_filtering.py tests/nssm/test_draws.py tests/interop/test_dynamax.py \
+	tests/interop/test_cells_detect.py tests/interop/test_arviz.py \
+	tests/solve/test_custom_rules.py::test_gradients_are_those_of_the_scan \
+	tests/evaluate/test_compilation.py::test_nothing_recompiles_for_a_new_lambda \
+	tests/cli/test_output.py tests/cli/reading
 
 # The lower bounds of pyproject.toml exactly, and the newest of everything.
 test-oldest: .venv-oldest/.run
@@ -49,6 +56,10 @@ wheel: $(BIN)/python
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip $(QUIET) install --constraint constraints.txt dist/*.whl
 	.venv-wheel/bin/python -I tests/smoke.py dist/*.whl
+
+sdist: $(BIN)/python
+	$(PIP) install --constraint constraints.txt hatchling
+	$(BIN)/python -m hatchling build --target sdist
 
 # The pins against PyPI's advisories; fails as well where these cannot be asked.
 audit:
