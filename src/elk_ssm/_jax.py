@@ -222,7 +222,7 @@ def _differentiate(flat: Any, tangents: Any, **params: Any) -> tuple[list, list]
 
 # What JAX from 0.11 on asks of a program with types or rules that it has to take apart
 # first: to be written by what it can take apart.
-_cpu_or_later.to_lojax = _both
+_cpu_or_later.to_lojax = _both  # type: ignore[method-assign]
 ad.primitive_jvps[_cpu_or_later] = _differentiate
 _cpu_or_later.def_impl(_run_here)
 _cpu_or_later.def_abstract_eval(lambda *_, cpu, later: cpu.out_avals)

@@ -44,7 +44,7 @@ def read_mat(path: Path, reading: Reading) -> Table:
 
 def read_hdf5(path: Path, reading: Reading, swapped: bool = False) -> Table:
     """Read a data set, in any group; `swapped` for the order of MATLAB's axes."""
-    h5py = needed("h5py", "reading HDF5 files", "h5py")
+    h5py = needed("h5py", "reading HDF5 files", "elk-ssm[data]")
     try:
         with h5py.File(path, "r") as file:
             found: dict[str, Any] = {}
