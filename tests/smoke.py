@@ -97,7 +97,13 @@ def check_command_line() -> None:
         except metadata.PackageNotFoundError:
             continue
         raise AssertionError(f"{package} is here: the environment is not empty")
-    args = ("evaluate", "--input=wave.csv", "--cell=gru", "--state-size=4")
+    args = (
+        "evaluate",
+        "--input=wave.csv",
+        "--cell=gru",
+        "--state-size=4",
+        "--output=a.npz",
+    )
     assert "elk-ssm[data]" in command(*args, code=2)
     assert "elk-ssm[plots]" in command("demo", code=2)
 
