@@ -35,6 +35,7 @@ __all__ = [
     "is_zero_tangent",
     "needed_equations",
     "run_program",
+    "scan_counts",
     "used_inputs",
     "zero_tangent",
 ]
@@ -98,6 +99,17 @@ def bind_equation(equation: Any, *args: Any) -> list[Any]:
         functions, params = params
     found = equation.primitive.bind(*functions, *args, **params)
     return found if equation.primitive.multiple_results else [found]
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many inputs of a `scan` are its constants, and how many are carried.
+
+    By names of its parameters, which no public function tells.
+    """
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # From JAX 0.11 on.
+    return len(list(consts)), len(list(carry))
 
 
 def needed_equations(closed: Any) -> Any:
@@ -230,6 +242,9 @@ def _differentiate(flat: Any, tangents: Any, **params: Any) -> tuple[list, list]
     return jax.jvp(lambda *flat: _both(*flat, **params), flat, tuple(moved))
 
 
+# What JAX from 0.11 on asks of a program with types or rules that it has to take apart
+# first: to be written by what it can take apart.
+_cpu_or_later.to_lojax = _both  # type: ignore[method-assign]
 ad.primitive_jvps[_cpu_or_later] = _differentiate
 _cpu_or_later.def_impl(_run_here)
 _cpu_or_later.def_abstract_eval(lambda *_, cpu, later: cpu.out_avals)

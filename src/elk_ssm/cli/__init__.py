@@ -6,13 +6,13 @@ cannot be written, told in one line; 130 interrupted; 141 nobody reads the outpu
 """
 
 import argparse
-import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 
+import elk_ssm
 from elk_ssm.cli.arguments import integer
 from elk_ssm.cli.bench import add_bench
 from elk_ssm.cli.errors import UsageError
@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Evaluate nonlinear recurrences as Kalman inference.",
         allow_abbrev=False,
     )
-    version = importlib.metadata.version("elk-ssm")
-    parser.add_argument("--version", action="version", version=f"elk-ssm {version}")
+    version = f"elk-ssm {elk_ssm.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
     add_evaluate(commands)

@@ -1,7 +1,6 @@
 """`elk-ssm evaluate`: a cell driven by a file."""
 
 import argparse
-import importlib.metadata
 import json
 import sys
 from collections.abc import Callable
@@ -142,7 +141,7 @@ def _settings(args: argparse.Namespace, noise: float | None) -> dict[str, Any]:
     apart = {"run", "noise", "input", "output", "progress"}
     settings = {name: x for name, x in vars(args).items() if name not in apart}
     settings |= {"noise": noise, "input": str(args.input)}
-    return settings | {"version": importlib.metadata.version("elk-ssm")}
+    return settings | {"version": elk.__version__}
 
 
 def _results(solution: Any, settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from elk_ssm._jax import Literal, bind_equation, called_program
+from elk_ssm._jax import Literal, bind_equation, called_program, scan_counts
 from elk_ssm.kernels.indexing import at_known_index
 
 UNROLLED = 16
@@ -55,8 +55,9 @@ def _evaluate(equation: Any, values: list[Any]) -> list[Any]:
 
 def _unrolled(params: dict[str, Any], values: list[Any]) -> list[Any]:
     """A loop of known length, written out."""
-    split = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, carry, along = values[: split[0]], values[slice(*split)], values[split[1] :]
+    first, count = scan_counts(params)
+    consts, carry = values[:first], values[first : first + count]
+    along = values[first + count :]
     closed, rounds = params["jaxpr"], range(params["length"])
     rows: list[list[Any]] = [[] for _ in rounds]
     for i in reversed(rounds) if params["reverse"] else rounds:

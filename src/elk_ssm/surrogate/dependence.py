@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from elk_ssm._jax import Literal, called_program
+from elk_ssm._jax import Literal, called_program, scan_counts
 from elk_ssm._recurrence import Recurrence
 from elk_ssm.kernels.elementwise import NAMES as ELEMENTWISE
 
@@ -145,7 +145,7 @@ def _either(labels: Any) -> Labels:
 def _scan(equation: Any, labels: list[Labels]) -> list[Labels]:
     """The labels of what is carried grow until they rest."""
     params = equation.params
-    first, count = params["num_consts"], params["num_carry"]
+    first, count = scan_counts(params)
     consts, carry = labels[:first], labels[first : first + count]
     entries = [x if x is None else _over(x, (0,)) for x in labels[first + count :]]
     while True:

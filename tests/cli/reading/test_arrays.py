@@ -178,9 +178,9 @@ class TestContainers:
         ("a.csv", "pandas", "elk-ssm[data]"),
         ("a.tsv.gz", "pandas", "elk-ssm[data]"),
         ("a.mat", "scipy.io", "scipy"),
-        ("a.h5", "h5py", "h5py"),
-        ("a.parquet", "pyarrow", "pyarrow"),
-        ("a.feather", "pyarrow", "pyarrow"),
+        ("a.h5", "h5py", "elk-ssm[data]"),
+        ("a.parquet", "pyarrow", "elk-ssm[data]"),
+        ("a.feather", "pyarrow", "elk-ssm[data]"),
         ("a.parquet", "pandas", "elk-ssm[data]"),
     ],
 )

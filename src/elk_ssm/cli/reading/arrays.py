@@ -1,5 +1,6 @@
 """NPY and NPZ: headers are read and judged before any data; nothing is unpickled."""
 
+import io
 import zipfile
 from math import prod
 from pathlib import Path
@@ -13,6 +14,8 @@ from elk_ssm.cli.reading.sizes import check_shape
 from elk_ssm.cli.reading.table import Table
 
 KINDS = "buif"  # Truth values, integers and floating point.
+# NumPy writes 128 bytes, and reads as many as the header says it has before it judges.
+LONGEST_HEADER = 1 << 16
 Header = tuple[tuple[int, ...], np.dtype]
 
 
@@ -25,8 +28,8 @@ def read_npy(path: Path, reading: Reading) -> Table:
         if file.read(4) == b"PK\x03\x04":
             raise UsageError(f"{path}: expected one array, found an .npz archive.")
         file.seek(0)
-        header = _header(path, file)
-        check_header(path, "", header, size - file.tell())
+        header, start = _header(path, file)
+        check_header(path, "", header, size - start)
         file.seek(0)
         return as_table(path, _load(path, file))
 
@@ -39,8 +42,8 @@ def read_npz(path: Path, reading: Reading) -> Table:
             keys = [name.removesuffix(".npy") for name in sizes]
             key = choose_key(path, keys, reading.key)
             with archive.open(f"{key}.npy") as file:
-                header = _header(path, file)
-                check_header(path, key, header, sizes[f"{key}.npy"] - file.tell())
+                header, start = _header(path, file)
+                check_header(path, key, header, sizes[f"{key}.npy"] - start)
             with archive.open(f"{key}.npy") as file:
                 array = _load(path, file)
     except zipfile.BadZipFile as error:
@@ -90,15 +93,17 @@ def as_table(path: Path, array: np.ndarray, notes: tuple[str, ...] = ()) -> Tabl
     return Table(path, array if array.ndim == 2 else array[:, None], notes=notes)
 
 
-def _header(path: Path, file: IO[bytes]) -> Header:
+def _header(path: Path, file: IO[bytes]) -> tuple[Header, int]:
+    """Return what the header says, and where the data begin."""
     form = np.lib.format
+    file = io.BytesIO(file.read(LONGEST_HEADER))
     try:
         major, _ = form.read_magic(file)
         read = form.read_array_header_1_0 if major == 1 else form.read_array_header_2_0
         shape, _, dtype = read(file)
     except Exception as error:  # NumPy documents no closed list for damaged files.
         raise UsageError(f"{path}: not a readable .npy array of numbers.") from error
-    return shape, dtype
+    return (shape, dtype), file.tell()
 
 
 def _load(path: Path, file: IO[bytes]) -> np.ndarray:

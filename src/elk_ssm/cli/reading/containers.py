@@ -44,13 +44,13 @@ def read_mat(path: Path, reading: Reading) -> Table:
 
 def read_hdf5(path: Path, reading: Reading, swapped: bool = False) -> Table:
     """Read a data set, in any group; `swapped` for the order of MATLAB's axes."""
-    h5py = needed("h5py", "reading HDF5 files", "h5py")
+    h5py = needed("h5py", "reading HDF5 files", "elk-ssm[data]")
     try:
         with h5py.File(path, "r") as file:
             found: dict[str, Any] = {}
             file.visititems(lambda name, item: _note(h5py, found, name, item))
             key = choose_key(path, list(found), reading.key)
-            check_shape(path, found[key].shape, found[key].dtype.itemsize)
+            _check_dataset(path, key, found[key])
             array = found[key][...]
     except OSError as error:
         if path.is_dir() or error.errno is not None:
@@ -60,6 +60,17 @@ def read_hdf5(path: Path, reading: Reading, swapped: bool = False) -> Table:
         array = array.T
         array = array.ravel() if 1 in array.shape else array
     return _as_table(path, key, array)
+
+
+def _check_dataset(path: Path, key: str, data: Any) -> None:
+    """Refuse what is too large, whole or in one chunk, and what lies elsewhere."""
+    if data.external or data.is_virtual:
+        raise UsageError(
+            f"{path}: {key}: its numbers are in other files; expected them in this one."
+        )
+    # A chunk is decompressed as a whole, however little of it the array has.
+    for shape in (data.shape, data.chunks or ()):
+        check_shape(path, shape, data.dtype.itemsize)
 
 
 def _note(h5py: Any, found: dict[str, Any], name: str, item: Any) -> None:

@@ -16,7 +16,7 @@ from elk_ssm.cli.reading.table import FrameTable, Table
 def read_parquet(path: Path, reading: Reading) -> Table:
     """Read a Parquet file."""
     pandas, _ = _readers(".parquet")
-    parquet = needed("pyarrow.parquet", "reading .parquet files", "pyarrow")
+    parquet = needed("pyarrow.parquet", "reading .parquet files", "elk-ssm[data]")
     with open(path, "rb"):
         pass  # Errors of the system as the system tells them.
     try:
@@ -50,7 +50,9 @@ def read_feather(path: Path, reading: Reading) -> Table:
 
 def _readers(suffix: str) -> tuple[Any, Any]:
     task = f"reading {suffix} files"
-    return needed("pandas", task, "elk-ssm[data]"), needed("pyarrow", task, "pyarrow")
+    return needed("pandas", task, "elk-ssm[data]"), needed(
+        "pyarrow", task, "elk-ssm[data]"
+    )
 
 
 def _as_table(path: Path, frame: Any) -> Table:

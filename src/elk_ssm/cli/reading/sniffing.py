@@ -20,6 +20,7 @@ from elk_ssm.cli.reading.options import Reading
 from elk_ssm.cli.reading.table import MISSING
 
 SEEN = 1000  # Lines that are looked at.
+MOST_COLUMNS = 16_384  # As many as a state may have; each costs pandas kilobytes.
 ONE_COLUMN = "\x1f"  # No text has a unit separator.
 WHOLE = re.compile(r"[-+]?\d+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|infinity)", re.I)
@@ -71,6 +72,7 @@ def sniff(path: Path, text: str, reading: Reading, delimiter: str | None) -> Dia
     skip, comment, lines = _lines(text)
     if not lines:
         raise UsageError(f"{path}: there are no rows of numbers.")
+    _check_width(path, lines)
     between = reading.delimiter or delimiter or _delimiter(path, lines, reading)
     rows = [split(line, between) for line in lines]
     decimal = reading.decimal or _decimal(path, rows, between)
@@ -86,6 +88,17 @@ def sniff(path: Path, text: str, reading: Reading, delimiter: str | None) -> Dia
         return Dialect(between, decimal, (), leading, len(first))
     names = tuple(first)
     return Dialect(between, decimal, names, skip + 1, len(names))
+
+
+def _check_width(path: Path, lines: list[str]) -> None:
+    """Refuse lines of absurdly many fields, before they are split."""
+    for line in lines:
+        spaced = len(line.split(None, MOST_COLUMNS))
+        fields = max(spaced, *(line.count(mark) + 1 for mark in ",;|\t"))
+        if fields > MOST_COLUMNS:
+            raise UsageError(
+                f"{path}: too many columns: over {MOST_COLUMNS:,} fields in a line."
+            )
 
 
 def split(line: str, delimiter: str) -> list[str]:

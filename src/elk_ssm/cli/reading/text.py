@@ -26,6 +26,13 @@ CHUNK = 1 << 24
 def read_text(path: Path, reading: Reading) -> Table:
     """Read a table of numbers, names, dates and gaps."""
     pandas = needed("pandas", f"reading {path.suffix} files", "elk-ssm[data]")
+    try:
+        return _read(pandas, path, reading)
+    except csv.Error as error:  # A field of more than 128 KiB, say.
+        raise UsageError(f"{path}: not readable as a table ({error}).") from error
+
+
+def _read(pandas: Any, path: Path, reading: Reading) -> Table:
     text = _text(path)
     tab = path.name.lower().removesuffix(".gz").endswith(".tsv")
     dialect = sniff(path, text, reading, "\t" if tab else None)
@@ -48,7 +55,7 @@ def read_text(path: Path, reading: Reading) -> Table:
 
 
 def _text(path: Path) -> str:
-    data = _decompressed(path) if path.suffix.lower() == ".gz" else _bytes(path)
+    data = _bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,15 +71,12 @@ def _text(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    check_bytes(path, COPIES_OF_TEXT * path.stat().st_size)
-    return path.read_bytes()
-
-
-def _decompressed(path: Path) -> bytes:
-    """Decompress as far as there is room, whatever the file says of its size."""
+    """Read, and decompress, as far as there is room, whatever the file says it has."""
     parts, size = [], 0
+    check_bytes(path, COPIES_OF_TEXT * path.stat().st_size)
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with gzip.open(path) as file:
+        with opened(path, "rb") as file:
             while part := file.read(CHUNK):
                 size += len(part)
                 check_bytes(path, COPIES_OF_TEXT * size)
