@@ -36,6 +36,8 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
     tables = {name: harness.table(rows[name], words) for name, words in columns.items()}
     short = ["D", "T", "candidate", "over any scan", "over its scan"]
     tables["behind"] = harness.table(behind, short) if behind else "none."
+    first = harness.read("first_result")["rows"]
+    tables["first_result"] = harness.table(first, list(first[0]))
     return tables | {"gpu": gpu_section()}
 
 

@@ -19,6 +19,7 @@ NAMES = (
     "convergence",
     "differential_equations",
     "dynamax_objects",
+    "first_result",
     "forced",
     "gradients",
     "kalman",
