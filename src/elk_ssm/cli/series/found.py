@@ -1,0 +1,95 @@
+"""Parameters for a series: fitted, with progress, or put in from a file."""
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+
+import elk_ssm as elk
+from elk_ssm.cli.errors import UsageError
+from elk_ssm.cli.series.data import Series
+from elk_ssm.cli.series.stored import Stored, read_parameters
+
+
+def model_of(args: argparse.Namespace) -> tuple[str, Any, Stored | None]:
+    """Return the model as text, as an object, and the parameters given for it.
+
+    Raises:
+        UsageError: there is none, or the parameters are not those of the model.
+    """
+    stored = None if args.params is None else read_parameters(args.params)
+    if args.model is None and stored is None:
+        raise UsageError("say --model, such as --model 'trend + seasonal(12)'.")
+    text = args.model or (stored.model if stored else "")
+    where = "--model" if args.model else str(args.params)
+    try:
+        model = elk.models.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    if stored is None:
+        return text, _with_fixed(args, model), None
+    for flag, given in (("--fix", args.fix), ("--starts", args.starts != 1)):
+        if given:
+            raise UsageError(f"{flag} is for a fit, and --params asks for none.")
+    missing = set(model.parameters) ^ set(stored.parameters)
+    if missing:
+        raise UsageError(
+            f"{args.params}: its parameters are {', '.join(stored.parameters)}, and "
+            f"those of the model {', '.join(model.parameters)}."
+        )
+    for name, value in stored.parameters.items():
+        shape = np.shape(model.parameters[name])
+        if np.shape(value) != shape or not np.isfinite(value).all():
+            raise UsageError(
+                f"{args.params}: {name}: expected "
+                f"{f'numbers of shape {shape}' if shape else 'a number'}."
+            )
+    try:
+        return text, model.replace(**stored.parameters), stored
+    except ValueError as error:
+        raise UsageError(f"{args.params}: {error}") from None
+
+
+def fitted_to(
+    args: argparse.Namespace, model: Any, stored: Stored | None, series: Series
+) -> Any:
+    """Return the model fitted to a series, or with the parameters given as they are.
+
+    Raises:
+        UsageError: the series does not do for the model.
+    """
+    options: dict[str, Any] = {"times": series.grid.elapsed}
+    if stored is None:
+        options |= {"max_iters": args.max_iters, "progress": _shows_progress(args)}
+        if args.starts > 1:
+            import jax
+
+            key = jax.random.key(args.seed)
+            options |= {"num_starts": args.starts, "key": key}
+    else:
+        # The likelihood of the parameters, where a search would have begun.
+        options |= {"start": "model", "max_iters": 0, "standard_errors": False}
+    try:
+        fitted = elk.fit(model, series.values, series.inputs, **options)
+    except ValueError as error:
+        raise UsageError(f"{args.data}: {error}") from None
+    if stored is not None:
+        fitted = fitted._replace(standard_errors=stored.standard_errors)
+    return fitted
+
+
+def _with_fixed(args: argparse.Namespace, model: Any) -> Any:
+    for text in args.fix:
+        name, equals, value = text.partition("=")
+        try:
+            model = model.fix(**{name: float(value)}) if equals else model.fix(name)
+        except ValueError as error:
+            raise UsageError(f"--fix {text}: {error}") from None
+    return model
+
+
+def _shows_progress(args: argparse.Namespace) -> bool:
+    if args.progress is not None:
+        return args.progress
+    return sys.stderr is not None and sys.stderr.isatty()
