@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from elk_ssm._progress import Searching, check_untraced, shown
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
 from elk_ssm.models.data import as_emissions, gaps_between
@@ -154,6 +155,7 @@ def fit_model(
     max_iters: int = 200,
     tol: float | None = None,
     standard_errors: bool = True,
+    progress: bool = False,
 ) -> ModelFit:
     r"""Fit a model to a series by its marginal likelihood; what `elk_ssm.fit` does.
 
@@ -178,6 +180,7 @@ def fit_model(
         tol: Gain in log likelihood, promised by a step, below which it has converged;
             about 1e-9 in float64 and 1e-4 in float32, and roundings.
         standard_errors: Whether to find them.
+        progress: Whether to show the search on standard error while it runs.
 
     Returns:
         The fit.
@@ -216,10 +219,14 @@ def fit_model(
     data_prior = chosen if isinstance(chosen, Prior) else None
     by_user = None if isinstance(chosen, Prior) else chosen
     tool = None if isinstance(method, str) else method
-    search = Search(tool, max_iters, tol, standard_errors)
+    search = Search(tool, max_iters, tol, standard_errors, bool(progress))
     how = _How(search, by_user, num_starts)
     data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
-    return _fit(begin, data, data_prior, key, how)
+    if not progress:
+        return _fit(begin, data, data_prior, key, how)
+    check_untraced((model, y, inputs))
+    with shown(len(y), Searching):
+        return jax.block_until_ready(_fit(begin, data, data_prior, key, how))
 
 
 @partial(jax.jit, static_argnames="how")

@@ -1,10 +1,10 @@
 """`elk-ssm fit`, `elk-ssm smooth` and `elk-ssm decompose`: their flags, and the order.
 
-    model, files to write     what can be wrong is said first
-    series                    read, and said in one line
-    fitted                    found or put in
-    tables and figures        computed, then written
-    parameters                shown, and what became of it in one line
+model, files to write     what can be wrong is said first
+series                    read, and said in one line
+fitted                    found or put in
+tables and figures        computed, then written
+parameters                shown, and what became of it in one line
 """
 
 import argparse

@@ -82,9 +82,7 @@ def future_inputs(args: argparse.Namespace, steps: int) -> np.ndarray | None:
     return values
 
 
-def _read(
-    args: argparse.Namespace, path: Path, columns: tuple[str, ...]
-) -> Recording:
+def _read(args: argparse.Namespace, path: Path, columns: tuple[str, ...]) -> Recording:
     reading = replace(reading_of(args), columns=columns)
     return fill_gaps(read_recording(path, reading), args.missing)
 

@@ -1,13 +1,13 @@
 """Parameters for a series: fitted, with progress, or put in from a file."""
 
 import argparse
-import sys
 from typing import Any
 
 import numpy as np
 
 import elk_ssm as elk
 from elk_ssm.cli.errors import UsageError
+from elk_ssm.cli.output import shows_progress
 from elk_ssm.cli.series.data import Series
 from elk_ssm.cli.series.stored import Stored, read_parameters
 
@@ -61,7 +61,10 @@ def fitted_to(
     """
     options: dict[str, Any] = {"times": series.grid.elapsed}
     if stored is None:
-        options |= {"max_iters": args.max_iters, "progress": _shows_progress(args)}
+        options |= {
+            "max_iters": args.max_iters,
+            "progress": shows_progress(args.progress),
+        }
         if args.starts > 1:
             import jax
 
@@ -87,9 +90,3 @@ def _with_fixed(args: argparse.Namespace, model: Any) -> Any:
         except ValueError as error:
             raise UsageError(f"--fix {text}: {error}") from None
     return model
-
-
-def _shows_progress(args: argparse.Namespace) -> bool:
-    if args.progress is not None:
-        return args.progress
-    return sys.stderr is not None and sys.stderr.isatty()

@@ -154,4 +154,6 @@ def _span(like: np.ndarray, spans: np.ndarray) -> np.ndarray:
     """Return floats as what is added to times such as `like`."""
     if like.dtype.kind != "M":
         return spans
-    return np.rint(spans).astype(np.int64).astype(f"m8[{np.datetime_data(like)[0]}]")
+    return (
+        np.rint(spans).astype(np.int64).astype(f"m8[{np.datetime_data(like.dtype)[0]}]")
+    )

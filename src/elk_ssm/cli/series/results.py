@@ -44,12 +44,15 @@ class Columns:
         writer.writerow([self._time, *self.columns])
         rows = zip(instants(self.times), *self.columns.values(), strict=True)
         for time, *values in rows:
-            writer.writerow([time, *("" if np.isnan(x) else repr(float(x)) for x in values)])
+            cells = ("" if np.isnan(x) else repr(float(x)) for x in values)
+            writer.writerow([time, *cells])
         return text.getvalue().encode()
 
     @property
     def _time(self) -> str:
-        return f"{self.time_name}_" if self.time_name in self.columns else self.time_name
+        return (
+            f"{self.time_name}_" if self.time_name in self.columns else self.time_name
+        )
 
 
 def instants(times: np.ndarray) -> list[str]:
