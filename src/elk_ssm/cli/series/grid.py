@@ -9,7 +9,7 @@ the median step.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,31 +106,46 @@ def _gridded(times: np.ndarray, name: str, step: float) -> Grid:
 
 def _calendar(times: np.ndarray) -> _Calendar | None:
     """Months, or working days; `None` for anything else."""
-    days, months = times.astype("M8[D]"), times.astype("M8[M]")
+    days = times.astype("M8[D]")
     clock = times - days
     if (clock != clock[0]).any():
         return None
-    last = (months + 1).astype("M8[D]") - _DAY
+    return _of_months(days, clock[0], times.dtype) or _of_working_days(
+        days, clock[0], times.dtype
+    )
+
+
+def _of_months(days: np.ndarray, clock: Any, dtype: np.dtype) -> _Calendar | None:
+    months = days.astype("M8[M]")
     day = (days - months.astype("M8[D]")).astype(int)
-    ends = bool((days == last).all())
-    if len(times) > 2 and (np.diff(months).astype(int) > 0).all():
-        if ends or (day == day[0]).all():
+    at_end = bool((days == _last_day(months)).all())
+    same_day = at_end or bool((day == day[0]).all())
+    if len(days) < 3 or not same_day or (np.diff(months).astype(int) < 1).any():
+        return None
 
-            def of_months(ordinals: np.ndarray) -> np.ndarray:
-                first = ordinals.astype("M8[M]").astype("M8[D]")
-                after = (ordinals + 1).astype("M8[M]").astype("M8[D]") - _DAY
-                own = after if ends else np.minimum(first + day[0] * _DAY, after)
-                return (own + clock[0]).astype(times.dtype)
+    def times(ordinals: np.ndarray) -> np.ndarray:
+        months = ordinals.astype("M8[M]")
+        last = _last_day(months)
+        own = np.minimum(months.astype("M8[D]") + day[0] * _DAY, last)
+        return ((last if at_end else own) + clock).astype(dtype)
 
-            return _Calendar(months.astype(int), of_months)
-    steps = np.diff(days).astype(int)
-    if len(times) > 5 and np.is_busday(days).all() and np.median(steps) == 1:
+    return _Calendar(months.astype(int), times)
 
-        def of_days(ordinals: np.ndarray) -> np.ndarray:
-            return (np.busday_offset(days[0], ordinals) + clock[0]).astype(times.dtype)
 
-        return _Calendar(np.busday_count(days[0], days), of_days)
-    return None
+def _of_working_days(days: np.ndarray, clock: Any, dtype: np.dtype) -> _Calendar | None:
+    # Five days in a row may be five of seven.
+    daily = len(days) > 5 and np.median(np.diff(days).astype(int)) == 1
+    if not daily or not np.is_busday(days).all():
+        return None
+
+    def times(ordinals: np.ndarray) -> np.ndarray:
+        return (np.busday_offset(days[0], ordinals) + clock).astype(dtype)
+
+    return _Calendar(np.busday_count(days[0], days), times)
+
+
+def _last_day(months: np.ndarray) -> np.ndarray:
+    return (months + 1).astype("M8[D]") - _DAY
 
 
 def _even(times: np.ndarray, step: float) -> _Calendar | None:
