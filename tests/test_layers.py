@@ -53,7 +53,7 @@ FOLDERS = {
     },
     **{"solve": 5, "interop": 6},
 }
-FACE = {"__init__", "__main__", "methods", "cli", "plotting", "models"}
+FACE = {"__init__", "__main__", "methods", "cli", "plotting", "models", "fitted"}
 
 
 def name_of(path):

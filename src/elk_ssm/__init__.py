@@ -20,6 +20,9 @@ from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.expectation_maximization import EMFit, lgssm_em
+from elk_ssm.fitted.decomposing import Decomposition, decompose
+from elk_ssm.fitted.forecasting import Forecast, forecast
+from elk_ssm.fitted.series import Observed
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.forcing import Forced, forced
 from elk_ssm.interop.chain import Chains
@@ -85,6 +88,7 @@ __all__ = [
     "Chains",
     "Clipped",
     "Constant",
+    "Decomposition",
     "Dense",
     "DenseJacobian",
     "Diagnosis",
@@ -94,6 +98,7 @@ __all__ = [
     "EMFit",
     "Fit",
     "Forced",
+    "Forecast",
     "GainRatio",
     "Gate",
     "History",
@@ -105,6 +110,7 @@ __all__ = [
     "NoisePolicy",
     "NoiseSweep",
     "NonlinearSSM",
+    "Observed",
     "PerStep",
     "Plan",
     "PlanKind",
@@ -123,6 +129,7 @@ __all__ = [
     "ZeroJacobian",
     "auto",
     "chains",
+    "decompose",
     "deer",
     "diagnose",
     "elk",
@@ -130,6 +137,7 @@ __all__ = [
     "extended_smoother",
     "fit",
     "forced",
+    "forecast",
     "iterates",
     "jacobi",
     "lgssm_em",

@@ -113,12 +113,25 @@ def shown(length: int, kind: Any = Display) -> Iterator[Any]:
         _displays.remove(display)
 
 
+def searching(asked: bool, data: PyTree) -> contextlib.AbstractContextManager[Any]:
+    """Show how far a search in here is, if asked to.
+
+    Args:
+        asked: Whether to.
+        data: What is fitted, the series `(T, E)` first.
+    """
+    if not asked:
+        return contextlib.nullcontext()
+    check_untraced(data)
+    return shown(len(jax.tree.leaves(data)[0]), Searching)
+
+
 def check_untraced(*given: PyTree) -> None:
     """Raise `ValueError` inside a transformation, where nothing runs yet."""
     # A new array is traced under `jit`, whatever is passed in.
     if any(map(is_traced, jax.tree.leaves((given, jnp.zeros(()))))):
         raise ValueError(
-            "progress=True shows passes while they run: call evaluate outside jax.jit, "
+            "progress=True shows what runs while it does: run it outside jax.jit, "
             "jax.vmap and derivatives, or leave it away."
         )
 

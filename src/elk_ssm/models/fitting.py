@@ -2,8 +2,7 @@ r"""Fitting a model of `elk_ssm.models` to a series.
 
     maximise   log p(y; v(x)) + log prior(x)    over unconstrained x
 
-from one start or several at once. Everything is one compiled program, and may be mapped
-over series by `jax.vmap`.
+from one start or several at once, in one program that `jax.vmap` maps over series.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from elk_ssm._progress import Searching, check_untraced, shown
+from elk_ssm._progress import searching
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
-from elk_ssm.models.data import as_emissions, gaps_between
+from elk_ssm.models.data import as_emissions, as_times, gaps_between
 from elk_ssm.models.descent import Search, climb
 from elk_ssm.models.errors import errors_at
 from elk_ssm.models.evidence import evidence
@@ -64,9 +63,10 @@ class ModelFit(NamedTuple):
         slope_norm: Largest entry of the slope of the objective, `()`.
         objectives: log p(y) + log prior where every start led, `(num_starts,)`.
         num_observations: How many values were observed, `()`.
-        emissions: The series, `(T, E)`.
+        emissions: The series, `(T, E)`, NaN where missing.
         inputs: As given, or `None`.
         gaps: Times between steps, `(T,)`, or `None`.
+        times: As given, or `None`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,6 +91,7 @@ class ModelFit(NamedTuple):
     emissions: Array
     inputs: Any = None
     gaps: Array | None = None
+    times: Any = None
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -206,11 +207,8 @@ def fit_model(
     if num_starts > 1 and key is None:
         raise ValueError(f"num_starts={num_starts} needs a key for the other starts.")
     if isinstance(method, str) and method not in (*METHODS, "auto"):
-        known = ", ".join(("auto", *METHODS))
-        raise ValueError(
-            f"method must be one of {known}, or an optax transformation; got "
-            f"{method!r}."
-        )
+        known = ", ".join(("auto", *METHODS, "an optax transformation"))
+        raise ValueError(f"method must be one of {known}; got {method!r}.")
     if start not in ("data", "model") and isinstance(start, str):
         raise ValueError(f"start must be 'data', 'model' or values; got {start!r}.")
     begin = model.start(y) if start == "data" else model
@@ -222,11 +220,9 @@ def fit_model(
     search = Search(tool, max_iters, tol, standard_errors, bool(progress))
     how = _How(search, by_user, num_starts)
     data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
-    if not progress:
-        return _fit(begin, data, data_prior, key, how)
-    check_untraced((model, y, inputs))
-    with shown(len(y), Searching):
-        return jax.block_until_ready(_fit(begin, data, data_prior, key, how))
+    with searching(progress, data):
+        found = _fit(begin, data, data_prior, key, how)
+    return found._replace(times=as_times(times))
 
 
 @partial(jax.jit, static_argnames="how")
@@ -273,7 +269,7 @@ def _fit(
         jnp.max(jnp.abs(found.slope)),
         found.value[None] if objectives is None else objectives,
         jnp.sum(seen),
-        data.emissions,
+        jnp.where(seen, data.emissions, jnp.nan),
         data.inputs,
         data.gaps,
     )
