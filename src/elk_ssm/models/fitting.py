@@ -1,8 +1,6 @@
 r"""Fitting a model of `elk_ssm.models` to a series.
 
-    maximise   log p(y; v(x)) + log prior(x)    over unconstrained x
-
-from one start or several at once, in one program that `jax.vmap` maps over series.
+maximise log p(y; v(x)) + log prior(x) over unconstrained x, from one start or several.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     import optax
 
 LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
-METHODS = ("lbfgs",)
 _MESSAGES = {
     Status.converged: "A further step would raise the objective by next to nothing.",
     Status.max_iters_reached: "The search was cut off; raise max_iters.",
@@ -206,7 +203,7 @@ def fit_model(
         raise ValueError("nothing is left to fit: every parameter is fixed.")
     if num_starts > 1 and key is None:
         raise ValueError(f"num_starts={num_starts} needs a key for the other starts.")
-    if isinstance(method, str) and method not in (*METHODS, "auto"):
+    if isinstance(method, str) and method not in ("auto", "lbfgs"):
         known = ", ".join(("auto", *METHODS, "an optax transformation"))
         raise ValueError(f"method must be one of {known}; got {method!r}.")
     if start not in ("data", "model") and isinstance(start, str):
