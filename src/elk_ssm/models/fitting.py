@@ -204,7 +204,7 @@ def fit_model(
     if num_starts > 1 and key is None:
         raise ValueError(f"num_starts={num_starts} needs a key for the other starts.")
     if isinstance(method, str) and method not in ("auto", "lbfgs"):
-        known = ", ".join(("auto", *METHODS, "an optax transformation"))
+        known = "auto, lbfgs, an optax transformation"
         raise ValueError(f"method must be one of {known}; got {method!r}.")
     if start not in ("data", "model") and isinstance(start, str):
         raise ValueError(f"start must be 'data', 'model' or values; got {start!r}.")
