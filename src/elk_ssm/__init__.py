@@ -21,8 +21,11 @@ from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.expectation_maximization import EMFit, lgssm_em
 from elk_ssm.fitted.decomposing import Decomposition, decompose
+from elk_ssm.fitted.errors_ahead import Innovations, diagnostics, innovations
 from elk_ssm.fitted.forecasting import Forecast, forecast
 from elk_ssm.fitted.series import Observed
+from elk_ssm.fitted.summarising import Summary, summary
+from elk_ssm.fitted.whiteness import Diagnostics
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.forcing import Forced, forced
 from elk_ssm.interop.chain import Chains
@@ -92,6 +95,7 @@ __all__ = [
     "Dense",
     "DenseJacobian",
     "Diagnosis",
+    "Diagnostics",
     "Diagonal",
     "DiagonalJacobian",
     "Diffuse",
@@ -103,6 +107,7 @@ __all__ = [
     "Gate",
     "History",
     "IdentityJacobian",
+    "Innovations",
     "Linearization",
     "LowRank",
     "LyapunovSpectrum",
@@ -124,6 +129,7 @@ __all__ = [
     "Stationary",
     "Status",
     "StochasticDiagonal",
+    "Summary",
     "Surrogate",
     "UserJacobian",
     "ZeroJacobian",
@@ -132,12 +138,14 @@ __all__ = [
     "decompose",
     "deer",
     "diagnose",
+    "diagnostics",
     "elk",
     "evaluate",
     "extended_smoother",
     "fit",
     "forced",
     "forecast",
+    "innovations",
     "iterates",
     "jacobi",
     "lgssm_em",
@@ -160,5 +168,6 @@ __all__ = [
     "sequential",
     "sequential_scan",
     "smooth",
+    "summary",
     "sweep_noise",
 ]

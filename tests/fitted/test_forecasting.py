@@ -14,7 +14,7 @@ LEVEL = elk.models.local_level()
 
 
 def nile():
-    return np.asarray(sm.datasets.nile.load_pandas().data["volume"], float)
+    return np.array(sm.datasets.nile.load_pandas().data["volume"], float)
 
 
 @pytest.mark.usefixtures("x64")
@@ -82,7 +82,7 @@ def test_a_forecast_at_times_is_that_of_steps_between_them():
     np.testing.assert_allclose(found.variance, every.variance[at], rtol=1e-9)
     with pytest.raises(ValueError, match=r"needs times=, \(3,\)"):
         elk.forecast(some, 3)
-    with pytest.raises(ValueError, match="39 after|comes 38"):
+    with pytest.raises(ValueError, match="comes 38"):
         elk.forecast(some, 2, times=[38, 40])
     with pytest.raises(ValueError, match="without times"):
         elk.forecast(elk.Observed(LEVEL, y), 2, times=[41, 42])
@@ -147,5 +147,5 @@ def test_what_cannot_be_forecast_is_said(arguments, options, said):
 def test_what_is_no_linear_gaussian_fit_is_named():
     with pytest.raises(TypeError, match=r"forecast takes what elk.fit .*got Model"):
         elk.forecast(LEVEL, 3)
-    with pytest.raises(TypeError, match="linear model with Gaussian.*got one of Fit"):
-        elk.decompose(elk.Observed(elk.Fit(0, 0, 0, 0), nile()))
+    with pytest.raises(TypeError, match="got one of int"):
+        elk.decompose(elk.Observed(0, nile()))

@@ -1,4 +1,4 @@
-r"""Bands of a normal distribution: mean plus and minus z sd, z = Phi^-1((1 + level) / 2)."""
+r"""Bands of normal variables: mean +- z sd, z = Phi^-1((1 + level) / 2)."""
 
 from typing import Any
 

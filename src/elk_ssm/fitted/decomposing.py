@@ -1,6 +1,6 @@
 r"""What every component contributes to the observation, given the whole series.
 
-    c_t = H_t^c x_t^c | y ~ N(H^c m^c, H^c P^c H^c'),      m, P: smoothed, block by block
+    c_t = H_t^c x_t^c | y ~ N(H^c m^c, H^c P^c H^c'),    m, P: smoothed, of its block
 
 The contributions add up to the signal, y without its noise. Their errors are correlated
 (what is not in the one is in the other), so their variances do not add up to its.
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.fitted.bands import check_level, edges
-from elk_ssm.fitted.series import Series, model_of, series_of
+from elk_ssm.fitted.series import Given, Series, given_by
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets
 from elk_ssm.kalman.smoothing import SmootherPosterior, lgssm_smoother
 from elk_ssm.linalg.structure import as_operator, to_dense
@@ -101,10 +101,34 @@ def decompose(fitted: Any, *, level: float | Array = 0.95) -> Decomposition:
         True
     """
     check_level(level)
-    model, series = model_of(fitted, "decompose"), series_of(fitted, "decompose")
+    found = given_by(fitted, "decompose").run(_smoothed)
+    bands = edges(found.mean, found.variance, level)
+    around = edges(found.total, found.spread, level)
+    signal = Band(found.total, found.spread, *around)
+    return Decomposition(
+        found.names, found.mean, found.variance, *bands, signal, found.residual
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Smoothed:
+    """Contributions, their sum, and what is left; see `Decomposition`."""
+
+    names: tuple[str, ...] = static()
+    mean: Array
+    variance: Array
+    total: Array
+    spread: Array
+    residual: Array
+
+
+def _smoothed(given: Given) -> _Smoothed:
+    """Return the smoothed contributions of all components."""
+    series = given.series()
     found = lgssm_smoother(series.matrices, series.emissions, series.inputs)
     weights = _weights(series)
-    slices, rest, home = _places(model, series)
+    slices, rest, home = _places(given.model, series)
     parts = [_seen(weights[..., s], found, s) for s in slices.values()]
     mean, variance = (jnp.stack(x) for x in zip(*parts))
     if home is not None:
@@ -113,13 +137,11 @@ def decompose(fitted: Any, *, level: float | Array = 0.95) -> Decomposition:
         mean = jnp.concatenate([mean, rest[None]])
         variance = jnp.concatenate([variance, jnp.zeros_like(rest)[None]])
     names = (*slices, "offset") if rest is not None else tuple(slices)
-    _, spread = _seen(weights, found, slice(None))
-    mean, variance, spread = map(series.shaped, (mean, variance, spread))
+    spread = _seen(weights, found, slice(None))[1]
     total = jnp.sum(mean, axis=0)
-    signal = Band(total, spread, *edges(total, spread, level))
-    observed = series.shaped(series.emissions + series.shift)
-    bands = edges(mean, variance, level)
-    return Decomposition(names, mean, variance, *bands, signal, observed - total)
+    residual = series.emissions + series.shift - total
+    shown = map(series.shaped, (mean, variance, total, spread, residual))
+    return _Smoothed(names, *shown)
 
 
 def _weights(series: Series) -> Array:
@@ -150,7 +172,7 @@ def _seen(H: Array, found: SmootherPosterior, s: slice) -> tuple[Array, Array]:
     """Return mean and variance of H x for some dimensions of the state, `(T, E)`."""
     mean = jnp.sum(H * found.smoothed_means[:, None, s], axis=-1)
     cov = to_dense(found.smoothed_covariances)[:, None, s, s]
-    # What is not seen may be open, of variance inf, and counts for nothing all the same.
+    # What is not seen may be open, of variance inf, and counts for nothing.
     terms = H[..., :, None] * H[..., None, :]
     terms = jnp.where(terms == 0, 0, terms * jnp.where(terms == 0, 0, cov))
     return mean, jnp.maximum(jnp.sum(terms, axis=(-2, -1)), 0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.fitted.bands import check_level, edges
-from elk_ssm.fitted.series import series_of
+from elk_ssm.fitted.series import Given, given_by
 from elk_ssm.kalman.forecasting import lgssm_predict
 from elk_ssm.linalg.structure import variances_of
 
@@ -84,9 +84,14 @@ def forecast(
     check_level(level)
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps must be a positive integer; got {steps!r}.")
-    series = series_of(fitted, "forecast", int(steps), inputs, times)
-    matrices, emissions, driven, shift = series
-    ahead = lgssm_predict(matrices, emissions, int(steps), driven, level=level)
-    mean = series.shaped(ahead.emission_means + shift)
-    variance = series.shaped(variances_of(ahead.emission_covariances))
+    given = given_by(fitted, "forecast", int(steps), inputs, times)
+    mean, variance = given.run(_ahead, steps=int(steps))
     return Forecast(mean, variance, *edges(mean, variance, level))
+
+
+def _ahead(given: Given, steps: int) -> tuple[Array, Array]:
+    """Return mean and variance of the observations ahead."""
+    series = given.series()
+    found = lgssm_predict(series.matrices, series.emissions, steps, series.inputs)
+    mean = series.shaped(found.emission_means + series.shift)
+    return mean, series.shaped(variances_of(found.emission_covariances))

@@ -6,8 +6,11 @@ A forecast needs matrices for steps after the data too: `ahead` of them, with th
 inputs and times behind those of the data.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,14 +63,49 @@ class Series(NamedTuple):
     inputs: Array | None
     shift: Array
 
-    @property
-    def is_single(self) -> bool:
-        """Whether there is one emission, whose axis results leave out."""
-        return self.emissions.shape[1] == 1
-
     def shaped(self, values: Array) -> Array:
         """Return values `(..., E)` without the axis of a single emission."""
-        return values[..., 0] if self.is_single else values
+        return values[..., 0] if self.emissions.shape[1] == 1 else values
+
+
+class Given(NamedTuple):
+    """A model with arrays that have been checked.
+
+    Attributes:
+        model: A `Model` or an `LGSSM`.
+        emissions: `(T, E)`.
+        inputs: `(T + ahead, U)`, or `None`.
+        gaps: `(T + ahead,)`, or `None`.
+    """
+
+    model: Any
+    emissions: Array
+    inputs: Any
+    gaps: Array | None
+
+    def series(self) -> Series:
+        """Return the matrices and data."""
+        if isinstance(self.model, LGSSM):
+            nothing = jnp.zeros(self.emissions.shape[1], self.emissions.dtype)
+            return Series(self.model, self.emissions, self.inputs, nothing)
+        shift = self.model.mean_of(self.emissions)
+        matrices = self.model.assembled(self.inputs, self.gaps)
+        return Series(matrices, self.emissions - shift, None, shift)
+
+    def run(self, function: Callable, **choices: Any) -> Any:
+        """Return `function(self, **choices)`, as one program where matrices are built.
+
+        What is wrong with the values of a user's own matrices is said only where they
+        are not traced.
+        """
+        if isinstance(self.model, LGSSM):
+            return function(self, **choices)
+        return _compiled(function, tuple(choices))(self, **choices)
+
+
+@lru_cache(maxsize=64)
+def _compiled(function: Callable, names: tuple[str, ...]) -> Callable:
+    return jax.jit(function, static_argnames=names)
 
 
 def model_of(fitted: Any, what: str) -> Model | LGSSM:
@@ -95,15 +133,15 @@ def model_of(fitted: Any, what: str) -> Model | LGSSM:
     return model
 
 
-def series_of(
+def given_by(
     fitted: Any, what: str, ahead: int = 0, inputs: Any = None, times: Any = None
-) -> Series:
-    """Return the matrices and data of a fit.
+) -> Given:
+    """Return the model and data of a fit, checked.
 
     Args:
         fitted: A `ModelFit` or an `Observed`.
         what: The function that it was passed to.
-        ahead: How many steps after the data there are matrices for.
+        ahead: How many steps after the data are asked for.
         inputs: Of those steps, `(ahead, U)`.
         times: Of those steps, `(ahead,)`, going on from those of the data.
 
@@ -120,23 +158,17 @@ def series_of(
         driven = (model.emission_input_weights, model.dynamics_input_weights)
         wanted = next((jnp.shape(x)[-1] for x in driven if x is not None), 0)
         inputs = _joined(fitted.inputs, inputs, ahead, wanted, "this LGSSM")
-        inputs = inputs if inputs is None else jnp.asarray(inputs)
-        return Series(model, emissions, inputs, jnp.zeros(emissions.shape[1]))
+        return Given(model, emissions, inputs, None)
     emissions = as_emissions(fitted.emissions, model.emission_dim)
-    driven_by = [c.name for c in model.components if c.kind.num_inputs]
-    inputs = _joined(
-        fitted.inputs, inputs, ahead, model.num_inputs, ", ".join(driven_by)
-    )
-    gaps = _gaps(fitted, times, ahead)
-    matrices = model.assembled(inputs, gaps)
-    shift = model.mean_of(emissions)
-    return Series(matrices, emissions - shift, None, shift)
+    who = ", ".join(c.name for c in model.components if c.kind.num_inputs)
+    inputs = _joined(fitted.inputs, inputs, ahead, model.num_inputs, who)
+    return Given(model, emissions, inputs, _gaps(fitted, times, ahead))
 
 
 def _joined(known: Any, new: Any, ahead: int, count: int, who: str) -> Array | None:
     """Return inputs of the data and of the steps ahead, `(T + ahead, count)`."""
     if not ahead:
-        return known
+        return None if known is None else jnp.asarray(known)
     if count == 0:
         if new is not None:
             raise ValueError("inputs were given to a model that takes none.")
