@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import elk_ssm as elk
@@ -10,6 +12,9 @@ from elk_ssm.cli.errors import UsageError
 from elk_ssm.cli.output import shows_progress
 from elk_ssm.cli.series.data import Series
 from elk_ssm.cli.series.stored import Stored, read_parameters
+from elk_ssm.models.checks import check_series
+from elk_ssm.models.data import gaps_between
+from elk_ssm.models.evidence import evidence
 
 
 def model_of(args: argparse.Namespace) -> tuple[str, Any, Stored | None]:
@@ -59,27 +64,51 @@ def fitted_to(
     Raises:
         UsageError: the series does not do for the model.
     """
-    options: dict[str, Any] = {"times": series.grid.elapsed}
-    if stored is None:
-        options |= {
-            "max_iters": args.max_iters,
-            "progress": shows_progress(args.progress),
-        }
-        if args.starts > 1:
-            import jax
-
-            key = jax.random.key(args.seed)
-            options |= {"num_starts": args.starts, "key": key}
-    else:
-        # The likelihood of the parameters, where a search would have begun.
-        options |= {"start": "model", "max_iters": 0, "standard_errors": False}
     try:
-        fitted = elk.fit(model, series.values, series.inputs, **options)
+        if stored is None:
+            return elk.fit(
+                model, series.values, series.inputs, **_options(args, series)
+            )
+        return _given(model, stored, series)
     except ValueError as error:
         raise UsageError(f"{args.data}: {error}") from None
-    if stored is not None:
-        fitted = fitted._replace(standard_errors=stored.standard_errors)
-    return fitted
+
+
+def _options(args: argparse.Namespace, series: Series) -> dict[str, Any]:
+    options: dict[str, Any] = {"times": series.grid.elapsed}
+    shown = shows_progress(args.progress)
+    options |= {"max_iters": args.max_iters, "progress": shown}
+    if args.starts > 1:
+        options |= {"num_starts": args.starts, "key": jax.random.key(args.seed)}
+    return options
+
+
+def _given(model: Any, stored: Stored, series: Series) -> elk.models.ModelFit:
+    """Return what a fit would be that had ended at these parameters."""
+    y = jnp.asarray(series.values)
+    inputs = None if series.inputs is None else jnp.asarray(series.inputs)
+    times = series.grid.elapsed
+    gaps = None if times is None else gaps_between(times)
+    check_series(model, y, inputs, gaps, None)
+    value = jax.jit(evidence)(model, y, inputs, gaps)
+    nothing = jnp.zeros((), int)
+    return elk.models.ModelFit(
+        model,
+        stored.standard_errors,
+        {},
+        value,
+        jnp.zeros_like(value),
+        jnp.asarray(int(elk.Status.converged)),
+        nothing,
+        nothing,
+        jnp.full_like(value, jnp.nan),
+        value[None],
+        jnp.sum(~jnp.isnan(y)),
+        y,
+        inputs,
+        gaps,
+        times if times is None else jnp.asarray(times),
+    )
 
 
 def _with_fixed(args: argparse.Namespace, model: Any) -> Any:

@@ -12,10 +12,22 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+import elk_ssm as elk
 from elk_ssm.cli.output import to_standard_output
+from elk_ssm.fitted.summarising import WIDTH
 
 HEADINGS = ("parameter", "value", "std. error", "")
 BOUNDARY = "at its boundary"
+
+
+def show_fit(fitted: Any, console: Console | None = None) -> None:
+    """Print all there is to say about a fit, or the parameters where it does not fit."""
+    console = console or Console(file=sys.stdout)
+    if console.width < WIDTH:
+        show_parameters(fitted, console)
+        return
+    with to_standard_output():
+        console.print(elk.summary(fitted))
 
 
 def show_parameters(fitted: Any, console: Console | None = None) -> None:
