@@ -44,13 +44,13 @@ def test_numbers_are_on_a_grid_up_to_their_roundings():
 
 
 def test_uneven_times_are_asked_about():
-    times = np.cumsum([1.0, 1.0, 1.4, 1.0, 2.7])
+    times = np.cumsum([1.0, 1.0, 1.4, 1.0, 2.7, 1.0])
     with pytest.raises(UsageError, match="uneven steps: say --spacing rows"):
-        grid_of(times, 5, "t", "grid")
-    rows = grid_of(times, 5, "t", "rows")
+        grid_of(times, 6, "t", "grid")
+    rows = grid_of(times, 6, "t", "rows")
     assert rows.elapsed is None
     np.testing.assert_allclose(rows.after(2), times[-1] + np.array([1.0, 2.0]))
-    flowing = grid_of(times * 3, 5, "t", "continuous")
+    flowing = grid_of(times * 3, 6, "t", "continuous")
     np.testing.assert_allclose(flowing.elapsed, times - times[0])
     with pytest.raises(UsageError, match="needs times"):
         grid_of(None, 5, "", "continuous")

@@ -21,7 +21,7 @@ BOUNDARY = "at its boundary"
 
 
 def show_fit(fitted: Any, console: Console | None = None) -> None:
-    """Print all there is to say about a fit, or the parameters where it does not fit."""
+    """Print all there is to say about a fit, or what a narrow terminal has room for."""
     console = console or Console(file=sys.stdout)
     if console.width < WIDTH:
         show_parameters(fitted, console)
