@@ -24,7 +24,7 @@ def values():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with a monthly series, of which one gap is a row that is not there."""
+    """A directory with a monthly series, of which one gap has no row."""
     path = tmp_path_factory.mktemp("series")
     months = pd.date_range("2000-01-31", periods=STEPS, freq="ME")
     frame = pd.DataFrame({"month": months, "flow": values()})
@@ -36,8 +36,15 @@ def place(tmp_path_factory):
 def fitted(place):
     """What a fit has written, once."""
     code = cli.main(
-        ["fit", *data(place), MODEL, "--forecast=12", f"--output={place / 'f.csv'}"]
-        + [f"--figure={place / 'f.png'}", f"--save-params={place / 'p.json'}"]
+        [
+            "fit",
+            *data(place),
+            MODEL,
+            "--forecast=12",
+            f"--output={place / 'f.csv'}",
+            f"--figure={place / 'f.png'}",
+            f"--save-params={place / 'p.json'}",
+        ]
     )
     assert code == 0
     return json.loads((place / "p.json").read_text())
@@ -66,7 +73,8 @@ def test_a_forecast_is_that_of_statsmodels(place, fitted):
     expected = theirs(fitted["parameters"])
     np.testing.assert_allclose(fitted["log_likelihood"], expected.llf, rtol=1e-9)
     dates, numbers = table(place / "f.csv")
-    assert dates[:2] == ["2004-01-31", "2004-02-29"] and len(dates) == 12
+    assert dates[:2] == ["2004-01-31", "2004-02-29"]
+    assert len(dates) == 12
     ahead = expected.get_forecast(12)
     np.testing.assert_allclose(numbers["mean"], ahead.predicted_mean, rtol=1e-9)
     np.testing.assert_allclose(numbers["std"], ahead.se_mean, rtol=1e-7)
@@ -74,7 +82,8 @@ def test_a_forecast_is_that_of_statsmodels(place, fitted):
     np.testing.assert_allclose(numbers["lower"], band[:, 0], rtol=1e-8)
     np.testing.assert_allclose(numbers["upper"], band[:, 1], rtol=1e-8)
     assert (place / "f.png").read_bytes().startswith(b"\x89PNG")
-    assert fitted["model"] == "level" and fitted["status"] == "converged"
+    assert fitted["model"] == "level"
+    assert fitted["status"] == "converged"
     assert fitted["num_observations"] == STEPS - len(GAPS)
 
 
@@ -82,7 +91,8 @@ def test_parameters_put_back_are_not_fitted_again(place, fitted, capsys):
     argv = ["smooth", *data(place), f"--params={place / 'p.json'}"]
     assert cli.main([*argv, f"--output={place / 's.csv'}"]) == 0
     shown = capsys.readouterr().out
-    assert "1 step without a row" in shown and "parameters as given" in shown
+    assert "1 step without a row" in shown
+    assert "parameters as given" in shown
     errors = fitted["standard_errors"]["level.variance"]
     assert f"{errors:.4g}" in shown
     _, numbers = table(place / "s.csv")
@@ -99,7 +109,8 @@ def test_components_add_up(place, fitted):
     files = [f"--output={place / 'd.npz'}", f"--figure={place / 'd.svg'}"]
     assert cli.main(argv + files) == 0
     found = np.load(place / "d.npz")
-    assert found["month"].dtype.kind == "M" and len(found["month"]) == STEPS
+    assert found["month"].dtype.kind == "M"
+    assert len(found["month"]) == STEPS
     np.testing.assert_allclose(found["level mean"], found["signal mean"])
     total = found["signal mean"] + found["residual"]
     np.testing.assert_allclose(total, found["observed"])
@@ -177,7 +188,8 @@ def test_mistakes_are_one_line_and_leave_nothing(name, tmp_path, capsys, monkeyp
     argv = ["fit", "data.csv", *options, "--forecast=3", "--output=f.csv"]
     assert cli.main([*argv, "--save-params=p.json", "--figure=f.png"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("elk-ssm: error: ") and error.count("\n") == 1
+    assert error.startswith("elk-ssm: error: ")
+    assert error.count("\n") == 1
     assert words in error, error
     assert os.listdir(tmp_path) == ["data.csv"]
 
@@ -220,5 +232,6 @@ def test_parameters_that_are_none(change, words, tmp_path, capsys, monkeypatch):
     argv = ["smooth", "data.csv", "--params=p.json", "--output=s.csv"]
     assert cli.main(argv) == 2
     error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
+    assert words in error
+    assert error.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == ["data.csv", "p.json"]

@@ -58,4 +58,5 @@ def test_uneven_times_are_asked_about():
 
 def test_without_times_steps_are_counted():
     grid = grid_of(None, 3, "", "grid")
-    assert grid.times.tolist() == [0, 1, 2] and grid.after(2).tolist() == [3, 4]
+    assert grid.times.tolist() == [0, 1, 2]
+    assert grid.after(2).tolist() == [3, 4]
