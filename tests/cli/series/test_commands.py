@@ -24,7 +24,7 @@ def values():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with a monthly series, of which one gap has no row."""
+    """A directory with a monthly series, one of whose gaps has no row."""
     path = tmp_path_factory.mktemp("series")
     months = pd.date_range("2000-01-31", periods=STEPS, freq="ME")
     frame = pd.DataFrame({"month": months, "flow": values()})
@@ -35,18 +35,10 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(place):
     """What a fit has written, once."""
-    code = cli.main(
-        [
-            "fit",
-            *data(place),
-            MODEL,
-            "--forecast=12",
-            f"--output={place / 'f.csv'}",
-            f"--figure={place / 'f.png'}",
-            f"--save-params={place / 'p.json'}",
-        ]
-    )
-    assert code == 0
+    argv = ["fit", *data(place), MODEL, "--forecast=12"]
+    names = {"output": "f.csv", "figure": "f.png", "save-params": "p.json"}
+    argv += [f"--{flag}={place / name}" for flag, name in names.items()]
+    assert cli.main(argv) == 0
     return json.loads((place / "p.json").read_text())
 
 
