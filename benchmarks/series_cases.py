@@ -102,7 +102,7 @@ def cases() -> list[Case]:
             "co2, trend and six harmonics",
             load("co2")["co2"].to_numpy(float),
             parse(WEEKLY),
-            # Its exact diffuse likelihood of this model is another number: see `series`.
+            # Its exact diffuse likelihood of this model is another number.
             wide(**WEEKLY_OPTIONS),
             named(*seasonal),
             (2 + 2 * HARMONICS) / 2 * np.log(APPROXIMATE),

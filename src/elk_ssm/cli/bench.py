@@ -25,6 +25,7 @@ NAMES = (
     "lyapunov",
     "predictions",
     "search",
+    "series",
     "sharding",
     "speed",
     "structured",
