@@ -15,7 +15,7 @@ and of a fitted series:
     diagnostics     standardised innovations against white noise
 
 Every function takes `ax` (or `axes`, where it draws several pictures), draws on it and
-returns it; without one it makes a figure. Curves differ by line style and marker and not
+returns it; without one it makes a figure. Curves differ by line style and marker, not
 only by colour, so that a print in grey stays legible. matplotlib is imported when a
 function is called: `import elk_ssm` works without it.
 """
