@@ -15,7 +15,7 @@ ROOT = Path(elk_ssm.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 OPTIONAL = {
     "arviz": {"interop/arviz.py"},
-    "blackjax": set(),  # any pure function is a kernel
+    "blackjax": {"interop/nuts.py"},  # for `chains` any pure function is a kernel
     "dynamax": {"interop/dynamax.py"},
     "tensorflow_probability": {"interop/tfp.py"},
     "diffrax": {"interop/diffrax_terms.py"},

@@ -23,6 +23,7 @@ from elk_ssm.expectation_maximization import EMFit, lgssm_em
 from elk_ssm.fitted.decomposing import Decomposition, decompose
 from elk_ssm.fitted.errors_ahead import Innovations, diagnostics, innovations
 from elk_ssm.fitted.forecasting import Forecast, forecast
+from elk_ssm.fitted.posterior import ParameterDraws, sample_posterior
 from elk_ssm.fitted.series import Observed
 from elk_ssm.fitted.summarising import Summary, summary
 from elk_ssm.fitted.whiteness import Diagnostics
@@ -116,6 +117,7 @@ __all__ = [
     "NoiseSweep",
     "NonlinearSSM",
     "Observed",
+    "ParameterDraws",
     "PerStep",
     "Plan",
     "PlanKind",
@@ -164,6 +166,7 @@ __all__ = [
     "quasi_elk",
     "raise_if_failed",
     "sample",
+    "sample_posterior",
     "scan",
     "sequential",
     "sequential_scan",

@@ -51,5 +51,5 @@ def test_a_search_cut_off_says_so(fitted):
     found = elk.summary(cut)
     assert found.facts["status"] == "max iters reached"
     assert "max_iters" in found.facts["advice"]
-    with pytest.raises(TypeError, match="summary takes what elk.fit returned"):
+    with pytest.raises(TypeError, match="got Model"):
         elk.summary(fitted.model)

@@ -3,8 +3,8 @@ r"""Innovations: what every observation adds to what was known a step before it.
     v_t = y_t - H_t m_{t|t-1},    S_t = H_t P_{t|t-1} H_t' + R_t,    e_t = L^-1 v_t
 
 with L the Cholesky factor of S. If the model is right, e is white noise of variance
-one. There is no e_t where y_t is missing, nor before the data have settled every diffuse
-dimension of the state, where S is infinite: NaN there.
+one. Where y_t is missing there is none, nor before the data have settled every diffuse
+dimension of the state, where S is infinite: NaN.
 """
 
 from typing import Any, NamedTuple

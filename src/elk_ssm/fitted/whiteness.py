@@ -1,7 +1,7 @@
 r"""Whether standardised innovations look like independent standard normal numbers.
 
     serial correlation   Q_k = n (n + 2) sum_{j<=k} r_j^2 / n_j            ~ chi2(k)
-                         n_j pairs j steps apart, n - j without gaps (Ljung and Box, 1978)
+                         n_j pairs j steps apart, n - j if all are (Ljung and Box, 1978)
     normality            J = n / 6 (skewness^2 + (kurtosis - 3)^2 / 4)     ~ chi2(2)
                          (Jarque and Bera, 1980)
     heteroskedasticity   H = squares in the last third / in the first      ~ F(h, h')
