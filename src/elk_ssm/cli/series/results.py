@@ -9,6 +9,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Columns:
         """Return the file: CSV with a header, or arrays by name."""
         if suffix == ".npz":
             file = io.BytesIO()
-            np.savez(file, **{self._time: self.times}, **self.columns)
+            arrays: dict[str, Any] = {self._time: self.times, **self.columns}
+            np.savez(file, **arrays)
             return file.getvalue()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
