@@ -15,7 +15,7 @@ ROOT = Path(elk_ssm.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 OPTIONAL = {
     "arviz": {"interop/arviz.py"},
-    "blackjax": set(),  # any pure function is a kernel
+    "blackjax": {"interop/nuts.py"},  # for `chains` any pure function is a kernel
     "dynamax": {"interop/dynamax.py"},
     "tensorflow_probability": {"interop/tfp.py"},
     "diffrax": {"interop/diffrax_terms.py"},
@@ -53,7 +53,7 @@ FOLDERS = {
     },
     **{"solve": 5, "interop": 6},
 }
-FACE = {"__init__", "__main__", "methods", "cli", "plotting", "models"}
+FACE = {"__init__", "__main__", "methods", "cli", "plotting", "models", "fitted"}
 
 
 def name_of(path):

@@ -25,6 +25,7 @@ PAGES = {
         "dynamax_objects",
         "gradients",
         "kalman",
+        "series",
         "sharding",
         "structured",
     )

@@ -20,6 +20,13 @@ from elk_ssm.diagnosis import Diagnosis, diagnose
 from elk_ssm.draws import Sample, sample
 from elk_ssm.evaluation import evaluate, iterates, sequential
 from elk_ssm.expectation_maximization import EMFit, lgssm_em
+from elk_ssm.fitted.decomposing import Decomposition, decompose
+from elk_ssm.fitted.errors_ahead import Innovations, diagnostics, innovations
+from elk_ssm.fitted.forecasting import Forecast, forecast
+from elk_ssm.fitted.posterior import ParameterDraws, sample_posterior
+from elk_ssm.fitted.series import Observed
+from elk_ssm.fitted.summarising import Summary, summary
+from elk_ssm.fitted.whiteness import Diagnostics
 from elk_ssm.fitting import Fit, fit
 from elk_ssm.forcing import Forced, forced
 from elk_ssm.interop.chain import Chains
@@ -85,19 +92,23 @@ __all__ = [
     "Chains",
     "Clipped",
     "Constant",
+    "Decomposition",
     "Dense",
     "DenseJacobian",
     "Diagnosis",
+    "Diagnostics",
     "Diagonal",
     "DiagonalJacobian",
     "Diffuse",
     "EMFit",
     "Fit",
     "Forced",
+    "Forecast",
     "GainRatio",
     "Gate",
     "History",
     "IdentityJacobian",
+    "Innovations",
     "Linearization",
     "LowRank",
     "LyapunovSpectrum",
@@ -105,6 +116,8 @@ __all__ = [
     "NoisePolicy",
     "NoiseSweep",
     "NonlinearSSM",
+    "Observed",
+    "ParameterDraws",
     "PerStep",
     "Plan",
     "PlanKind",
@@ -118,18 +131,23 @@ __all__ = [
     "Stationary",
     "Status",
     "StochasticDiagonal",
+    "Summary",
     "Surrogate",
     "UserJacobian",
     "ZeroJacobian",
     "auto",
     "chains",
+    "decompose",
     "deer",
     "diagnose",
+    "diagnostics",
     "elk",
     "evaluate",
     "extended_smoother",
     "fit",
     "forced",
+    "forecast",
+    "innovations",
     "iterates",
     "jacobi",
     "lgssm_em",
@@ -148,9 +166,11 @@ __all__ = [
     "quasi_elk",
     "raise_if_failed",
     "sample",
+    "sample_posterior",
     "scan",
     "sequential",
     "sequential_scan",
     "smooth",
+    "summary",
     "sweep_noise",
 ]

@@ -16,7 +16,7 @@ from elk_ssm._jax import is_traced
 from elk_ssm._start import cursor_if_interrupted
 from elk_ssm._types import Array, PyTree
 
-_displays: list["Display"] = []
+_displays: list["Display | Searching"] = []
 
 
 class Display:
@@ -47,18 +47,62 @@ class Display:
         )
 
 
+class Searching:
+    """What is on the terminal while parameters are searched for.
+
+    Args:
+        length: Number of steps T.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length, self._begin = length, time.monotonic()
+        self._step: tuple[int, float, float] | None = None
+        self._probe = 0, 0
+
+    def searched(self, found: tuple[int, float, float], probe: tuple[int, int]) -> None:
+        """Take in a turn of the search, or of what follows it."""
+        # Of several searches at once, the one that is ahead.
+        if self._step is None or found[:2] >= self._step[:2]:
+            self._step = found
+        self._probe = max(self._probe, probe)
+
+    def __rich__(self) -> str:
+        seconds = f"{time.monotonic() - self._begin:.0f} s"
+        if self._step is None:
+            return f"fitting {self._length:,} steps, compiling, {seconds}"
+        if self._probe[0]:
+            done, total = self._probe
+            return f"standard errors, slope {done:,} of {total:,}, {seconds}"
+        turn, value, slope = self._step
+        return f"step {turn:,}, objective {value:,.3f}, slope {slope:.1e}, {seconds}"
+
+
+def searched(
+    turn: Array, value: Array, slope: Array, probe: Array, probes: int
+) -> None:
+    """Tell the display, from inside a program, of a turn of a search."""
+
+    def hear(turn: Any, value: Any, slope: Any, probe: Any) -> None:
+        for display in _displays[-1:]:
+            if isinstance(display, Searching):
+                found = int(turn), float(value), float(slope)
+                display.searched(found, (int(probe), probes))
+
+    jax.debug.callback(hear, turn, value, slope, probe)
+
+
 def passed(iteration: Array, exact: Array, residual: Array) -> None:
     """Tell the display, from inside a program, that a pass is over."""
     jax.debug.callback(_hear, iteration, exact, residual)
 
 
 @contextlib.contextmanager
-def shown(length: int) -> Iterator[Display]:
-    """Show on standard error how far the solve in here is; gone when it is over."""
+def shown(length: int, kind: Any = Display) -> Iterator[Any]:
+    """Show on standard error how far what runs in here is; gone when it is over."""
     from rich.console import Console
     from rich.live import Live
 
-    display = Display(length)
+    display = kind(length)
     _displays.append(display)
     live = Live(display, console=Console(stderr=True), transient=True)
     try:
@@ -69,16 +113,30 @@ def shown(length: int) -> Iterator[Display]:
         _displays.remove(display)
 
 
+def searching(asked: bool, data: PyTree) -> contextlib.AbstractContextManager[Any]:
+    """Show how far a search in here is, if asked to.
+
+    Args:
+        asked: Whether to.
+        data: What is fitted, the series `(T, E)` first.
+    """
+    if not asked:
+        return contextlib.nullcontext()
+    check_untraced(data)
+    return shown(len(jax.tree.leaves(data)[0]), Searching)
+
+
 def check_untraced(*given: PyTree) -> None:
     """Raise `ValueError` inside a transformation, where nothing runs yet."""
     # A new array is traced under `jit`, whatever is passed in.
     if any(map(is_traced, jax.tree.leaves((given, jnp.zeros(()))))):
         raise ValueError(
-            "progress=True shows passes while they run: call evaluate outside jax.jit, "
+            "progress=True shows what runs while it does: run it outside jax.jit, "
             "jax.vmap and derivatives, or leave it away."
         )
 
 
 def _hear(iteration: Any, exact: Any, residual: Any) -> None:
     for display in _displays[-1:]:
-        display.passed(int(iteration), int(exact), float(residual))
+        if isinstance(display, Display):
+            display.passed(int(iteration), int(exact), float(residual))

@@ -1,8 +1,8 @@
-"""The command line: `elk-ssm demo`, `elk-ssm evaluate` and `elk-ssm bench`.
+"""The command line: `elk-ssm fit`, `smooth`, `decompose`, `evaluate`, `demo`, `bench`.
 
-Exit codes: 0 done; 1 the evaluation did not converge (its file is written all the
-same); 2 a mistake in the arguments or the data, or a file or standard output that
-cannot be written, told in one line; 130 interrupted; 141 nobody reads the output.
+Exit codes: 0 done; 1 the evaluation or the fit did not converge (its file is written
+all the same); 2 a mistake in the arguments or the data, or a file or standard output
+that cannot be written, told in one line; 130 interrupted; 141 nobody reads the output.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from elk_ssm.cli.output import (
     let_go_of_standard_output,
     to_standard_output,
 )
+from elk_ssm.cli.series import add_series
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,13 +69,15 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="elk-ssm",
-        description="Evaluate nonlinear recurrences as Kalman inference.",
+        description="State-space models of series, and nonlinear recurrences as Kalman "
+        "inference.",
         allow_abbrev=False,
     )
     version = f"elk-ssm {elk_ssm.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
+    add_series(commands)
     add_evaluate(commands)
     add_bench(commands)
     return parser

@@ -26,6 +26,7 @@ NAMES = (
     "lyapunov",
     "predictions",
     "search",
+    "series",
     "sharding",
     "speed",
     "structured",

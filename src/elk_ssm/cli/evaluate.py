@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from elk_ssm.cli.method_names import (
     METHOD_NAMES,
     make_method,
 )
-from elk_ssm.cli.output import complain, say
+from elk_ssm.cli.output import complain, say, shows_progress
 from elk_ssm.cli.reading import (
     SUFFIXES,
     Recording,
@@ -103,7 +102,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     cell = make_cell(args.cell, args.state_size, inputs.shape[1], args.seed)
     options = {"method": make_method(args.method, noise or DEFAULT_NOISE)}
     options |= {} if args.tol is None else {"tol": args.tol}
-    options |= {"max_iters": args.max_iters, "progress": _shows_progress(args)}
+    options |= {"max_iters": args.max_iters, "progress": shows_progress(args.progress)}
     found = elk.evaluate(cell.step, cell.initial_state, inputs, **options)
     solution = jax.device_get(found)
     results = _results(solution, _settings(args, noise)) | recording.arrays()
@@ -129,12 +128,6 @@ def _inputs(args: argparse.Namespace, recording: Recording) -> jax.Array:
     if not np.isfinite(np.asarray(inputs)).all():
         raise UsageError(f"{args.input}: a value is too large for {inputs.dtype}")
     return inputs
-
-
-def _shows_progress(args: argparse.Namespace) -> bool:
-    if args.progress is not None:
-        return args.progress
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _settings(args: argparse.Namespace, noise: float | None) -> dict[str, Any]:

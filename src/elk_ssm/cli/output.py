@@ -44,6 +44,13 @@ def complain(text: str) -> None:
         print("elk-ssm:", *text.split(), file=sys.stderr, flush=True)
 
 
+def shows_progress(asked: bool | None) -> bool:
+    """Whether to show progress: as asked, or on a terminal."""
+    if asked is not None:
+        return asked
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def let_go_of_standard_output() -> None:
     """Have nothing left to flush when the interpreter ends."""
     with contextlib.suppress(OSError):

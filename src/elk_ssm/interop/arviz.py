@@ -55,7 +55,7 @@ def to_arviz(chains: Chains, *, drop_failed: bool = False, **options: Any) -> An
         >>> dict(to_arviz(found).posterior["a"].sizes)
         {'chain': 3, 'draw': 50}
     """
-    arviz = _arviz()
+    _arviz()
     if drop_failed:
         good = np.flatnonzero(np.asarray(chains.status) == Status.converged)
         if good.size:
@@ -69,9 +69,26 @@ def to_arviz(chains: Chains, *, drop_failed: bool = False, **options: Any) -> An
             "to_arviz needs chains with all samples, (chain, draw, ...); with "
             'keep="last" there is one state a chain.'
         )
-    groups = {"posterior": posterior}
+    return inference_data(posterior, statistics, **options)
+
+
+def inference_data(
+    posterior: dict[str, Any], statistics: dict[str, Any], **options: Any
+) -> Any:
+    """Return draws as `InferenceData`, whichever arviz is there.
+
+    Args:
+        posterior: By name, `(chain, draw, ...)`.
+        statistics: By the names of arviz, `(chain, draw)`.
+        **options: Of `arviz.from_dict`.
+
+    Raises:
+        ImportError: arviz is not installed.
+    """
+    arviz = _arviz()
+    groups = {"posterior": {k: np.asarray(v) for k, v in posterior.items()}}
     if statistics:
-        groups["sample_stats"] = statistics
+        groups["sample_stats"] = {k: np.asarray(v) for k, v in statistics.items()}
     if int(arviz.__version__.split(".")[0]) >= 1:
         return arviz.from_dict(groups, **options)
     return arviz.from_dict(**groups, **options)

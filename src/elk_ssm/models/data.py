@@ -26,14 +26,21 @@ def as_emissions(y: Any, count: int) -> Array:
     return shaped
 
 
+def as_times(times: Any) -> Any:
+    """Return times as an array, by NumPy where it can.
+
+    Days in float64 may be years in float32.
+    """
+    return times if times is None or is_traced(times) else np.asarray(times)
+
+
 def gaps_between(times: Any) -> Array:
     """Return the gap before each step, `(T,)`, one before the first.
 
     Raises:
         ValueError: Times are not `(T,)`, or do not increase.
     """
-    # By NumPy where it can: days in float64 may be years in float32.
-    times = times if is_traced(times) else np.asarray(times)
+    times = as_times(times)
     if np.ndim(times) != 1:
         raise ValueError(f"times must be (T,); got shape {np.shape(times)}.")
     gaps = times[1:] - times[:-1]
@@ -73,7 +80,7 @@ def inputs_of(inputs: Any, count: int, gaps: Array | None) -> Array | None:
 
 def scale_of(emissions: Array) -> Scale:
     """Return how large a series `(T, E)` is."""
-    variance = _mean_square(emissions - _mean(emissions))
+    variance = _mean_square(emissions - mean_of(emissions))
     changes = emissions[1:] - emissions[:-1]
     count = jnp.sum(~jnp.isnan(changes))
     known = jnp.where(count > 0, _mean_square(changes), variance)
@@ -81,7 +88,8 @@ def scale_of(emissions: Array) -> Scale:
     return Scale(variance, jnp.maximum(known, tiny), emissions.shape[0])
 
 
-def _mean(values: Array) -> Array:
+def mean_of(values: Array) -> Array:
+    """Return means over steps of what was observed, `(E,)` of `(T, E)`."""
     seen = ~jnp.isnan(values)
     total = jnp.sum(jnp.where(seen, values, 0), axis=0)
     return total / jnp.maximum(jnp.sum(seen, axis=0), 1)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from elk_ssm._progress import searched
 from elk_ssm._types import Array
 from elk_ssm.solution import Status
 
@@ -62,12 +63,14 @@ class Search(NamedTuple):
         max_iters: Steps at most.
         tol: Gain below which it has converged; `None` by the dtype.
         information: Whether it is wanted.
+        progress: Whether a display is told of every turn.
     """
 
     tool: Any = None
     max_iters: int = 200
     tol: float | None = None
     information: bool = True
+    progress: bool = False
 
     @property
     def monotone(self) -> bool:
@@ -123,6 +126,9 @@ def climb(objective: Callable[[Array], Array], x: Array, how: Search) -> Found:
             searching, state.here.x + state.share * state.step, state.best.x + aside
         )
         there = _At(x, *both(x))
+        if how.progress:
+            steepest = jnp.max(jnp.abs(there.slope))
+            searched(state.iters + 1, -there.value, steepest, state.probe, probes)
         seen = there.slope / (2 * width) * jnp.where(state.probe % 2, -1, 1)
         probed = state._replace(
             probe=state.probe + 1,

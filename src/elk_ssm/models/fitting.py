@@ -1,9 +1,6 @@
 r"""Fitting a model of `elk_ssm.models` to a series.
 
-    maximise   log p(y; v(x)) + log prior(x)    over unconstrained x
-
-from one start or several at once. Everything is one compiled program, and may be mapped
-over series by `jax.vmap`.
+maximise log p(y; v(x)) + log prior(x) over unconstrained x, from one start or several.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from elk_ssm._progress import searching
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
-from elk_ssm.models.data import as_emissions, gaps_between
+from elk_ssm.models.data import as_emissions, as_times, gaps_between
 from elk_ssm.models.descent import Search, climb
 from elk_ssm.models.errors import errors_at
 from elk_ssm.models.evidence import evidence
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     import optax
 
 LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
-METHODS = ("lbfgs",)
 _MESSAGES = {
     Status.converged: "A further step would raise the objective by next to nothing.",
     Status.max_iters_reached: "The search was cut off; raise max_iters.",
@@ -63,9 +60,10 @@ class ModelFit(NamedTuple):
         slope_norm: Largest entry of the slope of the objective, `()`.
         objectives: log p(y) + log prior where every start led, `(num_starts,)`.
         num_observations: How many values were observed, `()`.
-        emissions: The series, `(T, E)`.
+        emissions: The series, `(T, E)`, NaN where missing.
         inputs: As given, or `None`.
         gaps: Times between steps, `(T,)`, or `None`.
+        times: As given, or `None`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,6 +88,7 @@ class ModelFit(NamedTuple):
     emissions: Array
     inputs: Any = None
     gaps: Array | None = None
+    times: Any = None
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -154,6 +153,7 @@ def fit_model(
     max_iters: int = 200,
     tol: float | None = None,
     standard_errors: bool = True,
+    progress: bool = False,
 ) -> ModelFit:
     r"""Fit a model to a series by its marginal likelihood; what `elk_ssm.fit` does.
 
@@ -178,6 +178,7 @@ def fit_model(
         tol: Gain in log likelihood, promised by a step, below which it has converged;
             about 1e-9 in float64 and 1e-4 in float32, and roundings.
         standard_errors: Whether to find them.
+        progress: Whether to show the search on standard error while it runs.
 
     Returns:
         The fit.
@@ -202,12 +203,9 @@ def fit_model(
         raise ValueError("nothing is left to fit: every parameter is fixed.")
     if num_starts > 1 and key is None:
         raise ValueError(f"num_starts={num_starts} needs a key for the other starts.")
-    if isinstance(method, str) and method not in (*METHODS, "auto"):
-        known = ", ".join(("auto", *METHODS))
-        raise ValueError(
-            f"method must be one of {known}, or an optax transformation; got "
-            f"{method!r}."
-        )
+    if isinstance(method, str) and method not in ("auto", "lbfgs"):
+        known = "auto, lbfgs, an optax transformation"
+        raise ValueError(f"method must be one of {known}; got {method!r}.")
     if start not in ("data", "model") and isinstance(start, str):
         raise ValueError(f"start must be 'data', 'model' or values; got {start!r}.")
     begin = model.start(y) if start == "data" else model
@@ -216,10 +214,12 @@ def fit_model(
     data_prior = chosen if isinstance(chosen, Prior) else None
     by_user = None if isinstance(chosen, Prior) else chosen
     tool = None if isinstance(method, str) else method
-    search = Search(tool, max_iters, tol, standard_errors)
+    search = Search(tool, max_iters, tol, standard_errors, bool(progress))
     how = _How(search, by_user, num_starts)
     data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
-    return _fit(begin, data, data_prior, key, how)
+    with searching(progress, data):
+        found = _fit(begin, data, data_prior, key, how)
+    return found._replace(times=as_times(times))
 
 
 @partial(jax.jit, static_argnames="how")
@@ -266,7 +266,7 @@ def _fit(
         jnp.max(jnp.abs(found.slope)),
         found.value[None] if objectives is None else objectives,
         jnp.sum(seen),
-        data.emissions,
+        jnp.where(seen, data.emissions, jnp.nan),
         data.inputs,
         data.gaps,
     )

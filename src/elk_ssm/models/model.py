@@ -24,7 +24,13 @@ from elk_ssm.kalman.initial import Diffuse
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.models.component import Block, Component, Context, Kind, side_by_side
-from elk_ssm.models.data import as_emissions, gaps_between, inputs_of, scale_of
+from elk_ssm.models.data import (
+    as_emissions,
+    gaps_between,
+    inputs_of,
+    mean_of,
+    scale_of,
+)
 from elk_ssm.models.evidence import evidence, structure_of
 from elk_ssm.models.noise import Noise
 from elk_ssm.models.parameters import Parametric
@@ -236,11 +242,13 @@ class Model(Parametric):
 
     def centred(self, emissions: Array) -> Array:
         """Return emissions `(T, E)` less their means, if that changes nothing."""
+        return emissions - self.mean_of(emissions)
+
+    def mean_of(self, emissions: Array) -> Array:
+        """Return what `centred` takes off, `(E,)`: means, or zeros."""
         if not self.absorbs_mean:
-            return emissions
-        seen = ~jnp.isnan(emissions)
-        total = jnp.sum(jnp.where(seen, emissions, 0), axis=0)
-        return emissions - total / jnp.maximum(jnp.sum(seen, axis=0), 1)
+            return jnp.zeros(emissions.shape[1], emissions.dtype)
+        return mean_of(emissions)
 
     @property
     def dtype(self) -> Any:

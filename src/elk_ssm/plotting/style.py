@@ -39,6 +39,44 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
     return pyplot.subplots(layout="constrained")[1]
 
 
+def panels(
+    axes: Any, count: int, *, grid: tuple[int, int] | None = None, sharex: bool = False
+) -> np.ndarray:
+    """Return the given axes in one row, or those of a new figure.
+
+    Args:
+        axes: Axes in any arrangement, or None.
+        count: How many there must be.
+        grid: Rows and columns of a new figure; one below the other by default.
+        sharex: Whether those of a new figure share the horizontal axis.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: There are others than so many.
+    """
+    if axes is None:
+        rows, columns = grid or (count, 1)
+        figure = axes_or_new(None).figure
+        figure.clear()
+        figure.set_size_inches(4.0 * columns + 2.4, 1.6 * rows + (2.4 if grid else 0.8))
+        axes = figure.subplots(rows, columns, sharex=sharex)
+    axes = np.ravel(axes)
+    if len(axes) != count:
+        raise ValueError(f"this picture needs {count} axes; got {len(axes)}.")
+    return axes
+
+
+def dated(ax: "Axes", times: np.ndarray) -> None:
+    """Write dates shortly, as many as fit; leave an axis of numbers as it is."""
+    if not np.issubdtype(times.dtype, np.datetime64):
+        return
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator()
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
 def blend(colour: str, towards: str, share: float) -> Any:
     """Mix two colours, `(3,)` in [0, 1]."""
     from matplotlib.colors import to_rgb

@@ -1,0 +1,1 @@
+"""After the fit: forecasts, components, residuals and posteriors of a fitted model."""
