@@ -136,8 +136,9 @@ def _break(standardised: Array, seen: Array) -> Test:
     enough = (n > 1) & (m > 1)
     ratio = above / jnp.where(below > 0, below, 1)
     n, m = n.astype(ratio.dtype), m.astype(ratio.dtype)
-    lower = betainc(n / 2, m / 2, n * ratio / (n * ratio + m))
-    upper = betainc(m / 2, n / 2, m / (n * ratio + m))
+    # Of means, m / n times that of sums, F is the ratio; gaps make n differ from m.
+    lower = betainc(n / 2, m / 2, ratio / (ratio + 1))
+    upper = betainc(m / 2, n / 2, 1 / (ratio + 1))
     p_value = 2 * jnp.minimum(lower, upper)
     return Test(marked(ratio, enough), marked(p_value, enough))
 
