@@ -61,13 +61,13 @@ class Decomposition:
         (('level', 'seasonal'), (4,))
     """
 
-    names: tuple[str, ...] = static()
     mean: Array
     variance: Array
     lower: Array
     upper: Array
     signal: Band
     residual: Array
+    names: tuple[str, ...] = static()
 
     def __getitem__(self, key: str) -> Band:
         """Return the band of a component by its name."""
@@ -106,7 +106,7 @@ def decompose(fitted: Any, *, level: float | Array = 0.95) -> Decomposition:
     around = edges(found.total, found.spread, level)
     signal = Band(found.total, found.spread, *around)
     return Decomposition(
-        found.names, found.mean, found.variance, *bands, signal, found.residual
+        found.mean, found.variance, *bands, signal, found.residual, found.names
     )
 
 
@@ -115,12 +115,12 @@ def decompose(fitted: Any, *, level: float | Array = 0.95) -> Decomposition:
 class _Smoothed:
     """Contributions, their sum, and what is left; see `Decomposition`."""
 
-    names: tuple[str, ...] = static()
     mean: Array
     variance: Array
     total: Array
     spread: Array
     residual: Array
+    names: tuple[str, ...] = static()
 
 
 def _smoothed(given: Given) -> _Smoothed:
@@ -140,8 +140,9 @@ def _smoothed(given: Given) -> _Smoothed:
     spread = _seen(weights, found, slice(None))[1]
     total = jnp.sum(mean, axis=0)
     residual = series.emissions + series.shift - total
-    shown = map(series.shaped, (mean, variance, total, spread, residual))
-    return _Smoothed(names, *shown)
+    mean, variance, spread = map(series.shaped, (mean, variance, spread))
+    total, residual = series.shaped(total), series.shaped(residual)
+    return _Smoothed(mean, variance, total, spread, residual, names)
 
 
 def _weights(series: Series) -> Array:

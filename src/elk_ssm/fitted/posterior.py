@@ -2,7 +2,7 @@ r"""The posterior of a model's parameters, sampled by NUTS.
 
     log p(x | y) = log p(y; v(x)) + log prior + constant
 
-in unconstrained coordinates x. A prior in these coordinates, such as the default one, is
+in unconstrained coordinates x. A prior in these coordinates, as the default one is, is
 a density of x and has no Jacobian. One of the constrained v is carried over to x by
 log |dv/dx|, where dv/dx is that of the bijections (see `models/bijections`).
 """

@@ -176,23 +176,23 @@ def _test_table(tests: Diagnostics) -> "Table":
     table.add_column("p", justify="right")
     lags = len(tests.serial_correlation.statistic)
     last = tests.serial_correlation
-    shown = (
-        (f"Ljung-Box, {lags} lags", last.statistic[-1], last.p_value[-1]),
-        ("Jarque-Bera normality", *tests.normality),
-        ("heteroskedasticity H", *tests.heteroskedasticity),
-        ("skewness", tests.skewness, None),
-        ("kurtosis", tests.kurtosis, None),
-    )
-    for name, statistic, p_value in shown:
-        table.add_row(name, *_numbers(statistic), *_numbers(p_value))
+    shown: dict[str, tuple[Array, Array | None]] = {
+        f"Ljung-Box, {lags} lags": (last.statistic[-1], last.p_value[-1]),
+        "Jarque-Bera normality": tests.normality,
+        "heteroskedasticity H": tests.heteroskedasticity,
+        "skewness": (tests.skewness, None),
+        "kurtosis": (tests.kurtosis, None),
+    }
+    for name, (statistic, p_value) in shown.items():
+        table.add_row(name, _numbers(statistic), _numbers(p_value))
     return table
 
 
-def _numbers(values: Array | None) -> tuple[str]:
+def _numbers(values: Array | None) -> str:
     """Return one number, or those of several emissions, as one cell."""
     if values is None:
-        return ("",)
-    return (" ".join(f"{float(x):.3f}" for x in np.atleast_1d(np.asarray(values))),)
+        return ""
+    return " ".join(f"{float(x):.3f}" for x in np.atleast_1d(np.asarray(values)))
 
 
 def _short(value: Any) -> str:

@@ -19,7 +19,7 @@ from elk_ssm._types import Array
 from elk_ssm.fitted.series import marked
 
 
-class Test(NamedTuple):
+class Tested(NamedTuple):
     """A statistic, and how probable one as extreme is if the model is right.
 
     Attributes:
@@ -30,9 +30,6 @@ class Test(NamedTuple):
 
     statistic: Array
     p_value: Array
-
-    # pytest takes what is called so for a test of its own.
-    __test__ = False
 
 
 class Diagnostics(NamedTuple):
@@ -56,9 +53,9 @@ class Diagnostics(NamedTuple):
         ((5,), True)
     """
 
-    serial_correlation: Test
-    normality: Test
-    heteroskedasticity: Test
+    serial_correlation: Tested
+    normality: Tested
+    heteroskedasticity: Tested
     skewness: Array
     kurtosis: Array
     autocorrelations: Array
@@ -90,7 +87,7 @@ def examine(standardised: Array, lags: int | None = None) -> Diagnostics:
     )
     skewness, kurtosis = third / second**1.5, fourth / second**2
     bera = count / 6 * (skewness**2 + (kurtosis - 3) ** 2 / 4)
-    normality = Test(bera, _chi2_above(bera, 2))
+    normality = Tested(bera, _chi2_above(bera, 2))
     correlations, serial = _ljung_box(centred, seen, second * count, longest)
     return Diagnostics(
         serial,
@@ -105,7 +102,7 @@ def examine(standardised: Array, lags: int | None = None) -> Diagnostics:
 
 def _ljung_box(
     centred: Array, seen: Array, total: Array, longest: int
-) -> tuple[Array, Test]:
+) -> tuple[Array, Tested]:
     """Return autocorrelations at lags 1 and on, and the tests of all up to each."""
     count = jnp.sum(seen, axis=0)
     products, pairs = [], []
@@ -116,10 +113,10 @@ def _ljung_box(
     terms = jnp.where(pairs_of > 0, correlations**2 / jnp.maximum(pairs_of, 1), 0)
     statistic = count * (count + 2) * jnp.cumsum(terms, axis=0)
     freedom = jnp.arange(1, longest + 1).reshape(-1, *[1] * (centred.ndim - 1))
-    return correlations, Test(statistic, _chi2_above(statistic, freedom))
+    return correlations, Tested(statistic, _chi2_above(statistic, freedom))
 
 
-def _break(standardised: Array, seen: Array) -> Test:
+def _break(standardised: Array, seen: Array) -> Tested:
     """Return the test of squares in the last third of the steps over the first."""
     length = standardised.shape[0]
     # The steps before every diffuse dimension is settled belong to no third.
@@ -136,10 +133,11 @@ def _break(standardised: Array, seen: Array) -> Test:
     enough = (n > 1) & (m > 1)
     ratio = above / jnp.where(below > 0, below, 1)
     n, m = n.astype(ratio.dtype), m.astype(ratio.dtype)
-    lower = betainc(n / 2, m / 2, n * ratio / (n * ratio + m))
-    upper = betainc(m / 2, n / 2, m / (n * ratio + m))
+    # Of means, m / n times that of sums, F is the ratio; gaps make n differ from m.
+    lower = betainc(n / 2, m / 2, ratio / (ratio + 1))
+    upper = betainc(m / 2, n / 2, 1 / (ratio + 1))
     p_value = 2 * jnp.minimum(lower, upper)
-    return Test(marked(ratio, enough), marked(p_value, enough))
+    return Tested(marked(ratio, enough), marked(p_value, enough))
 
 
 def _chi2_above(statistic: Array, freedom: Array | int) -> Array:

@@ -56,7 +56,7 @@ def panels(
     """
     if axes is None:
         rows, columns = grid or (count, 1)
-        figure = axes_or_new(None).figure
+        figure: Any = axes_or_new(None).figure
         figure.clear()
         figure.set_size_inches(4.0 * columns + 2.4, 1.6 * rows + (2.4 if grid else 0.8))
         axes = figure.subplots(rows, columns, sharex=sharex)
