@@ -39,13 +39,13 @@ def draw(path: Path) -> None:
         model = elk.linearize(f, sol.states, inputs, initial_state=x0, noise=1e2)
         found = model.smooth()
         mean = found.means[:, 0]
-        band = 2 * jnp.sqrt(jnp.diagonal(found.covariances.matrix, axis1=1, axis2=2))
-        label = "the next one, with its band of 2 standard deviations"
-        low, high = mean - band[:, 0], mean + band[:, 0]
+        band = 2 * found.standard_deviations[:, 0]
+        label = "iterate, with 2 standard deviations"
+        low, high = mean - band, mean + band
         ax.fill_between(steps, low, high, color="C0", alpha=0.25, linewidth=0)
         ax.plot(steps, mean, "C0", linewidth=1.2, label=label)
         ax.plot(steps, truth, "k--", linewidth=0.9, label="trajectory, by lax.scan")
-        ax.set_title(f"after {done} of the iterations", loc="left", fontsize=9)
+        ax.set_title(f"iteration {done + 1}", loc="left", fontsize=9)
         ax.set_ylabel("state 0", fontsize=9)
         ax.set_ylim(-1.6, 1.6)
     panels[0].legend(loc="upper right", fontsize=8, ncols=2)
