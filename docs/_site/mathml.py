@@ -17,8 +17,17 @@ _MARKED = re.compile(
     re.DOTALL,
 )
 _IN_TITLE = re.compile(r"\\(?P<open>\()(?P<body>.*?)\\\)")
-# The converter writes "is distributed as" as an ASCII tilde, which has no space around.
-_TILDE, _SIMILAR = "<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>"
+# What the converter writes and a browser would space wrongly: "is distributed as" as an
+# ASCII tilde, infinity and transposition as operators, and functions without a space.
+_FUNCTION = r"<mi>(?:log|det)</mi>"
+_SPACED = (
+    (r"<mi>&#x0007E;</mi>", r"<mo>&#x0223C;</mo>"),
+    (r"<mo>(&#x0221E;|&#x022A4;)</mo>", r"<mi>\1</mi>"),
+    (
+        rf"((?<!<msub>){_FUNCTION}|<msub>{_FUNCTION}<mn>2</mn></msub>)(?=<m[ifnrs])",
+        r'\1<mspace width="0.17em" />',
+    ),
+)
 
 
 def on_page_content(content: str, page: Any = None, **_: Any) -> str:
@@ -37,4 +46,6 @@ def _entitle(entry: Any) -> None:
 def _formula(found: re.Match) -> str:
     display = "block" if found["open"] == "[" else "inline"
     formula = convert(html.unescape(found["body"]).strip(), display=display)
-    return formula.replace(_TILDE, _SIMILAR)
+    for wrong, right in _SPACED:
+        formula = re.sub(wrong, right, formula)
+    return formula
