@@ -12,7 +12,6 @@ import pytest
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-
 from notebooks import small
 
 FOLDER = Path(__file__).parents[1] / "notebooks"

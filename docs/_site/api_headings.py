@@ -1,7 +1,7 @@
 """Head the entries of the reference with the name that a user types.
 
-A page says where a thing is written (`::: elk_ssm.evaluation.evaluate`); its heading says
-`elk.evaluate`.
+A page says where a thing is written (`::: elk_ssm.evaluation.evaluate`); its heading
+says `elk.evaluate`.
 """
 
 import re

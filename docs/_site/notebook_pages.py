@@ -1,9 +1,9 @@
 """Turn the executed notebooks of `notebooks/` into pages of the site.
 
 Markdown cells are taken as they are, code cells are fenced, printed text follows in a
-block of its own, and pictures become files beside the page, as does the notebook itself,
-to be downloaded. A link to `../notebooks/name.ipynb` works on a forge, and leads to the
-page here.
+block of its own, and pictures become files beside the page, as does the notebook
+itself, to be downloaded. A link to `../notebooks/name.ipynb` works on a forge, and
+leads to the page here.
 """
 
 import base64
@@ -45,9 +45,8 @@ def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
         parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
             parts.append(_output(output, name, pictures))
-    parts.append(
-        f"*[Download this notebook]({name}.ipynb). Its source is `notebooks/{name}.py`.*"
-    )
+    source = f"Its source is `notebooks/{name}.py`."
+    parts.append(f"*[Download this notebook]({name}.ipynb). {source}*")
     return "\n\n".join(part for part in parts if part), pictures
 
 

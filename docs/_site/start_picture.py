@@ -1,7 +1,7 @@
 """Draw the picture of the first page: `python docs/_site/start_picture.py`.
 
-A network driven by a slow wave, its trajectory, and what a few iterations of ELK make of
-a guess of zeros.
+A network driven by a slow wave, its trajectory, and what a few iterations of ELK make
+of a guess of zeros.
 """
 
 from pathlib import Path

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from notebooks import small
 
 import elk_ssm as elk
 from benchmarks import real_cases, real_data, real_figures, truth
-from notebooks import small
 
 pytestmark = pytest.mark.usefixtures("x64")
 # Near the learned ones at full size.

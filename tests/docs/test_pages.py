@@ -1,6 +1,7 @@
 """What a reader of the built site meets: tables, formulas, headings, no requests."""
 
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +64,7 @@ def test_no_cell_holds_three_unlabelled_numbers(path):
 @pytest.mark.parametrize("page", measured.PAGES)
 def test_every_column_of_a_measured_table_has_a_name(page):
     lines = measured.on_page_markdown((DOCS / f"{page}.md").read_text()).splitlines()
-    for head, rule in zip(lines, lines[1:]):
+    for head, rule in itertools.pairwise(lines):
         if rule.startswith("|---"):
             names = [name.strip() for name in head.strip("|").split("|")]
             assert all(names), head
