@@ -49,10 +49,50 @@ def kalman(ax: Any, rows: Any) -> None:
     ax.set_title("smoothers, D = E = 4", loc="left", fontsize=9)
 
 
+def lyapunov(ax: Any, rows: Any) -> None:
+    """Our largest exponent against the published one."""
+    for column in ("published", "first of the published spectrum"):
+        ax.plot([r[column] for r in rows], [r["largest"] for r in rows], "o", label=column)
+    ends = [min(r["largest"] for r in rows), max(r["largest"] for r in rows)]
+    ax.plot(ends, ends, color="gray", linewidth=0.8, label="the same")
+    ax.set(xlabel="published exponent, per unit of time", ylabel="ours, per unit of time")
+    ax.set(xscale="symlog", yscale="symlog")
+
+
+def prediction(ax: Any, rows: Any) -> None:
+    """Measured passes against predicted ones."""
+    for method in rows[0]["predicted"]:
+        found = [(r["predicted"][method], r["measured"][method]) for r in rows]
+        ax.plot(*zip(*found), "o", label=method, alpha=0.7)
+    ax.plot([1, 1000], [1, 1000], color="gray", linewidth=0.8, label="the same")
+    ax.set(xscale="log", yscale="log", xlabel="passes, predicted", ylabel="measured")
+
+
+def forcing(ax: Any, rows: Any) -> None:
+    """Iterations of DEER over the strength of the pull."""
+    alphas = [name for name in rows[0] if name.replace(".", "").isdigit()]
+    for row in rows:
+        passes = [int(row[alpha]["deer"].rstrip("*")) for alpha in alphas]
+        ax.plot([float(alpha) for alpha in alphas], passes, "o-", label=row["problem"])
+    ax.set(xscale="log", yscale="log", xlabel="alpha", ylabel="iterations of DEER")
+
+
+def structured(ax: Any, rows: Any) -> None:
+    """Iterations with diagonals, blocks and dense Jacobians."""
+    for column in ("diagonal", "blocks", "dense"):
+        found = [(r[column], r["problem"]) for r in rows if r.get(column)]
+        ax.plot(*zip(*found), "o", label=column)
+    ax.set(xscale="log", xlabel="iterations")
+
+
 FIGURES: dict[str, Callable[[Any, Any], None]] = {
     "convergence": convergence,
+    "forcing": forcing,
     "gradients": gradients,
     "kalman": kalman,
+    "lyapunov": lyapunov,
+    "prediction": prediction,
+    "structured": structured,
 }
 
 
