@@ -51,12 +51,13 @@ def kalman(ax: Any, rows: Any) -> None:
 
 def lyapunov(ax: Any, rows: Any) -> None:
     """Our largest exponent against the published one."""
+    ours = [r["largest"] for r in rows]
     for column in ("published", "first of the published spectrum"):
-        ax.plot([r[column] for r in rows], [r["largest"] for r in rows], "o", label=column)
-    ends = [min(r["largest"] for r in rows), max(r["largest"] for r in rows)]
+        ax.plot([r[column] for r in rows], ours, "o", label=column)
+    ends = [min(ours), max(ours)]
     ax.plot(ends, ends, color="gray", linewidth=0.8, label="the same")
-    ax.set(xlabel="published exponent, per unit of time", ylabel="ours, per unit of time")
-    ax.set(xscale="symlog", yscale="symlog")
+    ax.set(xlabel="published exponent, per unit of time")
+    ax.set(ylabel="ours, per unit of time", xscale="symlog", yscale="symlog")
 
 
 def prediction(ax: Any, rows: Any) -> None:
