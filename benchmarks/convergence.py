@@ -169,7 +169,9 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
     published = counts["argru"]["published code"]
     return {
         "T": f"{rows['length']:,}",
-        "suite": _wide(rows["suite"]),
+        "suite": _wide(rows["suite"], "iterations"),
+        "depth": _wide(rows["suite"], "depth over T"),
+        "error": _wide(rows["suite"], "error"),
         "failed": harness.table(failed, ["problem", "D", "method", *columns]),
         "argru_T": f"{ARGRU_LENGTH:,}",
         "argru": harness.table(rows["argru"], ["problem", "method", *columns]),
@@ -182,21 +184,20 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _wide(rows: list[Row]) -> str:
-    methods = list(METHODS)
+def _wide(rows: list[Row], column: str) -> str:
+    """One number of each run; a star where it did not converge."""
     found = {(r["problem"], r["method"]): r for r in rows}
     names = list(dict.fromkeys(r["problem"] for r in rows))
     wide = []
     for name in names:
         row: Row = {"problem": name}
-        for method in methods:
+        for method in METHODS:
             r = found[name, method]
-            mark = "" if r["status"] == "converged" else f" **{r['status']}**"
-            row[method] = (
-                f"{r['iterations']}, {r['depth over T']:.2g}, {r['error']:.0e}{mark}"
-            )
+            mark = "" if r["status"] == "converged" else "*"
+            digits = {"iterations": ",d", "depth over T": ".2g", "error": ".0e"}[column]
+            row[method] = f"{r[column]:{digits}}{mark}"
         wide.append(row)
-    return harness.table(wide, ["problem", *methods])
+    return harness.table(wide, ["problem", *METHODS])
 
 
 def _published(counts: Any) -> str:
@@ -247,7 +248,7 @@ def main(arguments: list[str]) -> int:
         harness.write("convergence", rows, stored["hardware"])
         return 0
     if "--small" in arguments:
-        print(_wide(measure(SMALL, SMALL_LENGTH)))
+        print(_wide(measure(SMALL, SMALL_LENGTH), "iterations"))
         return 0
     machine = harness.hardware("float64")
     names = tuple(name for name in problems.NAMES if name not in LEFT_OUT)

@@ -79,12 +79,13 @@ def measure_one(name: str, length: int, alphas: tuple[float, ...] = ALPHAS) -> R
 def places(stored: dict[str, Any]) -> dict[str, str]:
     """What `docs/forcing.md` has places for."""
     rows = stored["rows"]
-    columns = ["free", "at the least", *(f"{alpha:g}" for alpha in ALPHAS)]
+    columns = {"free": "free", "at the least": "least alpha, passes"}
+    columns |= {f"{alpha:g}": f"alpha {alpha:g}" for alpha in ALPHAS}
     kept = ["problem", "D", "exponent", "least alpha"]
     return {
         method: harness.table(
-            [row | {c: row[c][method] for c in columns} for row in rows],
-            [*kept, *columns],
+            [row | {n: row[c][method] for c, n in columns.items()} for row in rows],
+            [*kept, *columns.values()],
         )
         for method in METHODS
     } | {"T": f"{rows[0]['T']:,}"}

@@ -114,9 +114,25 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+# Columns as a table names them, with their units.
+HEADS = {
+    "run_ms": "run, ms",
+    "compile_s": "compile, s",
+    "temp_mb": "temporary, MB",
+    "error": "relative error",
+    "exponent": "exponent, per step",
+    "speed-up": "speed-up, times",
+    "compile s": "compile, s",
+    "model ms": "model, ms",
+    "temporary MB": "temporary, MB",
+    "ms a step": "a step, ms",
+}
+
+
 def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Write rows as a markdown table; numbers get three digits."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    heads = [HEADS.get(column, column) for column in columns]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         cells = (_cell(row.get(column, "")) for column in columns)
         lines.append("| " + " | ".join(cells) + " |")

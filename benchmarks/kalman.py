@@ -363,7 +363,7 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
         "machine": f"{machine['cpu']}, {machine['cores']} cores, jax {machine['jax']}, "
         f"Python {machine['python']}, {machine['dtype']}. Load average at the start "
         f"{stored['load_start']:.1f}, at the end {stored['load_end']:.1f}",
-        "promises": harness.table(stored["ratios"], ["what", "asked", "measured"]),
+        "promises": _promises(stored["ratios"]),
         "compile_cpu": ", ".join(
             f"{name} {value:.1f} s" for name, value in stored["compile_cpu"].items()
         ),
@@ -372,6 +372,18 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
         "time_limit": str(TIME_LIMIT),
         "accuracy": harness.table(accuracy, list(accuracy[0])),
     }
+
+
+def _promises(rows: list[harness.Row]) -> str:
+    named = [
+        {
+            "what": row["what"],
+            "ratio asked, at most": row["asked"],
+            "ratio measured": row["measured"],
+        }
+        for row in rows
+    ]
+    return harness.table(named, list(named[0]))
 
 
 def _smoother(row: harness.Row) -> harness.Row:

@@ -13,6 +13,7 @@
 # its piece for what comes in. Nothing of length T ever travels.
 #
 # On a CPU, XLA makes devices up, so that this notebook runs anywhere.
+# Needs `pip install elk-ssm`.
 
 # %%
 import os
@@ -29,8 +30,7 @@ from jax.sharding import PartitionSpec as P
 
 import elk_ssm as elk
 
-SMALL = os.environ.get("ELK_SMALL") == "1"
-T, D = (800 if SMALL else 80_000), 4
+T, D = 80_000, 4
 mesh = Mesh(np.array(jax.devices()), ("time",))
 rng = np.random.default_rng(0)
 W = jnp.asarray(1.2 * rng.normal(size=(D, D)) / D**0.5, jnp.float32)

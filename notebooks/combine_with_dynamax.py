@@ -15,11 +15,10 @@
 #
 # A model written for dynamax is evaluated, sampled, smoothed and fitted here without
 # being rewritten, and what comes back are dynamax's own types. The last section goes
-# the other way: the surrogate of an RNN becomes a dynamax model.
+# the other way: the surrogate of an RNN becomes a dynamax model. Needs
+# `pip install "elk-ssm[plots]"`.
 
 # %%
-import os
-
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -32,9 +31,8 @@ from elk_ssm.interop import dynamax as bridge
 from elk_ssm.interop import dynamax_nonlinear as nonlinear
 
 jax.config.update("jax_enable_x64", True)
-SMALL = os.environ.get("ELK_SMALL") == "1"
 SEED, DTYPE = 0, jnp.float64
-T, DT, STEPS = (60, 0.05, 3) if SMALL else (400, 0.05, 60)
+T, DT, STEPS = 400, 0.05, 60
 
 # %% [markdown]
 # ## An existing model

@@ -15,11 +15,10 @@
 #
 # Newton's method for a recurrence can overshoot. Optimisers damp it: a penalty on the
 # step, or a trust region. In the state-space view that penalty already has a name: it
-# is how precisely the surrogate model *observes* the previous iterate.
+# is how precisely the surrogate model *observes* the previous iterate. Needs
+# `pip install "elk-ssm[plots]"`.
 
 # %%
-import os
-
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -28,9 +27,8 @@ import numpy as np
 import elk_ssm as elk
 
 jax.config.update("jax_enable_x64", True)
-SMALL = os.environ.get("ELK_SMALL") == "1"
 SEED, DTYPE = 3, jnp.float64
-T = 60 if SMALL else 300
+T = 300
 
 # %% [markdown]
 # ## A particle between two wells

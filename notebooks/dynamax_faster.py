@@ -20,10 +20,9 @@
 #
 # dynamax's `LinearGaussianSSM` fits that by expectation maximisation. `accelerate`
 # turns the object into one of a subclass whose inference runs on our core. Needs
-# `pip install nitime matplotlib`.
+# `pip install "elk-ssm[plots]" nitime`.
 
 # %%
-import os
 import time
 from pathlib import Path
 
@@ -38,14 +37,12 @@ from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 from elk_ssm.interop.dynamax import accelerate
 
 jax.config.update("jax_enable_x64", True)
-SMALL = os.environ.get("ELK_SMALL") == "1"
-REGIONS, STATES, ITERATIONS = (4, 2, 3) if SMALL else (14, 4, 60)
+REGIONS, STATES, ITERATIONS = 14, 4, 60
 path = Path(nitime.__file__).parent / "data" / "fmri_timeseries.csv"
 names = [name.strip('"') for name in path.read_text().splitlines()[0].split(",")]
 series = np.loadtxt(path, delimiter=",", skiprows=1)[:, 3 : 3 + REGIONS]
 names = names[3 : 3 + REGIONS]
 bold = jnp.asarray((series - series.mean(0)) / series.std(0))
-bold = bold[:40] if SMALL else bold
 print(bold.shape[0], "scans of", bold.shape[1], "regions:", ", ".join(names))
 
 # %% [markdown]
@@ -85,7 +82,7 @@ print(f"time over dynamax's: {ours[2] / theirs[2]:.2f}")
 # regions say what it was.
 
 # %%
-hidden = slice(20, 35) if SMALL else slice(100, 180)
+hidden = slice(100, 180)
 gaps = bold.at[hidden, 0].set(jnp.nan)
 fitted, values, _ = fit(fast, gaps)
 mean, deviation = jax.jit(fast.posterior_predictive)(fitted, gaps)

@@ -14,7 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-TOOLS = ("__init__", "execute")
+TOOLS = ("__init__", "execute", "small")
 
 
 def scripts() -> list[Path]:

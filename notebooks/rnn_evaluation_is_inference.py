@@ -15,11 +15,10 @@
 #
 # An RNN, $x_t = f(x_{t-1}, u_t)$, is usually evaluated from left to right. Here we
 # evaluate it all at once, by asking a question that a Kalman smoother answers: *given
-# a guess of the whole trajectory, where is the trajectory?*
+# a guess of the whole trajectory, where is the trajectory?* Needs
+# `pip install "elk-ssm[plots]"`.
 
 # %%
-import os
-
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -27,9 +26,8 @@ import numpy as np
 
 import elk_ssm as elk
 
-SMALL = os.environ.get("ELK_SMALL") == "1"
 SEED, DTYPE = 2, jnp.float32
-T, D = (60, 4) if SMALL else (200, 4)
+T, D = 200, 4
 NOISE = 100.0
 
 # %% [markdown]

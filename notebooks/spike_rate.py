@@ -18,10 +18,10 @@
 #
 #     z_t = z_{t-1} + N(0, q)        y_t ~ Poisson(exp z_t)
 #
-# How fast the rate changes, q, is learned. Needs `pip install nitime matplotlib`.
+# How fast the rate changes, q, is learned. Needs
+# `pip install "elk-ssm[plots]" nitime`.
 
 # %%
-import os
 from pathlib import Path
 
 import jax
@@ -34,14 +34,11 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 import elk_ssm as elk
 
 jax.config.update("jax_enable_x64", True)
-SMALL = os.environ.get("ELK_SMALL") == "1"
 folder = Path(nitime.__file__).parent / "data"
 spikes = np.loadtxt(folder / "grasshopper_spike_times1.txt") * 1e-6  # seconds
 BIN = 0.01
 edges = np.arange(0, spikes.max() + BIN, BIN)
 counts = np.histogram(spikes, edges)[0].astype(float)
-if SMALL:
-    counts = counts[:150]
 seconds = edges[: len(counts)] + BIN / 2
 print(len(spikes), "spikes,", len(counts), "bins,", f"mean count {counts.mean():.2f}")
 
@@ -58,7 +55,7 @@ def build(log_q):
     )
 
 
-fitted = elk.fit(build, jnp.array(-6.0), counts[:, None], num_steps=3 if SMALL else 300)
+fitted = elk.fit(build, jnp.array(-6.0), counts[:, None], num_steps=300)
 print(f"sqrt q = {float(jnp.exp(fitted.params / 2)):.4f} a bin")
 
 # %%

@@ -18,11 +18,10 @@
 #     h_t = m + phi (h_{t-1} - m) + N(0, q)        y_t ~ N(0, exp h_t)
 #
 # Its most probable path comes with bands, and the three parameters from the Laplace
-# approximation of the marginal likelihood. Needs `pip install arch matplotlib`.
+# approximation of the marginal likelihood. Needs
+# `pip install "elk-ssm[plots]" arch`.
 
 # %%
-import os
-
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -32,12 +31,9 @@ from arch.data import sp500
 import elk_ssm as elk
 
 jax.config.update("jax_enable_x64", True)
-SMALL = os.environ.get("ELK_SMALL") == "1"
 table = sp500.load()
 days = table.index[1:].to_numpy()
 returns = 100 * np.diff(np.log(np.asarray(table["Adj Close"])))
-if SMALL:
-    days, returns = days[-150:], returns[-150:]
 y = jnp.asarray(returns)[:, None]
 print(f"{len(y)} returns in percent, {int(np.sum(returns == 0))} of them zero")
 
@@ -62,7 +58,7 @@ def build(params):
 
 
 start = {"mean": jnp.zeros(()), "logit_phi": jnp.array(3.0), "log_q": jnp.array(-3.0)}
-fitted = elk.fit(build, start, y, num_steps=3 if SMALL else 400)
+fitted = elk.fit(build, start, y, num_steps=400)
 phi, q = jax.nn.sigmoid(fitted.params["logit_phi"]), jnp.exp(fitted.params["log_q"])
 print(f"m = {fitted.params['mean']:.3f}, phi = {phi:.4f}, sqrt q = {q**0.5:.3f}")
 print(f"log likelihood of a return: {fitted.objective[0]:.4f} at the start, "

@@ -16,9 +16,9 @@
 # A classifier of shoulder exercises from the watch recordings that `seglearn` ships:
 # 140 recordings, 6 channels, 947 to 2,618 samples, 10 subjects. The layer is
 # `flax.linen.RNN` with one more option, `method`; parameters and results are flax's.
+# Needs `pip install "elk-ssm[plots,flax]" seglearn`.
 
 # %%
-import os
 from functools import partial
 
 import flax.linen as nn
@@ -33,9 +33,8 @@ import elk_ssm as elk
 from elk_ssm.interop import cells
 from elk_ssm.interop.cells.layers import linen
 
-SMALL = os.environ.get("ELK_SMALL") == "1"
 SEED, DTYPE = 0, jnp.float32
-SIZE, STEPS, STRIDE = (4, 10, 25) if SMALL else (16, 150, 2)
+SIZE, STEPS, STRIDE = 16, 150, 2
 
 # %% [markdown]
 # ## The data

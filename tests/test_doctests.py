@@ -47,8 +47,11 @@ def modules():
 
 
 def examples(name):
-    """Doctests of a module, those of names that it only imports left out."""
-    found = FINDER.find(importlib.import_module(name), name)
+    """Doctests of a module, those of names that it only imports left out.
+
+    Each knows `elk` and nothing else: it is pasted alone by whoever reads it.
+    """
+    found = FINDER.find(importlib.import_module(name), name, globs={"elk": elk_ssm})
     return [test for test in found if test.examples]
 
 

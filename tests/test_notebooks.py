@@ -12,10 +12,11 @@ import pytest
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from notebooks import small
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(
-    p for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "execute")
+    p for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "execute", "small")
 )
 # Run elsewhere: the first below, the others with more to check in `test_real_data`.
 ELSEWHERE = "beyond_one_device", "stochastic_volatility", "spike_rate"
@@ -42,19 +43,23 @@ def restored_settings():
 
 def test_several_devices_at_a_small_size():
     # In a process of its own, whose devices XLA makes up.
-    settings = {"ELK_SMALL": "1", "MPLBACKEND": "agg", "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **settings, "XLA_FLAGS": SEVERAL}
-    command = [sys.executable, str(FOLDER / "beyond_one_device.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    settings = {"MPLBACKEND": "agg", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": SEVERAL}
+    command = [sys.executable, "-m", "notebooks.small", "beyond_one_device"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, **settings},
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "cpu:2 holds steps" in done.stdout
 
 
 @pytest.mark.parametrize("path", IN_PROCESS, ids=lambda p: p.stem)
 def test_runs_at_a_small_size(path, monkeypatch, capsys):
-    monkeypatch.setenv("ELK_SMALL", "1")
     monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
-    exec(compile(path.read_text(), path.name, "exec"), {"__name__": "__main__"})
+    small.run(path.stem)
     assert capsys.readouterr().out.strip()
 
 
@@ -64,7 +69,9 @@ def test_form(path):
     assert len(code_of(path)) <= LONGEST
     cells = re.split(r"^# %%", text, flags=re.M)
     assert re.match(r" \[markdown\]\n# # ", cells[1]), "the first cell is a title"
-    assert "ELK_SMALL" in cells[2], "the first code cell sets the size"
+    assert "pip install" in cells[1], "it says what to install"
+    assert "SMALL" not in text, "sizes are numbers; notebooks/small.py has small ones"
+    assert small.source(path.stem) != text
     assert "**Takeaways.**" in cells[-1]
     assert not re.search(r"elk\._|from elk_ssm\._", text), "public names only"
 

@@ -1,19 +1,15 @@
 """The two real recordings at small size: mode, bands and figures."""
 
-import os
-import runpy
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from notebooks import small
 
 import elk_ssm as elk
 from benchmarks import real_cases, real_data, real_figures, truth
 
 pytestmark = pytest.mark.usefixtures("x64")
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 # Near the learned ones at full size.
 LEARNED = {
     "volatility": {"mean": -0.2, "logit_phi": 4.0, "log_q": -3.4},
@@ -68,11 +64,10 @@ def test_the_notebooks_run(name, package, monkeypatch):
     pytest.importorskip(package)
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")
-    monkeypatch.setitem(os.environ, "ELK_SMALL", "1")
     shown = []
     monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf()))
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the fixture has set it
-    found = runpy.run_path(str(NOTEBOOKS / f"{name}.py"))
+    found = small.run(name)
     assert int(found["path"].status) == elk.Status.converged
     assert shown[0].axes[0].get_legend_handles_labels()[1]
     pyplot.close("all")

@@ -55,10 +55,11 @@ class SolverStep:
         equation: Terms, solver and args.
 
     Example:
-        >>> import diffrax, jax.numpy as jnp
+        >>> import diffrax, jax
+        >>> from elk_ssm.interop.diffrax import from_diffrax
         >>> term = diffrax.ODETerm(lambda t, y, args: -y)
         >>> f, y0, steps = from_diffrax(term, diffrax.Euler(), 0, 1, 0.5, 1.0)
-        >>> float(f(y0, Step(0.0, 0.5, [])))
+        >>> float(f(y0, jax.tree.map(lambda leaf: leaf[0], steps)))
         0.5
     """
 
@@ -82,6 +83,7 @@ class Recurrence(NamedTuple):
     Example:
         >>> import diffrax, jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.diffrax import from_diffrax
         >>> term = diffrax.ODETerm(lambda t, y, args: -y)
         >>> made = from_diffrax(term, diffrax.ReversibleHeun(), 0, 1, 0.1, jnp.ones(2))
         >>> sol = elk.evaluate(*made)
@@ -150,6 +152,7 @@ def from_diffrax(
     Example:
         >>> import diffrax, jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.diffrax import from_diffrax
         >>> term = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -y[0]]))
         >>> made = from_diffrax(term, diffrax.Tsit5(), 0, 6.25, 0.125, jnp.eye(2)[0])
         >>> sol = elk.evaluate(*made, method=elk.deer())
@@ -221,6 +224,7 @@ def diffeqsolve(
 
     Example:
         >>> import diffrax, jax.numpy as jnp
+        >>> from elk_ssm.interop.diffrax import diffeqsolve
         >>> term = diffrax.ODETerm(lambda t, y, args: -args * y)
         >>> sol = diffeqsolve(
         ...     term, diffrax.Tsit5(), 0, 1, 0.01, jnp.ones(1), 2.0,

@@ -48,6 +48,7 @@ class DynamaxShapeError(ValueError, AssertionError):
     """A shape does not fit; dynamax raises `AssertionError` for the same mistakes.
 
     Example:
+        >>> from elk_ssm.interop.dynamax import DynamaxShapeError
         >>> issubclass(DynamaxShapeError, ValueError)
         True
     """
@@ -78,6 +79,7 @@ def lgssm_filter(
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.dynamax import lgssm_filter, to_dynamax
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_filter(params, jnp.array([[1.0]])).filtered_means.tolist()
@@ -123,6 +125,7 @@ def lgssm_smoother(
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.dynamax import lgssm_smoother, to_dynamax
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_smoother(params, jnp.array([[1.0]])).smoothed_means.tolist()
@@ -174,6 +177,7 @@ def lgssm_posterior_sample(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.dynamax import lgssm_posterior_sample, to_dynamax
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(1), one, one, one, one, one))
         >>> lgssm_posterior_sample(jax.random.key(0), params, jnp.ones((3, 1))).shape
@@ -218,6 +222,7 @@ def accelerate(model: Any) -> Any:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dynamax.linear_gaussian_ssm import LinearGaussianSSM
+        >>> from elk_ssm.interop.dynamax import accelerate
         >>> model = accelerate(LinearGaussianSSM(state_dim=1, emission_dim=1))
         >>> isinstance(model, LinearGaussianSSM)
         True

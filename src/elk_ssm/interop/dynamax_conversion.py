@@ -34,6 +34,7 @@ def from_dynamax(params: Any, num_timesteps: int | None = None) -> LGSSM:
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.dynamax import from_dynamax, to_dynamax
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(2), one, one, one, one, one))
         >>> from_dynamax(params).dynamics_weights.matrix.shape
@@ -76,6 +77,7 @@ def to_dynamax(model: Any) -> Any:
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.dynamax import to_dynamax
         >>> one = elk.ScaledIdentity(1.0)
         >>> params = to_dynamax(elk.LGSSM(jnp.zeros(2), one, one, one, one, one))
         >>> params.dynamics.bias.tolist()

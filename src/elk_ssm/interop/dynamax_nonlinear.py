@@ -62,6 +62,7 @@ def smooth(
     Example:
         >>> import jax.numpy as jnp
         >>> from dynamax.nonlinear_gaussian_ssm import ParamsNLGSSM
+        >>> from elk_ssm.interop.dynamax_nonlinear import smooth
         >>> one = jnp.eye(1)
         >>> params = ParamsNLGSSM(jnp.zeros(1), one, jnp.sin, one, lambda z: z, one)
         >>> smooth(params, jnp.ones((4, 1))).smoothed_means.shape
@@ -91,6 +92,7 @@ def smooth_with_status(
     Example:
         >>> import jax.numpy as jnp
         >>> from dynamax.nonlinear_gaussian_ssm import ParamsNLGSSM
+        >>> from elk_ssm.interop.dynamax_nonlinear import smooth_with_status
         >>> params = ParamsNLGSSM(
         ...     jnp.zeros(1), jnp.eye(1), jnp.sin, jnp.eye(1), lambda z: z, jnp.eye(1)
         ... )
@@ -135,6 +137,7 @@ def from_dynamax(
     Example:
         >>> import jax.numpy as jnp
         >>> from dynamax.nonlinear_gaussian_ssm import ParamsNLGSSM
+        >>> from elk_ssm.interop.dynamax_nonlinear import from_dynamax
         >>> one = jnp.eye(2)
         >>> params = ParamsNLGSSM(jnp.zeros(2), one, jnp.sin, one, lambda z: z, one)
         >>> from_dynamax(params).state_dim
@@ -169,6 +172,7 @@ def from_lgssm(model: LGSSM) -> NonlinearSSM:
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.dynamax_nonlinear import from_lgssm
         >>> one = elk.ScaledIdentity(1.0)
         >>> from_lgssm(elk.LGSSM(jnp.zeros(2), one, one, one, one, one)).state_dim
         2

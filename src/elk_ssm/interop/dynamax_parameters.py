@@ -33,6 +33,7 @@ def check_version(version: str) -> None:
         version: Such as `"1.0.3"`.
 
     Example:
+        >>> from elk_ssm.interop.dynamax import check_version
         >>> check_version("1.0.3")
     """
     found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:3])

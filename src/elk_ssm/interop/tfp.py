@@ -49,6 +49,7 @@ def to_tfp(
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.tfp import to_tfp
         >>> one = elk.ScaledIdentity(1.0)
         >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> to_tfp(model, num_timesteps=3).event_shape.as_list()
@@ -94,6 +95,7 @@ def from_tfp(distribution: Any) -> LGSSM:
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
+        >>> from elk_ssm.interop.tfp import from_tfp, to_tfp
         >>> one = elk.ScaledIdentity(1.0)
         >>> model = elk.LGSSM(jnp.zeros(1), one, one, one, one, one)
         >>> from_tfp(to_tfp(model, num_timesteps=3)).dynamics_weights.matrix.shape

@@ -89,7 +89,9 @@ def variances_of(operator: Operator) -> Array:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> variances_of(Dense(jnp.array([[1.0, 2.0], [2.0, 5.0]]))).tolist()
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.linalg.structure import variances_of
+        >>> variances_of(elk.Dense(jnp.array([[1.0, 2.0], [2.0, 5.0]]))).tolist()
         [1.0, 5.0]
     """
     return operator.variances()
@@ -143,10 +145,12 @@ def in_structure(declared: Any, matrix: Array) -> Any:
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.linalg.structure import in_structure
         >>> sample = jnp.array([[1.0, 0.5], [0.5, 3.0]])
-        >>> in_structure(ScaledIdentity(1.0), sample)
+        >>> in_structure(elk.ScaledIdentity(1.0), sample)
         ScaledIdentity(scale=Array(2., dtype=float32))
-        >>> in_structure(Diagonal(jnp.ones(2)), sample).diagonal.tolist()
+        >>> in_structure(elk.Diagonal(jnp.ones(2)), sample).diagonal.tolist()
         [1.0, 3.0]
     """
     if isinstance(declared, ScaledIdentity):
@@ -158,10 +162,13 @@ def pattern_of(declared: Any, rows: int, columns: int) -> np.ndarray:
     """Return which numbers a declared matrix is made of: `(N, D)` labels, -1 for none.
 
     Example:
-        >>> pattern_of(ScaledIdentity(1.0), 2, 2).tolist()
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.linalg.structure import pattern_of
+        >>> pattern_of(elk.ScaledIdentity(1.0), 2, 2).tolist()
         [[0, -1], [-1, 0]]
-        >>> pattern_of(Diagonal(jnp.ones(2)), 2, 2).tolist()
-        [[0, -1], [-1, 1]]
+        >>> pattern_of(elk.Diagonal(jnp.ones(2)), 2, 2).tolist()
+        [[0, -1], [-1, 3]]
     """
     if isinstance(declared, ScaledIdentity):
         return np.where(np.eye(rows) > 0, 0, -1)
@@ -178,7 +185,9 @@ def common(*operators: Operator) -> tuple[Operator, ...]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> mixed = common(Diagonal(jnp.ones(2)), Dense(jnp.eye(2)))
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.linalg.structure import common
+        >>> mixed = common(elk.Diagonal(jnp.ones(2)), elk.Dense(jnp.eye(2)))
         >>> [type(operator).__name__ for operator in mixed]
         ['Dense', 'Dense']
     """
@@ -196,7 +205,11 @@ def unified(*operators: Operator) -> tuple[Operator, ...]:
     """Return the operators in the `common` structure of those that mix dimensions.
 
     Example:
-        >>> kinds = unified(Diagonal(jnp.ones(2)), BlockDiagonal(jnp.ones((1, 2, 2))))
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.linalg.structure import unified
+        >>> block = elk.BlockDiagonal(jnp.ones((1, 2, 2)))
+        >>> kinds = unified(elk.Diagonal(jnp.ones(2)), block)
         >>> [type(operator).__name__ for operator in kinds]
         ['BlockDiagonal', 'BlockDiagonal']
     """

@@ -150,7 +150,7 @@ class NonlinearSSM:
             >>> import tensorflow_probability.substrates.jax.distributions as tfd
             >>> import elk_ssm as elk
             >>> one = elk.ScaledIdentity(1.0)
-            >>> model = NonlinearSSM.from_distribution(
+            >>> model = elk.NonlinearSSM.from_distribution(
             ...     jnp.zeros(1), one, lambda z, u: 0.9 * z, one,
             ...     lambda h, u: tfd.Poisson(log_rate=h),
             ... )
