@@ -16,112 +16,18 @@ from jax.flatten_util import ravel_pytree
 
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
+from elk_ssm.models.composed import Composed
 from elk_ssm.models.data import as_emissions, gaps_between
 from elk_ssm.models.descent import Search, climb
 from elk_ssm.models.errors import errors_at
-from elk_ssm.models.evidence import evidence
-from elk_ssm.models.model import Model
+from elk_ssm.models.fit import ModelFit
 from elk_ssm.models.prior import Prior
-from elk_ssm.solution import Status
 
 if TYPE_CHECKING:
     import optax
 
 LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
 METHODS = ("lbfgs",)
-_MESSAGES = {
-    Status.converged: "A further step would raise the objective by next to nothing.",
-    Status.max_iters_reached: "The search was cut off; raise max_iters.",
-    Status.nonfinite: (
-        "The objective is not finite where the search begins; start elsewhere, or look "
-        "at the series."
-    ),
-    Status.precision_limit: (
-        "Rounding hides every rise that is left; use float64 if the slope is not small."
-    ),
-}
-
-
-class ModelFit(NamedTuple):
-    """A model fitted to a series.
-
-    Attributes:
-        model: The model at the optimum.
-        standard_errors: Of every parameter by name, constrained, in its shape; NaN for
-            one that is fixed, at a boundary, or where there is no maximum. Empty if not
-            asked for.
-        at_boundary: By name, whether a free parameter has gone where the likelihood
-            does not feel it any more, such as a variance to zero; in its shape.
-        log_likelihood: log p(y) at the optimum, `()`, without the prior; the diffuse
-            one where a first state is diffuse (see `elk_ssm.Diffuse`).
-        log_prior: At the optimum, `()`; zero without one.
-        status: Value of an `elk_ssm.Status`: `converged`, `max_iters_reached`,
-            `precision_limit` or `nonfinite`.
-        num_iters: Steps of the search that led here, `()`.
-        num_refused: Steps that it refused and halved, as the objective would have
-            fallen or not been finite, `()`.
-        slope_norm: Largest entry of the slope of the objective, `()`.
-        objectives: log p(y) + log prior where every start led, `(num_starts,)`.
-        num_observations: How many values were observed, `()`.
-        emissions: The series, `(T, E)`.
-        inputs: As given, or `None`.
-        gaps: Times between steps, `(T,)`, or `None`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> y = jnp.array([1.0, 1.4, 0.7, 2.2, 2.6, 1.9, 3.4, 3.1])
-        >>> fitted = elk.fit(elk.models.local_level(), y)
-        >>> bool(fitted.converged), sorted(fitted.parameters)
-        (True, ['level.variance', 'noise.variance'])
-    """
-
-    model: Any
-    standard_errors: dict[str, Array]
-    at_boundary: dict[str, Array]
-    log_likelihood: Array
-    log_prior: Array
-    status: Array
-    num_iters: Array
-    num_refused: Array
-    slope_norm: Array
-    objectives: Array
-    num_observations: Array
-    emissions: Array
-    inputs: Any = None
-    gaps: Array | None = None
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """The parameters at the optimum by name, constrained."""
-        return self.model.parameters
-
-    @property
-    def converged(self) -> Array:
-        """Whether the search has converged, `()`."""
-        return self.status == Status.converged
-
-    @property
-    def message(self) -> str:
-        """What the status of one fit means."""
-        return _MESSAGES[Status(int(self.status))]
-
-    @property
-    def num_parameters(self) -> int:
-        """Free parameters, and diffuse dimensions of the first state."""
-        free = sum(x.size for x in jax.tree.leaves(self.model.unconstrained))
-        return free + self.model.num_diffuse
-
-    @property
-    def aic(self) -> Array:
-        """Akaike's criterion, 2 k - 2 log p(y), `()`."""
-        return 2 * self.num_parameters - 2 * self.log_likelihood
-
-    @property
-    def bic(self) -> Array:
-        """The Bayesian criterion, k log n - 2 log p(y), `()`."""
-        n = self.num_observations.astype(self.log_likelihood.dtype)
-        return self.num_parameters * jnp.log(n) - 2 * self.log_likelihood
 
 
 class _Data(NamedTuple):
@@ -140,7 +46,7 @@ class _How(NamedTuple):
 
 
 def fit_model(
-    model: Model,
+    model: Composed,
     y: ArrayLike,
     inputs: ArrayLike | None = None,
     *,
@@ -224,11 +130,11 @@ def fit_model(
 
 @partial(jax.jit, static_argnames="how")
 def _fit(
-    model: Model, data: _Data, prior: Prior | None, key: Array | None, how: _How
+    model: Composed, data: _Data, prior: Prior | None, key: Array | None, how: _How
 ) -> ModelFit:
     x, unravel = ravel_pytree(model.unconstrained)
 
-    def at(x: Array) -> Model:
+    def at(x: Array) -> Composed:
         return model.with_unconstrained(unravel(x))
 
     def log_prior(x: Array) -> Array:
@@ -236,7 +142,7 @@ def _fit(
         return jnp.zeros((), x.dtype) if chosen is None else chosen(unravel(x))
 
     def objective(x: Array) -> Array:
-        return evidence(at(x), *data) + log_prior(x)
+        return at(x).evidence(*data) + log_prior(x)
 
     search = partial(climb, objective, how=how.search)
     if how.num_starts == 1:
@@ -272,7 +178,7 @@ def _fit(
     )
 
 
-def _starts(model: Model, x: Array, key: Array | None, count: int) -> Array:
+def _starts(model: Composed, x: Array, key: Array | None, count: int) -> Array:
     """Return the start and draws around it, `(count, n)`."""
     assert key is not None
     widths = model.default_widths
