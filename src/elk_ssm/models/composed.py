@@ -5,9 +5,10 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._types import Array
-from elk_ssm.models.component import Component
+from elk_ssm.models.component import Component, Scale
 from elk_ssm.models.data import as_emissions, scale_of
 from elk_ssm.models.parameters import Parametric
 from elk_ssm.models.prior import Prior
@@ -16,9 +17,23 @@ from elk_ssm.models.prior import Prior
 class Composed(Parametric):
     """Components with states, and what is seen of them."""
 
-    def on_scale(self, emissions: Array) -> Array:
-        """Return a series `(T, E)` on the scale of the states; here it is already."""
-        return emissions
+    def scale(self, emissions: Array) -> Scale:
+        """Return how large a series `(T, E)` is, in units of the states."""
+        return scale_of(emissions)
+
+    def check_support(self, values: np.ndarray) -> None:
+        """Raise where observed values cannot be of this model; all can."""
+
+    def evidence(
+        self, emissions: Array, inputs: Any, gaps: Array | None, mask: Any = None
+    ) -> Array:
+        """Return log p(y), `()`, of emissions `(T, E)` and gaps for times."""
+        raise NotImplementedError
+
+    @property
+    def num_diffuse(self) -> int:
+        """How many dimensions of the first state the series alone tells."""
+        raise NotImplementedError
 
     def start(self, y: Array) -> Self:
         """Return the model with free variances that suit the scale of a series.
@@ -26,7 +41,7 @@ class Composed(Parametric):
         Args:
             y: `(T,)` or `(T, E)`, NaN where missing.
         """
-        scale = scale_of(self.on_scale(as_emissions(y, self.emission_dim)))
+        scale = self.scale(as_emissions(y, self.emission_dim))
 
         def one(part: Component) -> Component:
             values = dict(part.values)
