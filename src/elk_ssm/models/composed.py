@@ -91,6 +91,11 @@ class Composed(Parametric):
         return any(c.kind.absorbs_mean for c in self.components)
 
     @property
+    def num_states(self) -> int:
+        """The number of dimensions of the state."""
+        return sum(len(c.kind.states) for c in self.components)
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """A name for every dimension of the state."""
         return tuple(

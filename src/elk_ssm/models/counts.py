@@ -5,12 +5,19 @@ latent="autoregressive"    h_t = mean + x_t, x_t = a x_{t-1} + N(0, q), at rest
 latent=a linear model      what its components add up to
 """
 
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
 from elk_ssm.models.autoregressions import autoregressive
 from elk_ssm.models.model import Model
 from elk_ssm.models.nonlinear import NonlinearModel
 from elk_ssm.models.trends import local_level
 
-_LATENT = {"level": local_level, "autoregressive": autoregressive}
+_LATENT: dict[str, Callable[[], Model]] = {
+    "level": local_level,
+    "autoregressive": autoregressive,
+}
 
 
 def poisson_counts(latent: str | Model = "level") -> NonlinearModel:
@@ -85,9 +92,11 @@ def stochastic_volatility(
     model = _below(latent).with_emission("volatility")
     if latent != "autoregressive":
         return model
-    return model.replace(
-        **{"autoregressive.ar": [0.95], "autoregressive.variance": 0.05}
-    )
+    slow = {
+        "autoregressive.ar": jnp.array([0.95]),
+        "autoregressive.variance": jnp.array(0.05),
+    }
+    return model.replace(**slow)
 
 
 def _below(latent: str | Model) -> Model:

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
+from elk_ssm.models.closed_form import fit_variances
 from elk_ssm.models.composed import Composed
 from elk_ssm.models.data import as_emissions, gaps_between
 from elk_ssm.models.descent import Search, climb
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import optax
 
 LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
-METHODS = ("lbfgs",)
+METHODS = ("lbfgs", "em")
 
 
 class _Data(NamedTuple):
@@ -75,7 +76,9 @@ def fit_model(
         mask: `(T, E)` or `(T,)` boolean, True where observed.
         prior: Added to the log likelihood: a function of the unconstrained parameters
             by name, a `Prior`, or True for `model.default_prior(y)`.
-        method: `"lbfgs"`, an optax transformation, or `"auto"`: L-BFGS.
+        method: `"lbfgs"`, an optax transformation, or `"auto"`: L-BFGS. `"em"`:
+            expectation maximisation, for sums whose free parameters are variances of
+            states and noise; without a prior, times or several starts.
         start: `"data"` for variances that suit the scale of the series, `"model"` for
             the parameters of the model, or constrained values by name.
         num_starts: How many starts, all at once; the best end is returned.
@@ -125,7 +128,27 @@ def fit_model(
     search = Search(tool, max_iters, tol, standard_errors)
     how = _How(search, by_user, num_starts)
     data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
-    return _fit(begin, data, data_prior, key, how)
+    if method != "em":
+        return _fit(begin, data, data_prior, key, how)
+    _check_em(chosen, times, num_starts)
+    limits = max_iters, tol
+    begin, path = fit_variances(begin, y, inputs, mask, limits)
+    # No steps from there: what is left are the slope and the standard errors.
+    how = how._replace(search=search._replace(tool=None, max_iters=0))
+    found = _fit(begin, data, None, None, how)
+    return found._replace(
+        status=path.status, num_iters=path.num_iters, num_refused=path.num_refused
+    )
+
+
+def _check_em(prior: Any, times: Any, num_starts: int) -> None:
+    for name, given in (
+        ("a prior", prior is not None),
+        ("times=", times is not None),
+        ("several starts", num_starts > 1),
+    ):
+        if given:
+            raise ValueError(f"method='em' has no {name}; fit by L-BFGS.")
 
 
 @partial(jax.jit, static_argnames="how")
