@@ -143,12 +143,12 @@ def fit_model(
 
 def _check_em(prior: Any, times: Any, num_starts: int) -> None:
     for name, given in (
-        ("a prior", prior is not None),
+        ("prior", prior is not None),
         ("times=", times is not None),
         ("several starts", num_starts > 1),
     ):
         if given:
-            raise ValueError(f"method='em' has no {name}; fit by L-BFGS.")
+            raise ValueError(f"method='em' takes no {name}; fit by L-BFGS.")
 
 
 @partial(jax.jit, static_argnames="how")
