@@ -39,7 +39,8 @@ def test_shared_and_fixed_variances_rise_at_every_iteration():
     found, path = fit_variances(model.start(y), y, None, None, (60, None))
     n = int(path.num_iters)
     path = np.asarray(path.log_likelihoods)[: n + 1]
-    assert (np.diff(path) >= 0).all() and path[-1] > path[0] + 1
+    assert (np.diff(path) >= 0).all()
+    assert path[-1] > path[0] + 1
     assert float(found.parameters["autoregressive.variance"]) == 0.3
     np.testing.assert_allclose(found.log_likelihood(y), path[-1], rtol=1e-9)
     # All three states of the season have the one variance that it has.
