@@ -137,6 +137,10 @@ class Model(Composed):
             Diagonal(R),
         )
 
+    def without_noise(self) -> "Model":
+        """Return the model without observation noise: components alone add up to y."""
+        return dataclasses.replace(self, noise=None)
+
     def log_likelihood(
         self,
         y: Array,

@@ -39,6 +39,7 @@ from elk_ssm.solution import Status
 
 # Most of the changes of a series on the scale of a predictor are noise.
 _STATES_SHARE = 0.1
+EMISSION = "emission"
 
 
 @jax.tree_util.register_dataclass
@@ -246,9 +247,13 @@ def observed(
     """
     if not isinstance(width, int | float) or not width > 0:
         raise ValueError(f"width must be a positive number; got {width!r}.")
+    if any(part.name == EMISSION for part in model.components):
+        raise ValueError(
+            f"no component may be called {EMISSION!r}, as the emission itself is."
+        )
     has_mean = not model.absorbs_mean if mean is None else bool(mean)
+    if has_mean and "mean" in (parameters or {}):
+        raise ValueError("parameters have a mean already; say mean=False.")
     own = {"parameters": parameters, "draw": draw, "on_scale": on_scale}
     kind = emission_of(emission, model.emission_dim, has_mean, **own)
-    return NonlinearModel(
-        model.components, Component.of("emission", kind), float(width)
-    )
+    return NonlinearModel(model.components, Component.of(EMISSION, kind), float(width))
