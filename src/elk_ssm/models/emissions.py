@@ -24,6 +24,7 @@ from jax.scipy.special import gammaln
 from elk_ssm._types import Array
 from elk_ssm.models.bijections import between, positive, real
 from elk_ssm.models.component import Kind, Parameter
+from elk_ssm.models.gammas import log_rising
 
 Values = Mapping[str, Array]
 # The mean of minus the log of a chi-squared variable of one degree.
@@ -138,9 +139,8 @@ class NegativeBinomial(_Counts):
         """Return the log probabilities."""
         log_spread = jnp.log(values["dispersion"])
         size = jnp.exp(-log_spread)
-        odds = h + log_spread
-        many = gammaln(y + size) - gammaln(size) - gammaln(y + 1)
-        return many + y * odds - (y + size) * jax.nn.softplus(odds)
+        many = log_rising(size, y) - gammaln(y + 1)
+        return many + y * h - (y + size) * jax.nn.softplus(h + log_spread)
 
     def draw(self, values: Values, key: Array, h: Array) -> Array:
         """Return Poisson counts with rates that vary by a gamma distribution."""
