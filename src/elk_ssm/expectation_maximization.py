@@ -22,7 +22,9 @@ from elk_ssm.kalman.form import Form, chosen_form
 from elk_ssm.kalman.freedom import DYNAMICS, EMISSION, check_free, free_parameters
 from elk_ssm.kalman.lgssm import LGSSM, pose
 from elk_ssm.kalman.maximization import maximized
+from elk_ssm.kalman.moves import between, choose, finite_or
 from elk_ssm.kalman.statistics import Series, expected_statistics
+from elk_ssm.kalman.ties import Ties, tied
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.solution import Status
 
@@ -123,8 +125,38 @@ def lgssm_em(
     dtype = series.emissions.dtype
     if tol is None:
         tol = 1e-8 if jnp.finfo(dtype).bits > 32 else 1e-6
-    how = (form, backend)
+    how = _How(form, backend)
     return _climb(model, series, jnp.asarray(tol, dtype), free, num_iters, how)
+
+
+def em_of_variances(
+    model: LGSSM, emissions: Array, mask: Any, ties: Ties, limits: tuple[int, Any]
+) -> EMFit:
+    """Fit some of the variances of a model, of which some are one number.
+
+    Args:
+        model: First parameters.
+        emissions: `(T, E)`, NaN where missing.
+        mask: As for `lgssm_em`.
+        ties: Which variances.
+        limits: Iterations at most, and the tolerance or `None`.
+    """
+    names = {"dynamics_covariance": ties.process, "emission_covariance": ties.emission}
+    free = frozenset(name for name, labels in names.items() if max(labels) >= 0)
+    model, series, form = _read(model, emissions, None, mask)
+    check_free(model, free)
+    dtype, (num_iters, tol) = series.emissions.dtype, limits
+    tol = (1e-8 if jnp.finfo(dtype).bits > 32 else 1e-6) if tol is None else tol
+    how = _How(form, "auto", ties)
+    return _climb(model, series, jnp.asarray(tol, dtype), free, num_iters, how)
+
+
+class _How(NamedTuple):
+    """What is static of an iteration."""
+
+    form: Form
+    backend: Backend
+    ties: Ties | None = None
 
 
 def _read(
@@ -187,7 +219,7 @@ def _climb(
     tol: Array,
     free: frozenset[str],
     num_iters: int,
-    how: tuple[Form, Backend],
+    how: _How,
 ) -> EMFit:
     equations = not free.isdisjoint(DYNAMICS), not free.isdisjoint(EMISSION)
     dtype, count = tol.dtype, jnp.sum(series.observed)
@@ -196,23 +228,25 @@ def _climb(
         return (state.status < 0) & (state.num_iters <= num_iters)
 
     def step(state: _State) -> _State:
-        tried = _between(state.held, state.target, state.share)
-        found = expected_statistics(tried, series, equations, how)
+        tried = between(state.held, state.target, state.share)
+        found = expected_statistics(tried, series, equations, how[:2])
         value, i = found.log_likelihood, state.num_iters
         before = jnp.where(i > 0, state.log_likelihoods[i - 1], -jnp.inf)
         gain = value - before
         slack = 64 * jnp.finfo(dtype).eps * (jnp.abs(value) + count)
         rises, refused = gain >= 0, ~(gain >= -slack)
         little = ~refused & (gain <= jnp.maximum(tol * count, slack))
-        held = _choose(rises, tried, state.held)
-        target = _finite_or(maximized(tried, found, free), tried)
+        held = choose(rises, tried, state.held)
+        best = maximized(tried, found, free)
+        best = best if how.ties is None else tied(best, tried, how.ties)
+        target = finite_or(best, tried)
         share = jnp.where(refused, state.share / 2, 1)
-        best = jnp.where(rises, value, before)
+        highest = jnp.where(rises, value, before)
         return _State(
             held,
-            _choose(rises, target, state.target),
+            choose(rises, target, state.target),
             share,
-            state.log_likelihoods.at[i].set(jnp.where(i > 0, best, value)),
+            state.log_likelihoods.at[i].set(jnp.where(i > 0, highest, value)),
             i + 1,
             state.num_refused + (refused & (i > 0)),
             _status(i, value, (little, state.share < 1, share)),
@@ -244,30 +278,3 @@ def _status(i: Array, value: Array, judged: tuple[Array, Array, Array]) -> Array
     status = jnp.where(little & ~shortened, int(Status.converged), status)
     first = jnp.where(jnp.isfinite(value), -1, int(Status.nonfinite))
     return jnp.where(i > 0, status, first).astype(jnp.int32)
-
-
-def _between(held: LGSSM, target: LGSSM, share: Array) -> LGSSM:
-    """Go a share of the way; covariances between two PSD ones are PSD."""
-
-    def one(a: Array, b: Array) -> Array:
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            return a
-        moved = a + share * (b - a)
-        return jnp.where((share < 1) & (a != b), moved, b)
-
-    return jax.tree.map(one, held, target)
-
-
-def _choose(condition: Array, chosen: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
-
-
-def _finite_or(model: LGSSM, other: LGSSM) -> LGSSM:
-    """Return a model whose parameters are those of another where not finite."""
-    fields = {}
-    for name, value in model._asdict().items():
-        leaves = jax.tree.leaves(value)
-        fine = jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-        old = getattr(other, name)
-        fields[name] = _choose(jnp.all(fine), value, old) if leaves else value
-    return model._replace(**fields)

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 
 from elk_ssm._showing import held, number
 from elk_ssm._types import Array, PyTree
+from elk_ssm.expectation_maximization import EMFit, lgssm_em
+from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.observations import Observations, array_with_gaps
 from elk_ssm.nssm.model import NonlinearSSM
 from elk_ssm.smoothing import Smoothed, smooth
@@ -83,6 +85,10 @@ def fit(
 
 
 @overload
+def fit(build: LGSSM, *data: Any, method: str = "em", **options: Any) -> EMFit: ...
+
+
+@overload
 def fit(build: Fittable, *data: Any, **options: Any) -> Any: ...
 
 
@@ -96,6 +102,10 @@ def fit(build: Any, *data: Any, **options: Any) -> Any:
     **A function that builds a `NonlinearSSM`**: `fit(build, params, emissions,
     inputs=None, ...)` returns a `Fit`; its options are those of
     `elk_ssm.fitting.fit_built`.
+
+    **An `LGSSM`**: `fit(lgssm, emissions, inputs=None, ...)` returns an `EMFit`, by
+    expectation maximisation, `method="em"`, the only method for one; its other options
+    are those of `elk_ssm.lgssm_em`.
 
     Args:
         build: A model, or `build(params) -> NonlinearSSM`; transform constrained
@@ -121,7 +131,18 @@ def fit(build: Any, *data: Any, **options: Any) -> Any:
     """
     if isinstance(build, Fittable):
         return build.fit_to(*data, **options)
+    if isinstance(build, LGSSM):
+        return _fit_lgssm(build, *data, **options)
     return fit_built(build, *data, **options)
+
+
+def _fit_lgssm(model: LGSSM, *data: Any, method: str = "em", **options: Any) -> EMFit:
+    if method not in ("em", "auto"):
+        raise ValueError(
+            f"an LGSSM is fitted by method='em'; got {method!r}. For gradients write a "
+            "log density with lgssm_log_likelihood, or use a model of elk.models."
+        )
+    return lgssm_em(model, *data, **options)
 
 
 def fit_built(

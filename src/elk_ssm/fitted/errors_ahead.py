@@ -17,7 +17,7 @@ from elk_ssm.fitted.series import Given, given_by, marked
 from elk_ssm.fitted.whiteness import Diagnostics, examine
 from elk_ssm.kalman.filtering import lgssm_filter
 from elk_ssm.kalman.lgssm import Problem, pose
-from elk_ssm.kalman.scalar_updates import whiten
+from elk_ssm.kalman.whitening import whiten
 from elk_ssm.linalg.small import matmul, matvec, transpose
 from elk_ssm.linalg.structure import to_dense
 

@@ -20,10 +20,11 @@ from elk_ssm._types import Array
 from elk_ssm.fitted.series import Given, Observed, given_by
 from elk_ssm.interop.arviz import inference_data
 from elk_ssm.interop.nuts import Draws, nuts_chains
-from elk_ssm.kalman.scalar_updates import whiten
+from elk_ssm.kalman.whitening import whiten
 from elk_ssm.linalg.small import matmul, transpose
 from elk_ssm.models.evidence import evidence
-from elk_ssm.models.fitting import ModelFit, fit_model
+from elk_ssm.models.fit import ModelFit
+from elk_ssm.models.fitting import fit_model
 from elk_ssm.models.model import Model
 from elk_ssm.models.prior import Prior
 

@@ -19,7 +19,7 @@ from elk_ssm._types import Array
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.observations import array_with_gaps
 from elk_ssm.models.data import as_emissions, gaps_between
-from elk_ssm.models.fitting import ModelFit
+from elk_ssm.models.fit import ModelFit
 from elk_ssm.models.model import Model
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from elk_ssm._types import Array
 from elk_ssm.fitted.errors_ahead import diagnostics
 from elk_ssm.fitted.whiteness import Diagnostics
-from elk_ssm.models.fitting import ModelFit
+from elk_ssm.models.fit import ModelFit
 from elk_ssm.solution import Status
 
 if TYPE_CHECKING:

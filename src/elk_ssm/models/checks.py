@@ -55,6 +55,7 @@ def _check_values(model: Any, emissions: np.ndarray, mask: Any) -> None:
     values = emissions[seen]
     if values.size == 0:
         raise ValueError("the series has no observed value: all of it is missing.")
+    model.check_support(values)
     least = model.num_diffuse + 1
     if values.size <= least:
         raise ValueError(

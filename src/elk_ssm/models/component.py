@@ -82,6 +82,12 @@ class Parameter(NamedTuple):
             its prior is centred on; `None` for what has no scale and starts at
             `default`.
         width: Standard deviation of the prior of the unconstrained parameter.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.models.bijections import positive
+        >>> elk.models.Parameter(1.0, positive).bijection.domain
+        'at least 0'
     """
 
     default: Any

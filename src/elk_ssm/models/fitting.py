@@ -14,113 +14,18 @@ from jax.flatten_util import ravel_pytree
 from elk_ssm._progress import searching
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
+from elk_ssm.models.closed_form import fit_variances
+from elk_ssm.models.composed import Composed
 from elk_ssm.models.data import as_emissions, as_times, gaps_between
 from elk_ssm.models.descent import Search, climb
 from elk_ssm.models.errors import errors_at
-from elk_ssm.models.evidence import evidence
-from elk_ssm.models.model import Model
+from elk_ssm.models.fit import ModelFit
 from elk_ssm.models.prior import Prior
-from elk_ssm.solution import Status
 
 if TYPE_CHECKING:
     import optax
 
 LogPrior = Prior | Callable[[Mapping[str, Array]], Array]
-_MESSAGES = {
-    Status.converged: "A further step would raise the objective by next to nothing.",
-    Status.max_iters_reached: "The search was cut off; raise max_iters.",
-    Status.nonfinite: (
-        "The objective is not finite where the search begins; start elsewhere, or look "
-        "at the series."
-    ),
-    Status.precision_limit: (
-        "Rounding hides every rise that is left; use float64 if the slope is not small."
-    ),
-}
-
-
-class ModelFit(NamedTuple):
-    """A model fitted to a series.
-
-    Attributes:
-        model: The model at the optimum.
-        standard_errors: Of every parameter by name, constrained, in its shape; NaN for
-            one that is fixed, at a boundary, or where there is no maximum. Empty if not
-            asked for.
-        at_boundary: By name, whether a free parameter has gone where the likelihood
-            does not feel it any more, such as a variance to zero; in its shape.
-        log_likelihood: log p(y) at the optimum, `()`, without the prior; the diffuse
-            one where a first state is diffuse (see `elk_ssm.Diffuse`).
-        log_prior: At the optimum, `()`; zero without one.
-        status: Value of an `elk_ssm.Status`: `converged`, `max_iters_reached`,
-            `precision_limit` or `nonfinite`.
-        num_iters: Steps of the search that led here, `()`.
-        num_refused: Steps that it refused and halved, as the objective would have
-            fallen or not been finite, `()`.
-        slope_norm: Largest entry of the slope of the objective, `()`.
-        objectives: log p(y) + log prior where every start led, `(num_starts,)`.
-        num_observations: How many values were observed, `()`.
-        emissions: The series, `(T, E)`, NaN where missing.
-        inputs: As given, or `None`.
-        gaps: Times between steps, `(T,)`, or `None`.
-        times: As given, or `None`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elk_ssm as elk
-        >>> y = jnp.array([1.0, 1.4, 0.7, 2.2, 2.6, 1.9, 3.4, 3.1])
-        >>> fitted = elk.fit(elk.models.local_level(), y)
-        >>> bool(fitted.converged), sorted(fitted.parameters)
-        (True, ['level.variance', 'noise.variance'])
-    """
-
-    model: Any
-    standard_errors: dict[str, Array]
-    at_boundary: dict[str, Array]
-    log_likelihood: Array
-    log_prior: Array
-    status: Array
-    num_iters: Array
-    num_refused: Array
-    slope_norm: Array
-    objectives: Array
-    num_observations: Array
-    emissions: Array
-    inputs: Any = None
-    gaps: Array | None = None
-    times: Any = None
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """The parameters at the optimum by name, constrained."""
-        return self.model.parameters
-
-    @property
-    def converged(self) -> Array:
-        """Whether the search has converged, `()`."""
-        return self.status == Status.converged
-
-    @property
-    def message(self) -> str:
-        """What the status of one fit means."""
-        return _MESSAGES[Status(int(self.status))]
-
-    @property
-    def num_parameters(self) -> int:
-        """Free parameters, and diffuse dimensions of the first state."""
-        free = sum(x.size for x in jax.tree.leaves(self.model.unconstrained))
-        return free + self.model.num_diffuse
-
-    @property
-    def aic(self) -> Array:
-        """Akaike's criterion, 2 k - 2 log p(y), `()`."""
-        return 2 * self.num_parameters - 2 * self.log_likelihood
-
-    @property
-    def bic(self) -> Array:
-        """The Bayesian criterion, k log n - 2 log p(y), `()`."""
-        n = self.num_observations.astype(self.log_likelihood.dtype)
-        return self.num_parameters * jnp.log(n) - 2 * self.log_likelihood
 
 
 class _Data(NamedTuple):
@@ -139,7 +44,7 @@ class _How(NamedTuple):
 
 
 def fit_model(
-    model: Model,
+    model: Composed,
     y: ArrayLike,
     inputs: ArrayLike | None = None,
     *,
@@ -169,7 +74,9 @@ def fit_model(
         mask: `(T, E)` or `(T,)` boolean, True where observed.
         prior: Added to the log likelihood: a function of the unconstrained parameters
             by name, a `Prior`, or True for `model.default_prior(y)`.
-        method: `"lbfgs"`, an optax transformation, or `"auto"`: L-BFGS.
+        method: `"lbfgs"`, an optax transformation, or `"auto"`: L-BFGS. `"em"`:
+            expectation maximisation, for sums whose free parameters are variances of
+            states and noise; without a prior, times or several starts.
         start: `"data"` for variances that suit the scale of the series, `"model"` for
             the parameters of the model, or constrained values by name.
         num_starts: How many starts, all at once; the best end is returned.
@@ -203,8 +110,8 @@ def fit_model(
         raise ValueError("nothing is left to fit: every parameter is fixed.")
     if num_starts > 1 and key is None:
         raise ValueError(f"num_starts={num_starts} needs a key for the other starts.")
-    if isinstance(method, str) and method not in ("auto", "lbfgs"):
-        known = "auto, lbfgs, an optax transformation"
+    if isinstance(method, str) and method not in ("auto", "lbfgs", "em"):
+        known = "auto, lbfgs, em, an optax transformation"
         raise ValueError(f"method must be one of {known}; got {method!r}.")
     if start not in ("data", "model") and isinstance(start, str):
         raise ValueError(f"start must be 'data', 'model' or values; got {start!r}.")
@@ -217,18 +124,38 @@ def fit_model(
     search = Search(tool, max_iters, tol, standard_errors, bool(progress))
     how = _How(search, by_user, num_starts)
     data = _Data(y, inputs if inputs is None else jnp.asarray(inputs), gaps, mask)
-    with searching(progress, data):
-        found = _fit(begin, data, data_prior, key, how)
-    return found._replace(times=as_times(times))
+    if method != "em":
+        with searching(progress, data):
+            found = _fit(begin, data, data_prior, key, how)
+        return found._replace(times=as_times(times))
+    _check_em(chosen, times, num_starts)
+    limits = max_iters, tol
+    begin, path = fit_variances(begin, y, inputs, mask, limits)
+    # No steps from there: what is left are the slope and the standard errors.
+    how = how._replace(search=search._replace(tool=None, max_iters=0))
+    found = _fit(begin, data, None, None, how)
+    return found._replace(
+        status=path.status, num_iters=path.num_iters, num_refused=path.num_refused
+    )
+
+
+def _check_em(prior: Any, times: Any, num_starts: int) -> None:
+    for name, given in (
+        ("prior", prior is not None),
+        ("times=", times is not None),
+        ("several starts", num_starts > 1),
+    ):
+        if given:
+            raise ValueError(f"method='em' takes no {name}; fit by L-BFGS.")
 
 
 @partial(jax.jit, static_argnames="how")
 def _fit(
-    model: Model, data: _Data, prior: Prior | None, key: Array | None, how: _How
+    model: Composed, data: _Data, prior: Prior | None, key: Array | None, how: _How
 ) -> ModelFit:
     x, unravel = ravel_pytree(model.unconstrained)
 
-    def at(x: Array) -> Model:
+    def at(x: Array) -> Composed:
         return model.with_unconstrained(unravel(x))
 
     def log_prior(x: Array) -> Array:
@@ -236,7 +163,7 @@ def _fit(
         return jnp.zeros((), x.dtype) if chosen is None else chosen(unravel(x))
 
     def objective(x: Array) -> Array:
-        return evidence(at(x), *data) + log_prior(x)
+        return at(x).evidence(*data) + log_prior(x)
 
     search = partial(climb, objective, how=how.search)
     if how.num_starts == 1:
@@ -272,7 +199,7 @@ def _fit(
     )
 
 
-def _starts(model: Model, x: Array, key: Array | None, count: int) -> Array:
+def _starts(model: Composed, x: Array, key: Array | None, count: int) -> Array:
     """Return the start and draws around it, `(count, n)`."""
     assert key is not None
     widths = model.default_widths

@@ -12,8 +12,9 @@ around zero.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,24 +25,25 @@ from elk_ssm.kalman.initial import Diffuse
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.models.component import Block, Component, Context, Kind, side_by_side
+from elk_ssm.models.composed import Composed
 from elk_ssm.models.data import (
     as_emissions,
     gaps_between,
     inputs_of,
     mean_of,
-    scale_of,
 )
 from elk_ssm.models.evidence import evidence, structure_of
 from elk_ssm.models.noise import Noise
-from elk_ssm.models.parameters import Parametric
-from elk_ssm.models.prior import Prior
+
+if TYPE_CHECKING:
+    from elk_ssm.models.nonlinear import NonlinearModel
 
 NOISE = "noise"
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Model(Parametric):
+class Model(Composed):
     """A sum of components, as `elk_ssm.models` makes them; `+` adds two.
 
     A pytree whose numbers are its parameters, constrained.
@@ -97,81 +99,10 @@ class Model(Parametric):
             )
         return Model(components, self.noise or other.noise)
 
-    def start(self, y: Array) -> "Model":
-        """Return the model with free variances that suit the scale of a series.
-
-        Args:
-            y: `(T,)` or `(T, E)`, NaN where missing.
-        """
-        scale = scale_of(as_emissions(y, self.emission_dim))
-
-        def one(part: Component) -> Component:
-            values = dict(part.values)
-            for key in part.free:
-                spec = part.kind.specs[key]
-                if spec.share is not None:
-                    near = spec.share * scale.changes
-                    values[key] = jnp.broadcast_to(near, jnp.shape(values[key]))
-            return dataclasses.replace(part, values=values)
-
-        return self._map(one)
-
-    def default_prior(self, y: Array) -> Prior:
-        """Return a weak prior of the free parameters that suits the scale of a series.
-
-        Normal in unconstrained coordinates, so log-normal for variances: their median
-        is a share of the mean squared difference of neighbours, their standard
-        deviation a factor of exp(3) or so.
-
-        Args:
-            y: `(T,)` or `(T, E)`, NaN where missing.
-        """
-        return Prior(self.start(y).unconstrained, self.default_widths)
-
-    @property
-    def default_widths(self) -> dict[str, float]:
-        """Standard deviations of the default prior, by the names of free parameters."""
-        return {
-            f"{part.name}.{key}": part.kind.specs[key].width
-            for part in self.parts
-            for key in part.free
-        }
-
-    @property
-    def emission_dim(self) -> int:
-        """The number of emissions, E."""
-        return self.components[0].kind.emissions
-
-    @property
-    def num_inputs(self) -> int:
-        """How many columns the inputs have."""
-        return sum(c.kind.num_inputs for c in self.components)
-
-    @property
-    def absorbs_mean(self) -> bool:
-        """Whether a constant added to a series changes nothing but its first level."""
-        return any(c.kind.absorbs_mean for c in self.components)
-
     @property
     def num_diffuse(self) -> int:
         """How many dimensions of the first state nothing is known of."""
         return int(structure_of(tuple(c.kind for c in self.components))[0].sum())
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """A name for every dimension of the state."""
-        return tuple(
-            _state_name(c.name, s) for c in self.components for s in c.kind.states
-        )
-
-    @property
-    def slices(self) -> dict[str, slice]:
-        """Which dimensions of the state are those of a component, by its name."""
-        found, begin = {}, 0
-        for one in self.components:
-            end = begin + len(one.kind.states)
-            found[one.name], begin = slice(begin, end), end
-        return found
 
     def lgssm(self, inputs: ArrayLike | None = None, times: Any = None) -> LGSSM:
         """Return the model as matrices.
@@ -211,6 +142,10 @@ class Model(Parametric):
             Diagonal(R),
         )
 
+    def without_noise(self) -> "Model":
+        """Return the model without observation noise: components alone add up to y."""
+        return dataclasses.replace(self, noise=None)
+
     def log_likelihood(
         self,
         y: Array,
@@ -232,13 +167,37 @@ class Model(Parametric):
         """
         gaps = None if times is None else gaps_between(times)
         y = as_emissions(y, self.emission_dim)
-        return evidence(self, y, inputs, gaps, mask)
+        return self.evidence(y, inputs, gaps, mask)
 
-    def fit_to(self, *data: Any, **options: Any) -> Any:
-        """Return the model fitted to a series; see `fitting.fit_model`."""
-        from elk_ssm.models.fitting import fit_model  # which fits models
+    def evidence(
+        self, emissions: Array, inputs: Any, gaps: Array | None, mask: Any = None
+    ) -> Array:
+        """Return log p(y), `()`, of emissions `(T, E)` and gaps for times."""
+        return evidence(self, emissions, inputs, gaps, mask)
 
-        return fit_model(self, *data, **options)
+    def with_emission(
+        self, emission: "str | Callable[..., Array]", **options: Any
+    ) -> "NonlinearModel":
+        """Return a model in which the sum is the predictor of other data than Gaussian.
+
+        The observation noise of the model is dropped; the emission has parameters of
+        its own, such as `"emission.dispersion"`.
+
+        Args:
+            emission: `"poisson"` and `"negative_binomial"` (log rate), `"bernoulli"`
+                (log odds), `"student_t"` (centre), `"volatility"` (log variance), or a
+                function `log_density(h, y, parameters) -> ()` of `h` and `y`, `(E,)`.
+            **options: See `elk_ssm.models.nonlinear.observed`.
+
+        Example:
+            >>> import elk_ssm as elk
+            >>> model = elk.models.local_level().with_emission("negative_binomial")
+            >>> list(model.parameters)
+            ['level.variance', 'emission.dispersion']
+        """
+        from elk_ssm.models.nonlinear import observed  # whose models hold these
+
+        return observed(self, emission, **options)
 
     def centred(self, emissions: Array) -> Array:
         """Return emissions `(T, E)` less their means, if that changes nothing."""
@@ -249,16 +208,6 @@ class Model(Parametric):
         if not self.absorbs_mean:
             return jnp.zeros(emissions.shape[1], emissions.dtype)
         return mean_of(emissions)
-
-    @property
-    def dtype(self) -> Any:
-        """Of the parameters, and of the matrices made of them."""
-        leaves = jax.tree.leaves(self)
-        return jnp.result_type(*leaves) if leaves else jnp.zeros(()).dtype
-
-    def astype(self, dtype: Any) -> "Model":
-        """Return the model with parameters of a float dtype."""
-        return jax.tree.map(lambda x: jnp.asarray(x, dtype), self)
 
     def _blocks(self, inputs: Any, gaps: Array | None) -> list[Block]:
         if gaps is not None:
@@ -283,8 +232,3 @@ def _free_name(name: str, taken: set[str]) -> str:
     while tried in taken:
         tried, number = f"{name}_{number}", number + 1
     return tried
-
-
-def _state_name(component: str, state: str) -> str:
-    """Return level, cycle*, arma+1, trend.slope, seasonal-1."""
-    return f"{component}.{state}" if state[:1].isalnum() else component + state

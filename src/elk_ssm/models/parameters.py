@@ -76,10 +76,6 @@ class Parametric:
         """
         return self._fixing(set(names), False)
 
-    def without_noise(self) -> Self:
-        """Return the model without observation noise: components alone add up to y."""
-        return dataclasses.replace(self, noise=None)
-
     @property
     def unconstrained(self) -> dict[str, Array]:
         """The free parameters by name, as any real numbers (see `bijections`)."""

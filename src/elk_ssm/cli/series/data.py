@@ -57,8 +57,8 @@ def read_series(args: argparse.Namespace, model: Any) -> Series:
     absent = len(values) - count
     note = f", {absent:,} step{'s' if absent > 1 else ''} without a row"
     line = recording.line() + (note if absent else "")
-    names = recording.names[:observed]
-    return Series(args.data, names, values[:, :observed], inputs, grid, line)
+    columns = recording.names[:observed]
+    return Series(args.data, columns, values[:, :observed], inputs, grid, line)
 
 
 def future_inputs(args: argparse.Namespace, steps: int) -> np.ndarray | None:
