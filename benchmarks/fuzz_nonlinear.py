@@ -56,11 +56,12 @@ class Case(NamedTuple):
 
 
 @st.composite
-def cases(draw: Any) -> Case:
-    """Draw a case; longer than one step, and ways to iterate, for Gaussian ones."""
+def cases(draw: Any, few: bool = False) -> Case:
+    """Draw a case; ways to iterate for Gaussian ones. With `few`, of two programs."""
     kind = draw(st.sampled_from(KINDS))
     way = draw(st.integers(0, len(WAYS) - 1)) if kind == "gaussian" else 0
-    length = draw(st.sampled_from(LENGTHS)) if way == 0 else LENGTHS[-1]
+    way = 0 if few else way
+    length = draw(st.sampled_from(LENGTHS)) if way == 0 and not few else LENGTHS[-1]
     return Case(
         kind,
         length,
