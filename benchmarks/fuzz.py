@@ -68,10 +68,13 @@ SMALL = 40
 Row = dict[str, Any]
 
 
-def run(name: str, count: int, seed: int, scripts: int = 20) -> Row:
-    """Run cases of a kind; a failure is printed and counted."""
-    kind, ended = KINDS[name], Counter[str]()
-    begun, failed, worst, quiet = time.process_time(), 0, 0.0, True
+def run(
+    name: str, count: int, seed: int, seconds: float = np.inf, scripts: int = 20
+) -> Row:
+    """Run cases of a kind, until the time is up; a failure is printed and counted."""
+    until, kind = time.monotonic() + seconds, KINDS[name]
+    ended = Counter[str]()
+    begun, failed, worst = time.process_time(), 0, 0.0
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -83,7 +86,9 @@ def run(name: str, count: int, seed: int, scripts: int = 20) -> Row:
     )
     @hypothesis.given(kind.cases())
     def every(case: Any) -> None:
-        nonlocal failed, worst, quiet
+        nonlocal failed, worst
+        if time.monotonic() > until:
+            raise KeyboardInterrupt
         found = kind.check(case)
         ended[found.ended] += 1
         worst = max(worst, found.ratio) if np.isfinite(found.ratio) else worst
@@ -95,7 +100,10 @@ def run(name: str, count: int, seed: int, scripts: int = 20) -> Row:
         if done % 500 == 0:
             print(f"{name}: {done} cases, {failed} failed", file=sys.stderr, flush=True)
 
-    every()
+    try:
+        every()
+    except KeyboardInterrupt:
+        print(f"{name}: ended after {ended.total()} of {count} cases", file=sys.stderr)
     return {
         "kind": name,
         "claim": kind.claim,
@@ -142,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=12_000, help="of all kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--minutes", type=float, default=np.inf, help="for each kind")
     parser.add_argument("--small", action="store_true", help=f"{SMALL} cases")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("XLA_FLAGS", FLAGS)
@@ -151,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for name in chosen.kinds:
         count = max(1, round(total * KINDS[name].share / share))
-        rows.append(run(name, count, chosen.seed))
+        rows.append(run(name, count, chosen.seed, 60 * chosen.minutes))
         if not chosen.small:
             _store(rows[-1:], machine)
     print(harness.table(rows, ["kind", "cases", "failures", "seed", "cpu_s"]))

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
+from tests.kalman import oracle_edge
 
 import elk_ssm as elk
 from benchmarks.fuzz_recurrences import Verdict
-from tests.kalman import oracle_edge
 
 T, D, E = 9, 3, 5
 WAYS = (
@@ -229,7 +229,10 @@ def check(case: Case) -> Verdict:
         return Verdict(0.0, [], "undecided", "")
     moves = []
     for _ in range(3):
-        struck = (x * (1 + 10 * eps * rng.normal(size=x.shape)) for x in map(np.float64, given))
+        struck = (
+            x * (1 + 10 * eps * rng.normal(size=x.shape))
+            for x in map(np.float64, given)
+        )
         moves.append(truth(case, Numbers(*struck)))
     with jax.enable_x64(case.dtype == "float64"):
         arrays = tuple(jnp.asarray(x, case.dtype) for x in squared(given))

@@ -105,7 +105,9 @@ OPTIONS: dict[str, tuple] = {
 
 def draw(rng: np.random.Generator, size: int, length: int) -> Draw:
     """Draw the choices as well."""
-    choices = {name: values[rng.integers(len(values))] for name, values in OPTIONS.items()}
+    choices = {
+        name: values[rng.integers(len(values))] for name, values in OPTIONS.items()
+    }
     choices |= {
         "parts": [PARTS[i] for i in rng.integers(0, len(PARTS), size)],
         "units": list(rng.integers(-6, 7, size)),

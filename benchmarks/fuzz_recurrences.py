@@ -139,7 +139,9 @@ def check_gradient(case: Case) -> Verdict:
         if not (np.abs(states) < 1e100).all():
             return Verdict(0.0, [], "not finite", "")
         full = np.maximum(np.abs(np.concatenate([values[1][None], states[:-1]])), 1e-12)
-        weights = rng.normal(size=states.shape) / np.maximum(np.abs(states).max(0), 1e-12)
+        weights = rng.normal(size=states.shape) / np.maximum(
+            np.abs(states).max(0), 1e-12
+        )
         found, status = _through_evaluate(program)(
             *values, weights, case.noise, case.tol
         )
@@ -147,7 +149,9 @@ def check_gradient(case: Case) -> Verdict:
             return Verdict(0.0, [], elk.Status(int(status)).name, "")
         right = _through_scan(*values, weights, 0 * full)
         signs = rng.choice([-1.0, 1.0], size=(3, *full.shape))
-        moved = [_through_scan(*values, weights, 10 * case.tol * s * full) for s in signs]
+        moved = [
+            _through_scan(*values, weights, 10 * case.tol * s * full) for s in signs
+        ]
     ratio, failures = 0.0, []
     for place, (a, b, *others) in enumerate(
         zip(*map(jax.tree.leaves, (found, right, *moved)))
@@ -161,7 +165,9 @@ def check_gradient(case: Case) -> Verdict:
         here = float(error / bound) if np.isfinite(error) else np.inf
         ratio = max(ratio, here)
         if here > 1:
-            failures.append(f"gradient {place}: off by {error:.3g}, allowed {bound:.3g}")
+            failures.append(
+                f"gradient {place}: off by {error:.3g}, allowed {bound:.3g}"
+            )
     text = ""
     if failures:
         outcome = search.Outcome(
