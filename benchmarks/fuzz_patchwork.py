@@ -5,11 +5,11 @@ With h = x / s in units s, and a gain g_t that the last input carries,
     z = g_t A h + b + u        y_i = PARTS[k_i](h_i, z_i)
     x = s ((1 - w) y + w h),   w = c sigmoid(V h),   or h_i again where |h_i| > l_i
 
-so one compiled solve serves linear, smooth and kinked cells, clips, modulo, floors, flat
-regions, counters, records and their mixtures, gates that forget slowly (c = 1) or latch
-(a finite l), units from 1e-6 to 1e6 side by side, and late jumps of the gain or the
-input. Nothing that is not taken is infinite, so derivatives in both directions are those
-of what is taken.
+so one compiled solve serves linear, smooth and kinked cells, clips, modulo, floors,
+flat regions, counters, records and their mixtures, gates that forget slowly (c = 1) or
+latch (a finite l), units from 1e-6 to 1e6 side by side, and late jumps of the gain or
+the input. Nothing that is not taken is infinite, so derivatives in both directions are
+those of what is taken.
 """
 
 from typing import Any

@@ -85,7 +85,7 @@ pytestmark = pytest.mark.usefixtures("x64_of_module")
 
 @pytest.fixture(scope="module")
 def x64_of_module():
-    """Double precision for a module; hypothesis wants no fixture that is new by test."""
+    """Double precision; hypothesis wants no fixture that is new with every test."""
     with jax.enable_x64(True):
         yield
 
