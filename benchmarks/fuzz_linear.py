@@ -9,10 +9,10 @@ without a prior, y ~ N(a + X delta, S), W = S^-1, M = X' W X,
     2 log L = -n log 2 pi - log|S| - log|M| - e' (W - W X M^-1 X' W) e,   e = y - a
 
 The bound of an error is what the truth moves by when every number of the model is
-multiplied by 1 + 10 eps r, r standard normal (roots of covariances, so that their rank
-stays), and some hundred roundings of the largest entry. A recursion of covariances may
-lose, as it says, what lies that far below the variance of an emission that its noise is
-(`lost`); with exact emissions, half of the digits.
+multiplied by 1 + 30 eps r, r standard normal (roots of covariances, whose rows are mixed
+as much and whose rank stays), and some hundred roundings of the largest entry. A
+recursion of covariances may lose, as it says, what lies that far below the variance of
+an emission that its noise is (`lost`); with exact emissions, half of the digits.
 """
 
 from __future__ import annotations
@@ -205,6 +205,20 @@ def truth(case: Case, given: Numbers) -> tuple:
     return (means, covs, evidence) if margin > 1e-6 else (None, None, None)
 
 
+def _struck(given: Numbers, size: float, rng: Any) -> Numbers:
+    """Move every number by a part of itself, and of its row in a root."""
+
+    def moved(x: np.ndarray) -> np.ndarray:
+        return x * (1 + size * rng.normal(size=x.shape))
+
+    wide = Numbers(*(moved(np.asarray(x, float)) for x in given))
+    turned = {
+        name: root + size * root @ rng.normal(size=root.shape)
+        for name, root in (("p", wide.p), ("q", wide.q), ("r", wide.r))
+    }
+    return wide._replace(**turned)
+
+
 def lost(case: Case, model: tuple, eps: float) -> float:
     """Return what share of the digits a recursion of covariances is free to lose."""
     if case.way[0] != "covariance":
@@ -245,10 +259,8 @@ def check(case: Case) -> Verdict:
     if share > _TOO_MUCH:
         return Verdict(0.0, [], "not for covariances", "")
     moves = []
-    for _ in range(3):
-        wide = map(np.float64, given)
-        struck = (x * (1 + 10 * eps * rng.normal(size=x.shape)) for x in wide)
-        moves.append(truth(case, Numbers(*struck)))
+    for _ in range(4):
+        moves.append(truth(case, _struck(given, 30 * eps, rng)))
     with jax.enable_x64(case.dtype == "float64"):
         arrays = tuple(jnp.asarray(x, case.dtype) for x in squared(given))
         dims = jnp.asarray(case.open_dims)

@@ -130,6 +130,16 @@ def _through_scan(p: Any, x0: Any, inputs: Any, weights: Any, moves: Any) -> Any
     return jax.grad(loss, argnums=(0, 1, 2))(p, x0, inputs)
 
 
+def _in_units(case: Case, gradient: Any) -> list[np.ndarray]:
+    """The leaves of a gradient, times the units of what it is by."""
+    p, x0, inputs = gradient
+    units = case.draw.p["s"]
+    return [
+        np.asarray(x)
+        for x in (*(p | {"s": p["s"] * units}).values(), x0 * units, inputs)
+    ]
+
+
 def check_gradient(case: Case) -> Verdict:
     """Compare the gradient of sum_t w_t x_t, w in units of the states."""
     program, rng = case.program, np.random.default_rng([case.seed, 2])
@@ -153,14 +163,15 @@ def check_gradient(case: Case) -> Verdict:
             _through_scan(*values, weights, 10 * case.tol * s * full) for s in signs
         ]
     ratio, failures = 0.0, []
-    for place, (a, b, *others) in enumerate(
-        zip(*map(jax.tree.leaves, (found, right, *moved)))
-    ):
-        a, b = np.asarray(a), np.asarray(b)
-        if not a.size or not np.isfinite(b).all():
+    every = [_in_units(case, gradient) for gradient in (found, right, *moved)]
+    # Terms of the size of the largest derivative, and of the functional, may cancel.
+    sizes = [np.abs(b).max() for b in every[1] if np.isfinite(b).all()]
+    floor = 1e-13 * (states.size + max(sizes, default=0))
+    for place, (a, b, *others) in enumerate(zip(*every)):
+        if not np.isfinite(b).all():
             continue
-        apart = np.max([np.abs(np.asarray(c) - b) for c in others], axis=0)
-        bound = 10 * apart.max() + 1e-9 * max(np.abs(b).max(), 1e-9)
+        apart = np.max([np.abs(c - b) for c in others])
+        bound = 10 * apart + 1e-10 * np.abs(b).max() + floor
         error = np.abs(a - b).max()
         here = float(error / bound) if np.isfinite(error) else np.inf
         ratio = max(ratio, here)

@@ -71,7 +71,7 @@ def test_a_wrong_posterior_is_seen(monkeypatch):
 
         def wrong(*args, place=place):
             found = list(run(*args))
-            found[place] = found[place] * (1 + 1e-9)
+            found[place] = found[place] * (1 + 1e-8)
             return found
 
         monkeypatch.setattr(fuzz_linear, "run", wrong)
