@@ -9,8 +9,8 @@ without a prior, y ~ N(a + X delta, S), W = S^-1, M = X' W X,
     2 log L = -n log 2 pi - log|S| - log|M| - e' (W - W X M^-1 X' W) e,   e = y - a
 
 The bound of an error is what the truth moves by when every number of the model is
-multiplied by 1 + 30 eps r, r standard normal (roots of covariances, whose rows are mixed
-as much and whose rank stays), and some hundred roundings of the largest entry. A
+multiplied by 1 + 30 eps r, r standard normal (roots of covariances, whose rows are
+mixed as much and whose rank stays), and some hundred roundings of the largest entry. A
 recursion of covariances may lose, as it says, what lies that far below the variance of
 an emission that its noise is (`lost`); with exact emissions, half of the digits.
 """

@@ -236,6 +236,8 @@ def _judge(dense: Any, flat: Any, found: Any, value: float) -> tuple[float, list
         method="L-BFGS-B",
         options={"maxiter": 50},
     )
+    # Its line search may leave the range of numbers.
+    rise = -best.fun - own if np.isfinite(best.fun) else 0.0
     off = max(abs(value - own), abs(float(found.log_posterior) - own))
     covariances = np.asarray(found.covariances)
     lowest = (
@@ -244,7 +246,7 @@ def _judge(dense: Any, flat: Any, found: Any, value: float) -> tuple[float, list
     claims = {
         "gradient": decrement / (1e-9 + rounding),
         "curvature": float(values[-1]) / 1e-9,
-        "SciPy finds a higher one": (-best.fun - own) / (1e-8 * size),
+        "SciPy finds a higher one": rise / (1e-8 * size),
         "log posterior": off / (1e-9 * size),
         "covariances": 0.0 if lowest > 0 else np.inf,
     }
