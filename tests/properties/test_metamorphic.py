@@ -23,7 +23,7 @@ METHODS = {
     "quasi_elk": elk.quasi_elk(10.0),
     "newton": elk.auto(strategy="newton", block_size=4),
 }
-methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 FORMS = ("covariance", "square_root")
 seeds = st.integers(0, 2**31 - 1)
 

@@ -64,6 +64,16 @@ def nonlinear_case():
     return fuzz_nonlinear.Case("gaussian", 0, "sine", "linear", 0.9, 0.1, True, 0.0, 3)
 
 
+def test_an_extended_smoother_that_diverges_is_no_guess():
+    """Once the guess was taken as it was, and states were NaN."""
+    case = fuzz_nonlinear.Case(
+        "gaussian", 1, "well", "square", 0.9, 0.01, True, 0.0, 46804
+    )
+    found = fuzz_nonlinear.check(case)
+    assert not found.failures
+    assert found.ended == "converged"
+
+
 def test_a_wrong_posterior_is_seen(monkeypatch):
     run = fuzz_linear.run
     assert not fuzz_linear.check(linear_case()).failures
