@@ -9,10 +9,10 @@ without a prior, y ~ N(a + X delta, S), W = S^-1, M = X' W X,
     2 log L = -n log 2 pi - log|S| - log|M| - e' (W - W X M^-1 X' W) e,   e = y - a
 
 The bound of an error is what the truth moves by when every number of the model is
-multiplied by 1 + 30 eps r, r standard normal (roots of covariances, whose rows are
-mixed as much and whose rank stays), and some hundred roundings of the largest entry. A
-recursion of covariances may lose, as it says, what lies that far below the variance of
-an emission that its noise is (`lost`); with exact emissions, half of the digits.
+struck by 30 roundings, those of a matrix by its largest entry (of covariances, a root,
+whose rank stays), and some hundred roundings of the largest entry. A recursion of
+covariances may lose, as it says, what lies that far below the variance of an emission
+that its noise is (`lost`); with exact emissions, half of the digits.
 """
 
 from __future__ import annotations
@@ -206,17 +206,15 @@ def truth(case: Case, given: Numbers) -> tuple:
 
 
 def _struck(given: Numbers, size: float, rng: Any) -> Numbers:
-    """Move every number by a part of itself, and of its row in a root."""
-
-    def moved(x: np.ndarray) -> np.ndarray:
-        return x * (1 + size * rng.normal(size=x.shape))
-
-    wide = Numbers(*(moved(np.asarray(x, float)) for x in given))
-    turned = {
-        name: root + size * root @ rng.normal(size=root.shape)
-        for name, root in (("p", wide.p), ("q", wide.q), ("r", wide.r))
-    }
-    return wide._replace(**turned)
+    """Move every matrix by a part of its largest entry, every other number of itself."""
+    moved = []
+    for x in map(np.float64, given):
+        change = size * rng.normal(size=x.shape)
+        matrix = x.shape[-1] == len(x) or x.shape == given.H.shape
+        # A root keeps its rank.
+        there = (x != 0).any(axis=0)
+        moved.append(x + change * (np.abs(x).max() * there if matrix else x))
+    return Numbers(*moved)
 
 
 def lost(case: Case, model: tuple, eps: float) -> float:
