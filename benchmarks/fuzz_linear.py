@@ -206,7 +206,7 @@ def truth(case: Case, given: Numbers) -> tuple:
 
 
 def _struck(given: Numbers, size: float, rng: Any) -> Numbers:
-    """Move every matrix by a part of its largest entry, every other number of itself."""
+    """Move matrices by a part of their largest entry, other numbers of themselves."""
     moved = []
     for x in map(np.float64, given):
         change = size * rng.normal(size=x.shape)
