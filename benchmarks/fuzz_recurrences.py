@@ -132,7 +132,7 @@ def _through_scan(p: Any, x0: Any, inputs: Any, weights: Any, moves: Any) -> Any
 
 def _in_units(case: Case, gradient: Any) -> list[np.ndarray]:
     """The leaves of a gradient, times the units of what it is by."""
-    p, x0, inputs = gradient
+    p, x0, inputs = jax.tree.map(np.asarray, gradient)
     units = case.draw.p["s"]
     return [
         np.asarray(x)
