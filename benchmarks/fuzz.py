@@ -64,7 +64,7 @@ KINDS = {
         "converged: a mode, with no slope and nothing higher beside it",
     ),
 }
-SMALL = 40
+SMALL, STORED = 40, "fuzz"
 Row = dict[str, Any]
 
 
