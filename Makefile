@@ -16,7 +16,7 @@ GPU_VENV := .venv-gpu
 GPU_PYTHON := JAX_PLATFORMS=cpu $(GPU_VENV)/bin/python
 
 .PHONY: demo test test-oldest test-latest wheel sdist audit lint docs notebooks \
-	small-benchmarks gpu-counts gpu-budgets clean
+	small-benchmarks fuzz gpu-counts gpu-budgets clean
 
 demo: $(VENV)/.run
 	$(BIN)/elk-ssm demo
@@ -88,6 +88,14 @@ BENCHMARKS = activity argru_draws chains convergence differential_equations \
 
 small-benchmarks: $(VENV)/.dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/elk-ssm bench $$name --small; done
+
+# Random cases of what docs/trust.md promises, drawn anew for another SEED. Tests that
+# shrink what fails: HYPOTHESIS_PROFILE=long python -m pytest tests/properties
+CASES ?= 12000
+SEED ?= 0
+
+fuzz: $(VENV)/.dev
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.fuzz --cases $(CASES) --seed $(SEED)
 
 # Programs compiled for an H100 that is only described, and counted; no GPU is needed.
 gpu-counts: $(GPU_VENV)/.run

@@ -51,7 +51,7 @@ def solver(program: Program) -> Callable:
     @jax.jit
     def run(p: Any, x0: Any, inputs: Any, tol: Any, noise: Any, slope: Any) -> tuple:
         names = {"elk": elk, "jax": jax, "jnp": jnp, "noise": noise, "slope": slope}
-        method = eval(METHODS[program.method], names)
+        method = eval(program.expression, names)
         sol = elk.evaluate(
             lambda x, u: program.f(p, x, u),
             x0,
@@ -60,6 +60,7 @@ def solver(program: Program) -> Callable:
             tol=tol,
             max_iters=MAX_ITERS,
             keep=program.keep,
+            **dict(program.options),
         )
         states = sol.states
         if program.keep == "last":

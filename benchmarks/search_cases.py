@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import fuzz_patchwork as patchwork
 from benchmarks import search_draws as draws
+from benchmarks.fuzz_methods import MORE_METHODS
 from benchmarks.search_draws import Draw, series
 
 
@@ -163,6 +165,7 @@ KINDS = {
     "square": Kind(square, draws.blowing_up),
     "exponential": Kind(exponential, draws.exploding),
     "signed zero": Kind(signed_zero, draws.zeros_of_a_sign, (2,), exact=True),
+    "patchwork": Kind(patchwork.patchwork, patchwork.draw),
 }
 
 # Expressions, because a failure prints its own; `noise` and `slope` are drawn.
@@ -214,6 +217,12 @@ class Program(NamedTuple):
     dimension: int
     dtype: str
     keep: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def expression(self) -> str:
+        """The method as it is written."""
+        return (METHODS | MORE_METHODS)[self.method]
 
 
 class Case(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import elk_ssm as elk
-from benchmarks.search_cases import MAX_ITERS, METHODS, Case
+from benchmarks.search_cases import MAX_ITERS, Case
 from benchmarks.search_draws import series
 from benchmarks.search_truth import Failure
 
@@ -46,7 +46,7 @@ p, x0, inputs = jax.tree.map(
 noise, slope = {noise}, {slope}
 step = lambda x, u: {name}(p, x, u)
 sol = elk.evaluate(step, x0, inputs, method={method},
-    tol={tol}, max_iters={max_iters}, keep="{keep}")
+    tol={tol}, max_iters={max_iters}, keep="{keep}"{options})
 true = jax.lax.scan(lambda x, u: (step(x, u),) * 2, x0, inputs)[1]
 print(elk.Status(int(sol.status)).name, "failed_step", sol.failed_step)
 print("states", sol.states)
@@ -80,10 +80,11 @@ def script(outcome: Outcome) -> str:
         dtype=program.dtype,
         noise=case.noise,
         slope=case.slope,
-        method=METHODS[program.method],
+        method=program.expression,
         tol=case.tol,
         max_iters=MAX_ITERS,
         keep=program.keep,
+        options="".join(f", {k}={v!r}" for k, v in program.options),
         claims="\n# ".join(claims),
     )
 

@@ -143,7 +143,8 @@ def truth_program(f: Callable) -> Callable:
         size = jnp.where(jnp.isfinite(full), jnp.abs(full), 0)
         scale = jnp.maximum(running_maximum(size), FLOOR)
         growth = _one_step(step, full, inputs, scale, tol)
-        steepest = jax.lax.top_k(jnp.max(growth, axis=1), _STEEPEST)[1]
+        most = min(_STEEPEST, len(inputs))
+        steepest = jax.lax.top_k(jnp.max(growth, axis=1), most)[1]
         largest = jnp.argmax(scale[:-1], axis=0)
         times = jnp.concatenate([jnp.zeros(1, int), steepest, largest, random])
         later = _many_steps(step, full, inputs, scale, tol, times)

@@ -31,6 +31,7 @@ PAGES = {
     )
 } | {"speed": "speed_page", "accelerators": "gpu_page"}
 PAGES |= {"forcing": "forced", "prediction": "predictions", "lyapunov": "lyapunov"}
+PAGES |= {"trust": "fuzz"}
 _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 

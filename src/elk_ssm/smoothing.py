@@ -91,7 +91,8 @@ def smooth(
         noise: s^2 of the observation of the previous iterate in units of the process
             variance: a number, an array or a policy; `None` is undamped Gauss-Newton.
         guess: First trajectory `(T, D)`; `"extended"` for the extended Kalman smoother
-            (a sequential filter finds it); `None` for the initial mean throughout.
+            (a sequential filter finds it; where it diverges, as `None`); `None` for
+            the initial mean throughout.
         tol: Largest undamped step relative to the states' size, 1e-8 in float64 and
             1e-4 in float32.
         max_iters: Largest number of passes.
@@ -230,6 +231,9 @@ def _smooth(
     held = jax.lax.stop_gradient((posed, limits))
     if guess is None:
         guess = extended_posterior(held[0], choices.backend).smoothed_means
+        # That smoother may diverge where the iteration does not.
+        whole = jnp.all(jnp.isfinite(guess))
+        guess = jnp.where(whole, guess, held[0].initial_mean)
     if posed.roots is not None:
         return Smoothed(**smooth_singular(posed, guess, limits, policy, choices))
     guess = jax.lax.stop_gradient(guess)
