@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elk_ssm._types import Array
+from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.component import Component, Scale
-from elk_ssm.models.data import as_emissions, scale_of
+from elk_ssm.models.data import as_emissions, gaps_between, scale_of
 from elk_ssm.models.parameters import Parametric
 from elk_ssm.models.prior import Prior
 
@@ -29,6 +29,31 @@ class Composed(Parametric):
     ) -> Array:
         """Return log p(y), `()`, of emissions `(T, E)` and gaps for times."""
         raise NotImplementedError
+
+    def log_likelihood(
+        self,
+        y: ArrayLike,
+        inputs: ArrayLike | None = None,
+        times: Any = None,
+        *,
+        mask: Array | None = None,
+    ) -> Array:
+        """Return log p(y), `()`.
+
+        The diffuse one where a first state is diffuse; of a nonlinear model Laplace's
+        approximation, NaN where no mode is found.
+
+        Args:
+            y: `(T,)` or `(T, E)`, NaN where missing.
+            inputs: `(T, U)`, for regressions.
+            times: `(T,)`, increasing; `None` for steps of one.
+            mask: `(T, E)` or `(T,)` boolean, True where observed.
+
+        Raises:
+            ValueError: Shapes do not fit one another.
+        """
+        gaps = None if times is None else gaps_between(times)
+        return self.evidence(as_emissions(y, self.emission_dim), inputs, gaps, mask)
 
     @property
     def num_diffuse(self) -> int:

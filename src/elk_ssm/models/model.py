@@ -27,7 +27,6 @@ from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.models.component import Block, Component, Context, Kind, side_by_side
 from elk_ssm.models.composed import Composed
 from elk_ssm.models.data import (
-    as_emissions,
     gaps_between,
     inputs_of,
     mean_of,
@@ -145,29 +144,6 @@ class Model(Composed):
     def without_noise(self) -> "Model":
         """Return the model without observation noise: components alone add up to y."""
         return dataclasses.replace(self, noise=None)
-
-    def log_likelihood(
-        self,
-        y: Array,
-        inputs: ArrayLike | None = None,
-        times: Any = None,
-        *,
-        mask: Array | None = None,
-    ) -> Array:
-        """Return log p(y), `()`, the diffuse one where a first state is diffuse.
-
-        Args:
-            y: `(T,)` or `(T, E)`, NaN where missing.
-            inputs: `(T, U)`, for regressions.
-            times: `(T,)`, increasing; `None` for steps of one.
-            mask: `(T, E)` or `(T,)` boolean, True where observed.
-
-        Raises:
-            ValueError: Shapes do not fit one another.
-        """
-        gaps = None if times is None else gaps_between(times)
-        y = as_emissions(y, self.emission_dim)
-        return self.evidence(y, inputs, gaps, mask)
 
     def evidence(
         self, emissions: Array, inputs: Any, gaps: Array | None, mask: Any = None

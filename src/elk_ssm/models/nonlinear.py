@@ -161,26 +161,6 @@ class NonlinearModel(Composed):
         emissions = emissions.astype(self.dtype)
         return smooth(self._model(system), emissions, system.entries, **options)
 
-    def log_likelihood(
-        self,
-        y: ArrayLike,
-        inputs: ArrayLike | None = None,
-        times: Any = None,
-        *,
-        mask: Array | None = None,
-    ) -> Array:
-        """Return Laplace's approximation of log p(y), `()`; NaN without a mode.
-
-        Args:
-            y: `(T,)` or `(T, E)`, NaN where missing.
-            inputs: `(T, U)`, for regressions.
-            times: `(T,)`, increasing; `None` for steps of one.
-            mask: `(T, E)` or `(T,)` boolean, True where observed.
-        """
-        gaps = None if times is None else gaps_between(times)
-        emissions = as_emissions(y, self.emission_dim)
-        return self.evidence(emissions, inputs, gaps, mask)
-
     def evidence(
         self, emissions: Array, inputs: Any, gaps: Array | None, mask: Any = None
     ) -> Array:
