@@ -101,6 +101,8 @@ def _header(path: Path, file: IO[bytes]) -> tuple[Header, int]:
         major, _ = form.read_magic(file)
         read = form.read_array_header_1_0 if major == 1 else form.read_array_header_2_0
         shape, _, dtype = read(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(shape)
     except Exception as error:  # NumPy documents no closed list for damaged files.
         raise UsageError(f"{path}: not a readable .npy array of numbers.") from error
     return (shape, dtype), file.tell()

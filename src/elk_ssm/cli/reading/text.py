@@ -106,6 +106,8 @@ def _parse(pandas: Any, path: Path, text: str, dialect: Dialect) -> Any:
         "na_values": list(MISSING),
         "low_memory": False,
     }
+    if int(pandas.__version__.split(".")[0]) < 3:  # the only way from then on
+        options["float_precision"] = "round_trip"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pandas.errors.ParserWarning)
