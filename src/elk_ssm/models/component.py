@@ -213,7 +213,11 @@ def side_by_side(blocks: Sequence[Operator]) -> Operator:
     """Return matrices on one diagonal; one that varies in time makes all of them so.
 
     Example:
-        >>> side_by_side([Dense(jnp.ones((1, 1))), Dense(jnp.zeros((1, 1)))]).to_dense()
+        >>> import jax.numpy as jnp
+        >>> import elk_ssm as elk
+        >>> from elk_ssm.models.component import side_by_side
+        >>> ones, zeros = elk.Dense(jnp.ones((1, 1))), elk.Dense(jnp.zeros((1, 1)))
+        >>> side_by_side([ones, zeros]).to_dense()
         Array([[1., 0.],
                [0., 0.]], dtype=float32)
     """

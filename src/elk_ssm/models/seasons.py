@@ -176,6 +176,8 @@ def turning(angles: Array) -> Array:
     """Return rotations side by side, `(..., 2 n, 2 n)`, by angles `(..., n)`.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.models.seasons import turning
         >>> turning(jnp.zeros(1)).shape
         (2, 2)
     """

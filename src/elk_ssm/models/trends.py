@@ -155,6 +155,8 @@ def motion_over(gap: Array, order: int) -> Array:
     """Return the transition of a position and its derivatives, `(..., n, n)`.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.models.trends import motion_over
         >>> motion_over(jnp.asarray(2.0), 3).tolist()
         [[1.0, 2.0, 2.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]
     """
@@ -170,6 +172,8 @@ def integrated_noise(gap: Array, order: int) -> Array:
     """Return the covariance of a Wiener process and its integrals over a gap.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from elk_ssm.models.trends import integrated_noise
         >>> integrated_noise(jnp.asarray(1.0), 2).tolist()
         [[0.3333333432674408, 0.5], [0.5, 1.0]]
     """

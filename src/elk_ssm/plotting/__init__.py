@@ -22,9 +22,9 @@ function is called: `import elk_ssm` works without it.
 
 from elk_ssm.plotting.convergence import gate, noise_sweep, residuals
 from elk_ssm.plotting.growth import diagnosis
-from elk_ssm.plotting.residuals import diagnostics
 from elk_ssm.plotting.series import components, forecast
 from elk_ssm.plotting.trajectories import bands, error_map, iterates
+from elk_ssm.plotting.whiteness import diagnostics
 
 __all__ = [
     "bands",
