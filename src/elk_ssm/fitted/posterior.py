@@ -43,6 +43,11 @@ class ParameterDraws(NamedTuple):
         acceptance_rate: Of every transition, `(chains, samples)`.
         is_divergent: Whether its integration diverged, `(chains, samples)`.
         num_steps: Leapfrog steps of it, `(chains, samples)`.
+
+    Example:
+        >>> import elk_ssm as elk
+        >>> elk.ParameterDraws._fields[:2]
+        ('parameters', 'log_density')
     """
 
     parameters: dict[str, Array]
