@@ -20,7 +20,6 @@ from elk_ssm.cli.reading import GAP_POLICIES, SUFFIXES, add_reading_arguments
 from elk_ssm.cli.series.data import Series, future_inputs, read_series
 from elk_ssm.cli.series.found import fitted_to, model_of
 from elk_ssm.cli.series.grid import SPACINGS
-from elk_ssm.cli.series.parameters import show_fit, show_parameters
 from elk_ssm.cli.series.results import check_figure, check_table, write_all
 from elk_ssm.cli.series.stored import as_json
 from elk_ssm.cli.series.tables import decomposed, forecast, smoothed
@@ -131,6 +130,9 @@ def _in_double(args: argparse.Namespace) -> int:
     if args.save_params is not None:
         files[args.save_params] = as_json(text, fitted, series, status)
     write_all(files)
+    # Here, so that importing the command line does not import rich.
+    from elk_ssm.cli.series.parameters import show_fit, show_parameters
+
     show = show_fit if args.command == "fit" and stored is None else show_parameters
     show(fitted)
     return _report(fitted, status, list(files))
