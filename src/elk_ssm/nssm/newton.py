@@ -31,6 +31,7 @@ from elk_ssm.nssm.densities import log_joint_along
 from elk_ssm.nssm.posed import Posed
 from elk_ssm.nssm.saddle import leave_saddle
 from elk_ssm.nssm.second_order import Around, dot, look_around, solve_shifted
+from elk_ssm.nssm.shifts import MOST_TRIES, grown, lessened
 from elk_ssm.nssm.stopping import (
     entries,
     largest_increment,
@@ -41,8 +42,6 @@ from elk_ssm.nssm.stopping import (
 from elk_ssm.solution import Status, int_status
 
 _ENOUGH = 0.1
-_GOOD = 0.75
-_FIRST_SHIFT, _GROWTH, _MOST_TRIES = 1e-4, 8.0, 24
 _UNBOUNDED = 1e15
 
 
@@ -128,11 +127,11 @@ def _try_shifts(
     loose = _loose(posed, carry)
 
     def trying(trial: Trial) -> Array:
-        return ~trial.done & (trial.tries < _MOST_TRIES)
+        return ~trial.done & (trial.tries < MOST_TRIES)
 
     def attempt(last: Trial) -> Trial:
-        grown = jnp.maximum(_GROWTH * last.shift, _FIRST_SHIFT)
-        shift = jnp.where(last.tries == 0, carry.shift, grown).astype(slack.dtype)
+        larger = grown(last.shift)
+        shift = jnp.where(last.tries == 0, carry.shift, larger).astype(slack.dtype)
         step, definite = solve_shifted(posed, around, shift, around.gradient, True)
         usable = posed.axis.all(jnp.isfinite(step))
         if posed.axis.is_sharded:
@@ -186,8 +185,7 @@ def _is_settled(
 
 
 def _next_shift(trial: Trial, rise: Array, slack: Array) -> Array:
-    less = jnp.where(rise >= _GOOD * trial.reduction, trial.shift / 10, trial.shift)
-    less = jnp.where((less < _FIRST_SHIFT) | (trial.reduction <= slack), 0, less)
+    less = lessened(trial.shift, rise, trial.reduction, slack)
     return less.astype(slack.dtype)
 
 

@@ -36,6 +36,7 @@ from elk_ssm.nssm.riccati import (
     transition_slopes,
 )
 from elk_ssm.nssm.rows import Rows, taylor_rows
+from elk_ssm.nssm.shifts import MOST_TRIES, grown, lessened
 from elk_ssm.nssm.stopping import (
     entries,
     largest_increment,
@@ -45,8 +46,7 @@ from elk_ssm.nssm.stopping import (
 )
 from elk_ssm.solution import Status
 
-_ENOUGH, _GOOD = 0.1, 0.75
-_FIRST_SHIFT, _GROWTH, _MOST_TRIES = 1e-4, 8.0, 24
+_ENOUGH = 0.1
 _KICK, _MOST_HALVINGS = 4.0, 24
 _ROUNDING_UNITS = 16
 
@@ -193,11 +193,11 @@ def _try_shifts(posed: Posed, carry: Steered, linear: Linear, slack: Array) -> A
         return Attempt(shift, path, feedback, merit, done, tries)
 
     def trying(last: Attempt) -> Array:
-        return ~last.done & (last.tries < _MOST_TRIES)
+        return ~last.done & (last.tries < MOST_TRIES)
 
     def again(last: Attempt) -> Attempt:
-        grown = jnp.maximum(_GROWTH * last.shift, _FIRST_SHIFT)
-        shift = jnp.where(last.tries == 0, carry.shift, grown)
+        larger = grown(last.shift)
+        shift = jnp.where(last.tries == 0, carry.shift, larger)
         return attempt(shift, last.tries + 1)
 
     like = jax.eval_shape(attempt, carry.shift, carry.stalls)
@@ -206,8 +206,7 @@ def _try_shifts(posed: Posed, carry: Steered, linear: Linear, slack: Array) -> A
 
 
 def _next_shift(trial: Attempt, rise: Array, predicted: Array, slack: Array) -> Array:
-    less = jnp.where(rise >= _GOOD * predicted, trial.shift / 10, trial.shift)
-    less = jnp.where((less < _FIRST_SHIFT) | (predicted <= slack), 0, less)
+    less = lessened(trial.shift, rise, predicted, slack)
     return less.astype(slack.dtype)
 
 
