@@ -91,12 +91,12 @@ for label, method in methods.items():
     cells = []
     for name, f in recurrences.items():
         sol = elk.evaluate(f, x0, inputs, method=method, history=T)
-        count, plan = int(sol.num_iters), sol.plan
+        count = int(sol.num_iters)
         if sol.status != elk.Status.converged:
             cells.append(elk.Status(int(sol.status)).name)
         else:
             cells.append(f"{count} ({depth(method, sol):.2f})")
-        if name == "chaotic" and plan is None:
+        if name == "chaotic" and isinstance(method, elk.Method):
             histories[label] = sol.history
     print(f"{label:>26}", *(f"{cell:>16}" for cell in cells))
 

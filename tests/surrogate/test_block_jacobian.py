@@ -78,8 +78,8 @@ METHODS = {
     "deer": lambda how: elk.deer(linearization=how),
     "filter": lambda how: elk.elk(30.0, linearization=how),
     "smoother": lambda how: elk.elk(30.0, estimate="smoother", linearization=how),
-    "blocks": lambda how: elk.deer(
-        linearization=how, block_size=7, gate=elk.Gate(), noise=elk.Constant(1e3)
+    "blocks": lambda how: elk.elk(
+        1e3, block_size=7, gate=elk.Gate(), linearization=how
     ),
 }
 

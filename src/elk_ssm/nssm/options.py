@@ -55,8 +55,8 @@ def check_limits(
     check_number("tol", tol, "must be positive")
     if not is_traced(max_iters) and not hasattr(max_iters, "__index__"):
         raise TypeError(f"max_iters must be an integer; got {max_iters!r}.")
-    if not is_traced(max_iters) and max_iters < 1:
-        raise ValueError(f"max_iters must be at least 1; got {max_iters}.")
+    if not is_traced(max_iters) and max_iters < 0:
+        raise ValueError(f"max_iters must not be negative; got {max_iters}.")
     policy = None if noise is None else as_policy(noise)
     return Limits(policy, jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32))
 
