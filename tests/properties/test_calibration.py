@@ -215,6 +215,51 @@ def test_laplace_bands_cover_about_what_they_say(family):
     assert abs(np.mean((wide > 0.25) & (wide < 0.75)) - 0.5) > 0.06
 
 
+SERIES, STEPS = 400, 400
+
+
+def autoregressions(rng):
+    """Series `(SERIES, STEPS)` of a stationary autoregression, and what made them."""
+    a, variance = 0.7, 1.69
+    x = [rng.normal(scale=np.sqrt(variance / (1 - a**2)), size=SERIES)]
+    for _ in range(STEPS - 1):
+        x.append(a * x[-1] + rng.normal(scale=np.sqrt(variance), size=SERIES))
+    made = {"autoregressive.ar": a, "autoregressive.variance": variance}
+    return np.stack(x, axis=1), made
+
+
+def local_levels(rng):
+    """Random walks seen with noise, with gaps."""
+    walk = np.cumsum(rng.normal(scale=0.8, size=(SERIES, STEPS)), axis=1)
+    y = walk + rng.normal(size=walk.shape)
+    y[:, 100:120] = np.nan
+    return y, {"level.variance": 0.64, "noise.variance": 1.0}
+
+
+FITTED = {
+    "autoregression": (elk.models.autoregressive, (1,), autoregressions),
+    "local level": (elk.models.local_level, (), local_levels),
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_standard_errors_of_a_fit_are_calibrated(name):
+    """Errors of the estimates over their standard errors are standard normal."""
+    make, order, simulate = FITTED[name]
+    y, made = simulate(np.random.default_rng(6))
+    found = jax.jit(jax.vmap(lambda y: elk.fit(make(*order), y)))(jnp.asarray(y))
+    assert bool(found.converged.all())
+    assert set(made) == set(found.parameters)
+    for key, true in made.items():
+        error = np.ravel(found.parameters[key]) - true
+        spread = np.ravel(found.standard_errors[key])
+        assert p_of_levels(stats.norm.cdf(error / spread)) > LEAST, key
+        inside = int(np.sum(np.abs(error) < stats.norm.ppf(0.95) * spread))
+        assert stats.binomtest(inside, SERIES, 0.9).pvalue > LEAST, key
+        assert p_of_levels(stats.norm.cdf(error / (0.6 * spread))) < 1e-6, key
+        assert p_of_levels(stats.norm.cdf(error / (1.6 * spread))) < 1e-6, key
+
+
 def test_the_test_of_uniformity_is_one():
     rng = np.random.default_rng(0)
     assert p_of_levels(rng.random(MANY)) > LEAST
