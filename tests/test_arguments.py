@@ -104,9 +104,9 @@ RAGGED = np.array([[1.0, 2.0], [3.0]], dtype=object)
         (lambda: elk.lgssm_filter(LINEAR, RAGGED), TypeError, "rows of one length"),
         (lambda: elk.smooth(NONLINEAR, RAGGED), TypeError, "rows of one length"),
         (
-            lambda: elk.smooth(NONLINEAR, Y, max_iters=0),
+            lambda: elk.smooth(NONLINEAR, Y, max_iters=-1),
             ValueError,
-            "at least 1; got 0",
+            "not be negative; got -1",
         ),
         (
             lambda: elk.smooth(NONLINEAR, Y, max_iters=2.5),
