@@ -53,7 +53,7 @@ def small() -> dict[str, Any]:
         "sensitivity": paper_convergence.sensitivity(SMALL),
         "agreement": paper_cost.measure_agreement(tiny, last=20),
         "memory": paper_cost.measure_memory([tiny]),
-        "vanilla": paper_cost.measure_vanilla(4, 200),
+        "vanilla": paper_cost.measure_vanilla(4, 200, largest_power=0),
         "time": paper_cost.measure_time([tiny, large], seconds=0.1),
     }
 

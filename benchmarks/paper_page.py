@@ -1,9 +1,8 @@
 """Tables of `benchmarks.paper`: for the terminal and for `docs/which_algorithm.md`.
 
-`PUBLISHED` is what stands beside ours. The figures of the paper print no numbers, and
-none is read off them here. Its code gave these: on a CPU, by the authors' scripts on
-their own problems (medians, or ranges, over seeds); on a T4 GPU, as the output stored in
-the authors' `blog.ipynb`.
+Beside ours stands what the published code gave, not what can be read off the paper's
+figures: on a CPU, by the authors' scripts on their own problems (medians, or ranges,
+over seeds); on a T4 GPU, by the output that the authors' `blog.ipynb` stores.
 """
 
 from __future__ import annotations
@@ -158,7 +157,19 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
         "sweep_argru": _sweep(trained),
         "sweep_lorenz": _sweep(sweeps["Lorenz-96"]),
     }
-    found["limit"] = f"{trained[0]['limit']:,}"
     found["runs"] = str(trained[0]["runs"])
     found["argru_T"] = f"{parts['argru'][0]['T']:,}"
+    found["minutes"] = f"{sum(m['minutes'] for m in _machines(stored)):.0f}"
+    loads = sorted(m["load"] for m in _machines(stored))
+    found["loads"] = f"{loads[0]:.1f} to {loads[-1]:.1f}"
+    named = {"deer": f"DEER, {RESET}", "elk": "ELK", "ours": "ours: Newton"}
+    for short, start in named.items():
+        rows = [r for r in parts["argru"] if r["problem"] == "AR-GRU, trained"]
+        (row,) = (r for r in rows if r["method"].startswith(start))
+        found[f"argru_{short}"] = f"{row['iterations']:,}"
     return found
+
+
+def _machines(stored: dict[str, Any]) -> list[Row]:
+    """What each part ran on, and for how long."""
+    return [part["machine"] for part in stored["rows"].values()]
