@@ -61,13 +61,13 @@ def small() -> dict[str, Any]:
 def measure(names: list[str]) -> None:
     """Run parts one after the other, each stored as soon as it is there."""
     path = harness.RESULTS / "paper.json"
-    stored = harness.read("paper")["rows"] if path.exists() else {}
     for name in names:
         machine, begun = harness.hardware(), time.perf_counter()
         found: list[Row] | dict[str, list[Row]] = PARTS[name]()
         machine["minutes"] = round((time.perf_counter() - begun) / 60, 1)
-        stored[name] = {"machine": machine, "rows": found}
-        harness.write("paper", stored, machine)
+        stored = harness.read("paper")["rows"] if path.exists() else {}
+        part = {name: {"machine": machine, "rows": found}}
+        harness.write("paper", stored | part, machine)
         print(f"{name}: done in {machine['minutes']} min", flush=True)
 
 

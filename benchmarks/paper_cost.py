@@ -138,14 +138,7 @@ def measure_time(cells: Iterable[Cell], seconds: float = 1.5) -> list[Row]:
     """Candidates in turns on each cell; what is too large here is said to be."""
     rows = []
     for cell in cells:
-        given, chosen = arguments(cell), {}
-        for name, (run, power) in CANDIDATES.items():
-            if affordable(cell, power):
-                chosen[name] = (batched(run, cell), given)
-        found = {}
-        if chosen:
-            measured, results = harness.compare(chosen, seconds=seconds, at_most=9)
-            found = {row["candidate"]: row for row in measured}
+        found, results = _measured(cell, seconds)
         for name in CANDIDATES:
             row = {"B": cell.batch, "D": cell.size, "T": cell.length}
             row["candidate"] = name
@@ -156,6 +149,21 @@ def measure_time(cells: Iterable[Cell], seconds: float = 1.5) -> list[Row]:
             rows.append(row)
         print(f"time: D = {cell.size}, T = {cell.length:,} done", flush=True)
     return rows
+
+
+def _measured(cell: Cell, seconds: float) -> tuple[dict[str, Row], dict[str, Any]]:
+    """Rows and results of the candidates that are affordable on a cell."""
+    runs = {
+        name: batched(run, cell)
+        for name, (run, power) in CANDIDATES.items()
+        if affordable(cell, power)
+    }
+    if not runs:  # its inputs alone may be gigabytes
+        return {}, {}
+    given = arguments(cell)
+    chosen = {name: (run, given) for name, run in runs.items()}
+    measured, results = harness.compare(chosen, seconds=seconds, at_most=9)
+    return {row["candidate"]: row for row in measured}, results
 
 
 def _timed(row: Row, found: dict[str, Row], result: tuple, scan: tuple) -> Row:
