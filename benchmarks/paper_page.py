@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, paper_convergence
 from benchmarks.harness import Row
 from benchmarks.published import PUBLISHED as COUNTS
 
@@ -157,6 +157,8 @@ def places(stored: dict[str, Any]) -> dict[str, str]:
         "sweep_argru": _sweep(trained),
         "sweep_lorenz": _sweep(sweeps["Lorenz-96"]),
     }
+    block = paper_convergence.BLOCK
+    found["bound"] = str(trained[0]["limit"] // block)
     found["runs"] = str(trained[0]["runs"])
     found["argru_T"] = f"{parts['argru'][0]['T']:,}"
     found["minutes"] = f"{sum(m['minutes'] for m in _machines(stored)):.0f}"
