@@ -72,6 +72,8 @@ def cost(figure: Figure, parts: dict[str, Any]) -> None:
         ax.annotate("16 GB", (0.02, V100_MB), xycoords=("axes fraction", "data"))
         ax.set(ylabel="temporary memory, MB")
     axes[1][0].set(xlabel="state size D")
+    axes[1][0].set_xticks(_sizes(over_size), [str(size) for size in _sizes(over_size)])
+    axes[1][0].set_xticks([], minor=True)
     at = f"memory, T = {shortest:,}, batch of {batch}"
     axes[1][0].set_title(at, loc="left", fontsize=9)
     axes[1][1].set(xlabel="T, steps")
