@@ -83,8 +83,8 @@ notebooks: $(VENV)/.dev
 
 # Every benchmark of the command line at a small size; minutes, no files.
 BENCHMARKS = activity argru_draws chains convergence differential_equations \
-	dynamax_objects first_result forced gradients kalman lyapunov predictions search \
-	series sharding speed structured
+	dynamax_objects first_result forced gradients kalman lyapunov paper predictions \
+	search series sharding speed structured
 
 small-benchmarks: $(VENV)/.dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/elk-ssm bench $$name --small; done

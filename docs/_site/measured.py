@@ -31,7 +31,7 @@ PAGES = {
     )
 } | {"speed": "speed_page", "accelerators": "gpu_page"}
 PAGES |= {"forcing": "forced", "prediction": "predictions", "lyapunov": "lyapunov"}
-PAGES |= {"trust": "fuzz"}
+PAGES |= {"trust": "fuzz", "which_algorithm": "paper_page"}
 _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 

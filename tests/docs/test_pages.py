@@ -71,7 +71,7 @@ def test_every_column_of_a_measured_table_has_a_name(page):
             assert not {"run_ms", "compile_s", "temp_mb"} & set(names)
 
 
-@pytest.mark.parametrize("page", [*figures.FIGURES, "speed"])
+@pytest.mark.parametrize("page", [*figures.FIGURES, "speed", "which_algorithm"])
 def test_a_picture_comes_before_the_tables(page):
     text = measured.on_page_markdown((DOCS / f"{page}.md").read_text())
     before, picture, after = text.partition("](figures/")

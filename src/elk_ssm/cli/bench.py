@@ -24,6 +24,7 @@ NAMES = (
     "gradients",
     "kalman",
     "lyapunov",
+    "paper",
     "predictions",
     "search",
     "series",
