@@ -72,9 +72,10 @@ def write_files(files: dict[Path, bytes]) -> None:
             file.write(content)
             _finish(file)
             written.append((path, temporary, target))
-        for path, temporary, target in written:
-            with file_errors(path, "cannot write"):
-                _rename(temporary, target)
+        with unless_ending():
+            for path, temporary, target in written:
+                with file_errors(path, "cannot write"):
+                    _rename(temporary, target)
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
