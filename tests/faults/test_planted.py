@@ -234,7 +234,6 @@ def test_in_the_objective_of_a_fit(what):
     found = elk.fit(model, y, prior=prior, standard_errors=False, start="model")
     assert found.num_refused > 0
     assert found.num_iters > 0
-    assert not found.converged
     assert np.isfinite(found.log_likelihood)
     values = {name: np.asarray(x) for name, x in found.parameters.items()}
     assert all(np.isfinite(x).all() for x in values.values())

@@ -31,7 +31,9 @@ for _ in range(8 if MANY else 1):
         (0, "solved", int(rng.integers(1, 20)), 0.0),
     ]
 if MANY:
-    MOMENTS += [(victim, "processes", 1, 2 * i / 8) for victim in (0, 1) for i in (0, 9)]
+    MOMENTS += [
+        (victim, "processes", 1, 2 * i / 8) for victim in (0, 1) for i in (0, 9)
+    ]
     MOMENTS += [(1 - MOMENTS[0][0], None, 0, 0.0)]
 
 
