@@ -45,12 +45,26 @@ runpy.run_module("elk_ssm", run_name="__main__", alter_sys=True)
 
 COMMANDS = {
     "evaluate": (
-        "evaluate --input v.csv --cell gru --output o.npz".split(),
+        ["evaluate", "--input", "v.csv", "--cell", "gru", "--output", "o.npz"],
         ["o.npz"],
     ),
     "fit": (
-        "fit v.csv --model level --forecast 9 --output o.csv --figure o.png "
-        "--save-params o.json --max-iters 5".split(),
+        [
+            "fit",
+            "v.csv",
+            "--model",
+            "level",
+            "--forecast",
+            "9",
+            "--output",
+            "o.csv",
+            "--figure",
+            "o.png",
+            "--save-params",
+            "o.json",
+            "--max-iters",
+            "5",
+        ],
         ["o.csv", "o.png", "o.json"],
     ),
     "demo": (["demo", "--length", "60"], ["elk-ssm-demo.png"]),
