@@ -1,6 +1,7 @@
 """Memory limited from outside: a line that says what did not fit, and what would."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -83,7 +84,8 @@ def test_what_does_not_fit_is_said_in_a_line(kind, tmp_path):
     assert told[1] == "0"
     assert told[2:4] == ["25,000 samples x 1 column (0), no gaps", "2"]
     assert told[4].startswith("JaxRuntimeError RESOURCE_EXHAUSTED")
-    assert "asked for 3.4 GB at once" in told[4]
+    # The Jacobians, and as much again for the scan over them.
+    assert re.search(r"asked for 3\.\d GB at once", told[4])
     assert "quasi_deer" in told[4]
     assert "block_size" in told[4]
     assert told[6] == "2"
@@ -92,7 +94,8 @@ def test_what_does_not_fit_is_said_in_a_line(kind, tmp_path):
         assert line.startswith("elk-ssm: error: out of memory: ")
         assert "--method auto or quasi_deer" in line
     assert "Dense Jacobians" in first
-    assert "the computation asked for 3.5 GB at once, and at most 2." in second
+    asked = r"the computation asked for 3\.\d GB at once, and at most 2\.\d GB may"
+    assert re.search(asked, second)
     assert os.listdir(tmp_path) == ["long.npy"]
 
 
