@@ -11,7 +11,7 @@ runs once on every host, with the address of the first one:
 Nothing but the start differs from one process: a mesh over all devices of all processes
 is handed to `elk.evaluate`. If a process dies, the others end with an error: at once
 when they wait for it in a collective, or when its heartbeat has been missing for
-`--heartbeat` seconds.
+`--heartbeat` seconds; one that never comes is waited for during `--patience` seconds.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--solves", type=int, default=1, help="repeat the solve")
     parser.add_argument("--heartbeat", type=int, default=20, help="seconds")
+    parser.add_argument("--patience", type=int, default=60, help="seconds")
     parser.add_argument("--worker", type=int, help="which one this process is")
     parser.add_argument("--coordinator", help="host:port of worker 0")
     return parser.parse_args(argv)
@@ -68,7 +69,7 @@ def work(options: argparse.Namespace) -> None:
         options.coordinator,
         num_processes=options.workers,
         process_id=options.worker,
-        initialization_timeout=60,
+        initialization_timeout=options.patience,
         heartbeat_timeout_seconds=options.heartbeat,
         shutdown_timeout_seconds=30,
     )

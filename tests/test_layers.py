@@ -22,6 +22,7 @@ OPTIONAL = {
 }
 
 GROUND = {
+    "_limits",
     "_memory",
     "_jax",
     "_types",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._jax import is_traced
-from elk_ssm._memory import device_bytes, in_words, matrices_bytes
+from elk_ssm._memory import MemoryLimitError, in_words, left_bytes, matrices_bytes
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, is_float
 from elk_ssm._types import Array, ArrayLike, PyTree
@@ -157,7 +157,7 @@ def _check_memory(
     method: Method, nodes: int, layout: StateLayout, shards: Shards | None
 ) -> None:
     """Raise `ValueError` where the Jacobians alone are more than the device holds."""
-    limit = device_bytes() if forms_dense(method.linearization) else None
+    limit = left_bytes() if forms_dense(method.linearization) else None
     if limit is None:
         return
     here = nodes if shards is None else -(-nodes // shards.axis.size)
@@ -165,7 +165,7 @@ def _check_memory(
     if needed <= limit:
         return
     least = -(-needed * method.block_size // limit)
-    raise ValueError(
+    raise MemoryLimitError(
         f"Dense Jacobians at {here:,} nodes in {layout.size} dimensions take "
         f"{in_words(needed)}, and a device holds {in_words(limit)}. Take diagonal ones "
         "(elk.quasi_deer), blocks (elk.BlockDiagonalJacobian), or nodes further apart "

@@ -2,8 +2,11 @@
 
 import enum
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from elk_ssm._memory import explained
 from elk_ssm._types import Array
 
 
@@ -68,3 +71,22 @@ _MESSAGES = {
 def int_status(status: Status) -> Array:
     """A status as the int32 array that solutions carry."""
     return jnp.asarray(int(status), jnp.int32)
+
+
+def concrete(status: Array) -> np.ndarray:
+    """Return statuses as numbers, which waits for the computation that they end.
+
+    Raises:
+        TypeError: They are traced.
+        jax.errors.JaxRuntimeError: The computation failed.
+    """
+    try:
+        with explained():
+            return np.asarray(status)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # jax raises its own tracer errors, by version
+        raise TypeError(
+            "raise_if_failed needs concrete values; call it outside jit, vmap and "
+            "grad. Inside, branch on solution.status == elk.Status.converged."
+        ) from error

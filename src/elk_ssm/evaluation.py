@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from elk_ssm._closures import hoist
+from elk_ssm._memory import explained
 from elk_ssm._options import Asked, concrete_method, for_mesh, prepare
 from elk_ssm._progress import check_untraced, shown
 from elk_ssm._recurrence import (
@@ -157,9 +158,10 @@ def evaluate(
         progress=progress,
     )
     if not progress:
-        return run(recurrence, prepare(recurrence, asked))
+        with explained():
+            return run(recurrence, prepare(recurrence, asked))
     check_untraced(recurrence.primals, guess)
-    with shown(recurrence.length):
+    with explained(), shown(recurrence.length):
         return jax.block_until_ready(run(recurrence, prepare(recurrence, asked)))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from elk_ssm._jax import deliberate_nans
 from elk_ssm._showing import arrays, as_html, held, known, named, number, show
-from elk_ssm._status import Status, int_status
+from elk_ssm._status import Status, concrete, int_status
 from elk_ssm._types import Array, PyTree
 
 
@@ -213,6 +213,8 @@ def raise_if_failed(solution: _S) -> _S:
         RuntimeError: Some solve did not converge. The message says which, how, and
             what to try.
         TypeError: Called on traced values, inside `jit`, `vmap` or `grad`.
+        jax.errors.JaxRuntimeError: The computation failed, for want of memory mostly;
+            it says what takes less.
 
     Example:
         >>> import jax.numpy as jnp
@@ -227,13 +229,7 @@ def raise_if_failed(solution: _S) -> _S:
             "raise_if_failed takes a result with a status, such as a Solution; got "
             f"{type(solution).__name__}."
         )
-    try:
-        status = np.asarray(solve.status)
-    except Exception as error:  # jax raises its own tracer errors, by version
-        raise TypeError(
-            "raise_if_failed needs concrete values; call it outside jit, vmap and "
-            "grad. Inside, branch on solution.status == elk.Status.converged."
-        ) from error
+    status = concrete(solve.status)
     failed = np.argwhere(status != Status.converged)
     if failed.size == 0 and not (status != Status.converged).any():
         return solution

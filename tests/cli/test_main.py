@@ -191,7 +191,10 @@ class TestEvaluate:
 
         monkeypatch.setattr(elk, "evaluate", fail)
         assert evaluate() == 2
-        assert capsys.readouterr().err.endswith("RESOURCE_EXHAUSTED: no memory\n")
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "out of memory: RESOURCE_EXHAUSTED: no memory, and at most" in said
+        assert "What takes less: " in said
 
 
 class TestMistakes:

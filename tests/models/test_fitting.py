@@ -118,6 +118,20 @@ def test_steps_to_where_there_is_no_number_are_refused_and_counted():
     np.testing.assert_array_equal(nowhere.x, 2.0)
 
 
+@pytest.mark.parametrize("tool", [None, optax.sgd(0.5)])
+def test_a_search_that_ends_before_a_wall_has_not_converged(tool):
+    """The objective rises up to where it is no number any more."""
+
+    def cliff(x):
+        return jnp.where(x[0] < 1, 2 * x[0], jnp.nan)
+
+    found = climb(cliff, jnp.array([0.5]), Search(tool, information=False))
+    assert int(found.status) != elk.Status.converged
+    assert int(found.num_refused) > 10
+    assert 0.999 < float(found.x[0]) < 1
+    assert float(found.slope[0]) == 2
+
+
 def test_series_that_cannot_be_fitted_are_said_to_be_none():
     y = np.arange(10.0)
     gap = np.full(10, np.nan)

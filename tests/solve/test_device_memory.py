@@ -21,8 +21,8 @@ def room(monkeypatch):
     """Give the device so many bytes."""
 
     def give(number):
-        for module in (_options, auto):
-            monkeypatch.setattr(module, "device_bytes", lambda: number)
+        monkeypatch.setattr(_options, "left_bytes", lambda: number)
+        monkeypatch.setattr(auto, "device_bytes", lambda: number)
 
     return give
 

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import jax
 
 import elk_ssm
+from elk_ssm._memory import MemoryLimitError, in_words, left_bytes, out_of_memory
+from elk_ssm._start import end
 from elk_ssm.cli.arguments import integer
 from elk_ssm.cli.bench import add_bench
 from elk_ssm.cli.errors import UsageError
@@ -32,8 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; those of the process by default.
     """
+    if argv is not None:
+        return _run(argv)
+    try:
+        return end(_run(None))
+    except SystemExit as done:  # Of --help and --version.
+        return end(int(done.code or 0))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    lighter = ""
     try:
         args = _parser().parse_args(argv)
+        lighter = getattr(args, "lighter", lighter)
         return args.run(args)
     except UsageError as error:
         return _fail(str(error))
@@ -41,12 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             let_go_of_standard_output()
         return _fail(str(error), error.code)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        reason = str(error) or "out of memory"
-        return _fail(f"the computation failed: {reason.splitlines()[0]}")
+    except (MemoryError, MemoryLimitError, jax.errors.JaxRuntimeError) as error:
+        return _fail(_without_memory(error, lighter))
     except KeyboardInterrupt:  # A process of our own ends without: see `interrupts`.
         complain("interrupted")
         return 130
+
+
+def _without_memory(error: Exception, lighter: str) -> str:
+    """Say what did not fit, in how much room, and what takes less."""
+    what = out_of_memory(error)
+    if what is None:
+        return f"the computation failed: {str(error).splitlines()[0]}"
+    left = None if isinstance(error, MemoryLimitError) else left_bytes()
+    room = "" if left is None else f", and at most {in_words(left)} may be taken"
+    return f"{what}{room}. What takes less: {lighter or 'a shorter series'}."
 
 
 def _fail(message: str, code: int = 2) -> int:

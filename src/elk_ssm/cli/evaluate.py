@@ -33,6 +33,7 @@ from elk_ssm.cli.reading import (
 from elk_ssm.cli.recording import standardize
 from elk_ssm.cli.writing import check_output, write_npz
 
+LIGHTER = "--method auto or quasi_deer, a smaller --state-size, a shorter file"
 MAX_STATE_SIZE = 16_384  # The recurrent kernel alone is then 1 GiB in float32.
 
 
@@ -47,7 +48,7 @@ def add_evaluate(commands: Any) -> None:
     )
     _add_data_arguments(parser)
     _add_solver_arguments(parser.add_argument)
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=_evaluate, lighter=LIGHTER)
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +132,7 @@ def _inputs(args: argparse.Namespace, recording: Recording) -> jax.Array:
 
 
 def _settings(args: argparse.Namespace, noise: float | None) -> dict[str, Any]:
-    apart = {"run", "noise", "input", "output", "progress"}
+    apart = {"run", "lighter", "noise", "input", "output", "progress"}
     settings = {name: x for name, x in vars(args).items() if name not in apart}
     settings |= {"noise": noise, "input": str(args.input)}
     return settings | {"version": elk.__version__}

@@ -10,6 +10,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
+from elk_ssm._start import unless_ending
+
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as of every program whose reader has gone.
 
 
@@ -34,13 +36,13 @@ def to_standard_output() -> Iterator[None]:
 
 def say(text: str) -> None:
     """Print a line to standard output, now."""
-    with to_standard_output():
+    with to_standard_output(), unless_ending():
         print(_wrapped(text, sys.stdout))
 
 
 def complain(text: str) -> None:
     """Print a line to standard error, if anybody can read it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), unless_ending():
         print("elk-ssm:", *text.split(), file=sys.stderr, flush=True)
 
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from elk_ssm._start import unless_ending
 from elk_ssm.cli.errors import UsageError, file_errors
 from elk_ssm.cli.interrupts import removed_if_interrupted
 
@@ -53,9 +54,28 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     target = path.resolve()
     with file_errors(path, "cannot write"), _temporary(target) as (temporary, file):
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, target)
+        _finish(file)
+        _rename(temporary, target)
+
+
+def write_files(files: dict[Path, bytes]) -> None:
+    """Write files that are whole already: all of them, or none.
+
+    No name is taken before all bytes are on the disk.
+    """
+    with contextlib.ExitStack() as open_files:
+        written = []
+        for path, content in files.items():
+            target = path.resolve()
+            open_files.enter_context(file_errors(path, "cannot write"))
+            temporary, file = open_files.enter_context(_temporary(target))
+            file.write(content)
+            _finish(file)
+            written.append((path, temporary, target))
+        with unless_ending():
+            for path, temporary, target in written:
+                with file_errors(path, "cannot write"):
+                    _rename(temporary, target)
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
@@ -69,8 +89,21 @@ def _temporary(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """A new file beside `target` that is gone at the end, unless it was renamed."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with removed_if_interrupted(temporary):
+        with unless_ending():
+            file = open(temporary, "xb")  # noqa: SIM115 (closed below)
         try:
-            with open(temporary, "xb") as file:
+            with contextlib.closing(file):
                 yield temporary, file
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _finish(file: IO[bytes]) -> None:
+    """Have everything on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    with unless_ending():
+        os.replace(temporary, target)

@@ -14,19 +14,45 @@ from elk_ssm.linalg.structure import Operator
 
 # Eigenvalues of more matrices than this are not looked at.
 _MOST = 2_000
+_MAY_BE_INFINITE = ("initial_covariance", "emission_covariance")
 
 
 def check_numbers(name: str, array: Any) -> None:
-    """Raise where an array has a NaN, and say where.
+    """Raise where an array has a NaN or an infinity, and say where.
+
+    An infinite variance of an emission says that it is missing, one of the first
+    state that nothing is known of it.
 
     Raises:
         ValueError: it has.
     """
     if array is None or is_traced(array):
         return
-    bad = np.isnan(np.asarray(array))
+    numbers = np.asarray(array)
+    bad = np.isnan(numbers)
     if bad.any():
         raise ValueError(f"{name} is NaN at {_place(bad)}.")
+    bad = np.isinf(numbers)
+    if bad.any() and name not in _MAY_BE_INFINITE:
+        raise ValueError(f"{name} is infinite at {_place(bad)}.")
+
+
+def check_emissions(emissions: Any, observed: Any) -> None:
+    """Raise where an observed emission is infinite, and say where.
+
+    Raises:
+        ValueError: one is.
+    """
+    if is_traced(emissions) or is_traced(observed):
+        return
+    if not emissions.is_fully_addressable:
+        return  # No process sees all of them.
+    with jax.ensure_compile_time_eval():
+        bad = np.isinf(np.asarray(emissions)) & np.asarray(observed)
+    if bad.any():
+        raise ValueError(
+            f"emissions are infinite at {_place(bad)}; NaN stands for a gap."
+        )
 
 
 def check_covariance(name: str, covariance: Operator) -> None:
@@ -44,9 +70,14 @@ def check_covariance(name: str, covariance: Operator) -> None:
         at = _place(variances < 0)
         value = variances[variances < 0][0]
         raise ValueError(f"{name} has a negative variance, {value:.6g}, at {at}.")
-    if not covariance.mixes or not np.isfinite(variances).all():
+    if not covariance.mixes:
         return
     matrices = np.asarray(covariance.array)
+    bad = np.isinf(matrices) & ~np.eye(matrices.shape[-1], dtype=bool)
+    if bad.any():
+        raise ValueError(f"{name} is infinite at {_place(bad)}.")
+    if not np.isfinite(variances).all():
+        return
     slack = np.finfo(matrices.dtype).eps ** 0.5
     size = np.max(np.abs(matrices), axis=(-2, -1), keepdims=True)
     apart = np.abs(matrices - matrices.swapaxes(-1, -2)) > slack * size

@@ -174,7 +174,7 @@ def pose(
     offsets = _offsets("dynamics", *drive, inputs, (T, D), dtype)
     shift = emission_offsets(model, inputs, (T, E), dtype)
     seen = Observations.of(array_with_gaps(emissions, dtype), mask)
-    seen = seen.only(~jnp.isinf(variances_of(operators[4]))).minus(shift)
+    seen = seen.only(variances_of(operators[4]) != jnp.inf).minus(shift)
     for name in ("initial_mean", "emission_bias"):
         check_numbers(name, getattr(model, name))
     bias = model.dynamics_bias

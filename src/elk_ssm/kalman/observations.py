@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm._jax import deliberate_nans
+from elk_ssm.kalman.checks import check_emissions
 from elk_ssm.kalman.scalar_updates import Rows
 from elk_ssm.kalman.whitening import isolated, whiten
 from elk_ssm.linalg.small import matmul, matvec, raised
@@ -69,10 +70,12 @@ class Observations(NamedTuple):
         """Find what is missing in `(T, E)`: NaN, and False in a mask.
 
         Raises:
-            ValueError: The mask is neither `(T, E)` nor `(T,)`.
+            ValueError: The mask is neither `(T, E)` nor `(T,)`, or what is observed is
+                infinite.
             TypeError: The mask is not boolean.
         """
         observed = ~jnp.isnan(emissions) & _checked(mask, emissions.shape)
+        check_emissions(emissions, observed)
         if not whole:
             return cls(jnp.where(observed, emissions, 0), observed)
         observed = jnp.all(observed, axis=1, keepdims=True)

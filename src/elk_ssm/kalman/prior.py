@@ -116,7 +116,7 @@ def _solve_lower(lower: Array, rhs: Array) -> Array:
 def prior_of(problem: Problem) -> Prior:
     """Return the prior of a problem; a variance of inf is a diffuse dimension."""
     covariance = to_dense(problem.initial_covariance)
-    diffuse = jnp.isinf(jnp.diagonal(covariance))
+    diffuse = jnp.diagonal(covariance) == jnp.inf
     finite = jnp.where(diffuse[:, None] | diffuse[None, :], 0, covariance)
     known = jnp.where(diffuse, 0, 1).astype(covariance.dtype)
     return Prior(problem.initial_mean, square_root(finite) + jnp.diag(1 - known), known)

@@ -78,7 +78,7 @@ def whiten_emission(weights: Array, covariance: Array) -> WhitenedEmission:
     The row of an infinite variance is set apart; it counts as missing anyhow.
     """
     identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
-    whitener = whiten(jnp.where(jnp.isinf(covariance), identity, covariance))
+    whitener = whiten(jnp.where(covariance == jnp.inf, identity, covariance))
     return WhitenedEmission(matmul(whitener.inverse, weights), whitener)
 
 

@@ -3,7 +3,8 @@ r"""Maxima by L-BFGS, or by any transformation of gradients that optax has.
 The direction is optax's. A step that makes the objective worse, or no number, is
 refused and halved. L-BFGS has converged where a whole step promises a gain below the
 tolerance, g'd / 2, or three steps in a row had none; other transformations by the
-latter alone.
+latter alone. A step that is short because a longer one led to where the objective is no
+number says nothing of either: a search that ends before such a wall has not converged.
 
 When the search has ended, the slope is looked at on either side of the best point in
 every parameter, (g(x + h e_i) - g(x - h e_i)) / 2h, which is the observed information.
@@ -105,6 +106,7 @@ class _State(NamedTuple):
     step: Array
     share: Array
     small: Array
+    walled: Array  # whether the next step is short because of a wall
     iters: Array
     refused: Array
     status: Array
@@ -142,7 +144,7 @@ def climb(objective: Callable[[Array], Array], x: Array, how: Search) -> Found:
     memory = how.transformation.init(x)
     none = jnp.zeros_like(x)
     start = _State(
-        *(nowhere, nowhere, memory, none, one, zero, zero - 1, zero),
+        *(nowhere, nowhere, memory, none, one, zero, zero > 0, zero - 1, zero),
         *(zero + _RUNNING, zero, jnp.zeros((size, size), x.dtype)),
     )
     end = lax.while_loop(lambda s: (s.status < 0) | (s.probe < probes), body, start)
@@ -165,7 +167,7 @@ def _searched(state: _State, there: _At, how: Search) -> _State:
     taken = fine & (enough | first if how.monotone else True)
     least = how.tolerance(there.value)
     small = jnp.where(jnp.abs(gain) <= least, state.small + 1, 0)
-    small = jnp.where(taken, small, state.small)
+    small = jnp.where(taken & ~state.walled, small, state.small)
     now = _pick(taken, there, here)
     updates, memory = how.transformation.update(now.slope, state.memory, now.x)
     step = _downhill(updates, now.slope) if how.monotone else updates
@@ -187,6 +189,7 @@ def _searched(state: _State, there: _At, how: Search) -> _State:
         step=step,
         share=share,
         small=small,
+        walled=~taken & (state.walled | ~fine),
         iters=jnp.where(first & ~fine, 0, iters),
         refused=state.refused + ~(taken | first),
         status=status.astype(jnp.int32),

@@ -5,11 +5,10 @@ shape. Both are compared with half of this machine's memory, or of what the proc
 have, before a byte of it is allocated.
 """
 
-import os
-import sys
 from math import prod
 from pathlib import Path
 
+from elk_ssm._limits import process_bytes
 from elk_ssm._memory import in_words
 from elk_ssm.cli.errors import UsageError
 
@@ -20,16 +19,7 @@ COPIES_OF_TEXT = 4
 
 def room() -> int:
     """Bytes that one file may take in memory."""
-    limits = [sys.maxsize]
-    try:
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        limits += [soft // 2] if soft != resource.RLIM_INFINITY else []
-    except (AttributeError, ImportError, OSError, ValueError):
-        pass  # Not on Windows.
-    return min(limits)
+    return process_bytes() // 2
 
 
 def check_bytes(path: Path, needed: int) -> None:

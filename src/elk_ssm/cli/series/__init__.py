@@ -2,7 +2,7 @@
 
     series = read_series(args, model)      a file on a grid of steps, gaps as NaN
     fitted = fitted_to(args, series)       parameters found, or read back
-    Table(...), then `write_all`           numbers, pictures, parameters: all or none
+    Table(...), then `write_files`         numbers, pictures, parameters: all or none
 
 `grid` finds the steps that times are on, `stored` holds parameters as JSON.
 """

@@ -20,13 +20,14 @@ from elk_ssm.cli.reading import GAP_POLICIES, SUFFIXES, add_reading_arguments
 from elk_ssm.cli.series.data import Series, future_inputs, read_series
 from elk_ssm.cli.series.found import fitted_to, model_of
 from elk_ssm.cli.series.grid import SPACINGS
-from elk_ssm.cli.series.results import check_figure, check_table, write_all
+from elk_ssm.cli.series.results import check_figure, check_table
 from elk_ssm.cli.series.stored import as_json
 from elk_ssm.cli.series.tables import decomposed, forecast, smoothed
-from elk_ssm.cli.writing import check_output
+from elk_ssm.cli.writing import check_output, write_files
 from elk_ssm.solution import Status
 
 MAX_STEPS = 1_000_000
+LIGHTER = "a model of fewer states (harmonics of a season), a shorter series"
 
 
 def add_series(commands: Any) -> None:
@@ -107,7 +108,7 @@ def _add(commands: Any, name: str, short: str, long: str) -> Any:
         help="steps are those of a grid that times are on, rows whatever their "
         "times, or spans of continuous time (default: grid)",
     )
-    parser.set_defaults(run=_run, command=name)
+    parser.set_defaults(run=_run, command=name, lighter=LIGHTER)
     return add
 
 
@@ -129,7 +130,7 @@ def _in_double(args: argparse.Namespace) -> int:
     files = _files(args, series, fitted, future)
     if args.save_params is not None:
         files[args.save_params] = as_json(text, fitted, series, status)
-    write_all(files)
+    write_files(files)
     # Here, so that importing the command line does not import rich.
     from elk_ssm.cli.series.parameters import show_fit, show_parameters
 

@@ -2,7 +2,8 @@
 
     time, then one column for each number of a step
 
-All files of a command are made in memory first, so that a failure leaves none of them.
+All files of a command are made in memory first, so that a failure leaves none of them:
+`writing.write_files`.
 """
 
 import csv
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from elk_ssm.cli.errors import UsageError
-from elk_ssm.cli.writing import check_output, replacing
+from elk_ssm.cli.writing import check_output
 
 TABLE_SUFFIXES = (".csv", ".npz")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -75,13 +76,6 @@ def check_table(path: Path | None) -> None:
 def check_figure(path: Path | None) -> None:
     """Raise `UsageError` if a figure could not be written."""
     _check(path, FIGURE_SUFFIXES)
-
-
-def write_all(files: dict[Path, bytes]) -> None:
-    """Write files that are whole already."""
-    for path, content in files.items():
-        with replacing(path) as file:
-            file.write(content)
 
 
 def _check(path: Path | None, suffixes: tuple[str, ...]) -> None:
