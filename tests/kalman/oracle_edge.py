@@ -1,9 +1,9 @@
 """Any linear model in a hundred digits: a univariate filter and de Jong's smoother.
 
-Neither inverts a covariance. The numbers of a model are taken as they are, every digit of
-them. Only a variance without noise counts as zero where rounding the dynamics to double
-precision alone may have left it: an F of rank one is so to sixteen digits. A diffuse
-dimension is one of variance 1e40, whose reciprocal no float sees.
+Neither inverts a covariance. The numbers of a model are taken as they are, every digit
+of them. Only a variance without noise counts as zero where rounding the dynamics to
+double precision alone may have left it: an F of rank one is so to sixteen digits. A
+diffuse dimension is one of variance 1e40, whose reciprocal no float sees.
 """
 
 from decimal import Context, Decimal, localcontext
@@ -12,7 +12,7 @@ from math import tau
 import numpy as np
 
 DIGITS = Context(prec=110)
-ZERO, LEAST, DIFFUSE = Decimal(0), Decimal(10) ** -90, Decimal(10) ** 40
+ZERO, DIFFUSE = Decimal(0), Decimal(10) ** 40
 NOTHING = Decimal(10) ** -14
 _lifted = np.frompyfunc(Decimal, 1, 1)
 
@@ -26,7 +26,7 @@ def decorrelate(R):
     """Unit lower triangular W and d with W R W' = diag(d); R may be singular."""
     W, A = lift(np.eye(len(R))), R.copy()
     for k in range(len(R)):
-        if A[k, k] <= LEAST * R[k, k]:
+        if A[k, k] <= NOTHING * R[k, k]:
             A[k], A[:, k] = ZERO, ZERO
         for i in range(k + 1, len(R)):
             factor = A[i, k] / A[k, k] if A[k, k] > 0 else ZERO
