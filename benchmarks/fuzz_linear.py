@@ -14,10 +14,9 @@ so many roundings of the largest number that was held. Moved are (`struck`)
 
 with C_t the largest variance that step t predicts: a recursion that holds a covariance
 as a matrix rounds it where it is largest, before an emission, between two scalars of
-one, and after it. In the square
-root C is of the noise alone, since the first state is kept apart. An emission whose
-noise is less than ten of these roundings of C is too delicate for that form and that
-precision, and so is one where the bound is a tenth of the answer. Exact emissions leave
+one, and after it. In the square root C is of the noise alone, since the first state is
+kept apart. An emission with less noise than ten of these roundings of C is too delicate
+for the form and precision, as is a bound of a tenth of the answer. Exact emissions leave
 half of the digits.
 """
 
@@ -234,9 +233,8 @@ def struck(case: Case, given: Numbers, sizes: np.ndarray, rng: Any) -> tuple:
     if case.emission in EXACT:
         Q, R = np.broadcast_to(rooted(given.q), (T, D, D)), rooted(given.r)
     else:
-        seen = eps * sizes.max() * H @ spread(D) @ H.T
-        Q, R = np.array([Q + eps * size * spread(D) for size in sizes]), scaled(R)
-        R = R + seen
+        Q = np.array([Q + eps * size * spread(D) for size in sizes])
+        R = scaled(R) + eps * sizes.max() * H @ spread(D) @ H.T
     return moved(m), scaled(P), moved(F), Q, moved(H), R, moved(y)
 
 
