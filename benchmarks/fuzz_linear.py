@@ -8,13 +8,13 @@ model is moved by one rounding, times some hundred for all that a recursion make
 so many roundings of the largest number that was held. Moved are (`struck`)
 
     F, H, m, y      by eps of the largest entry
-    P               by eps sqrt(P_ii P_jj) W, as elimination does; W a random PSD matrix
+    P               by eps sqrt(P_ii P_jj) W, as elimination is; W a random PSD matrix
     R               by eps sqrt(R_ii R_jj) W, and by eps max(C) H W H'
     Q into step t   by eps max(C_t, C_{t-1}) W
 
 with C_t the largest variance that step t predicts: a recursion that holds a covariance
 as a matrix rounds it where it is largest, before an emission, between two scalars of
-one, and after it. In the square root C is of the noise alone, since the first state is
+one, and after it. In the square root C is of the noise alone, as the first state is
 kept apart. An emission with less noise than ten of these roundings of C is too delicate
 for the form and precision, as is a bound of a tenth of the answer. Exact emissions leave
 half of the digits.
