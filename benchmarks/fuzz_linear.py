@@ -16,8 +16,8 @@ with C_t the largest variance that step t predicts: a recursion that holds a cov
 as a matrix rounds it where it is largest, before an emission, between two scalars of
 one, and after it. In the square root C is of the noise alone, as the first state is
 kept apart. An emission with less noise than ten of these roundings of C is too delicate
-for the form and precision, as is a bound of a tenth of the answer. Exact emissions leave
-half of the digits.
+for the form and precision, as is a bound of a tenth of the answer. Exact emissions
+leave half of the digits.
 """
 
 from __future__ import annotations
