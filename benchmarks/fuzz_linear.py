@@ -17,7 +17,7 @@ as a matrix rounds it where it is largest, before an emission, between two scala
 one, and after it. In the square root C is of the noise alone, as the first state is
 kept apart. An emission with less noise than ten of these roundings of C is too delicate
 for the form and precision, as is a bound of a tenth of the answer. Exact emissions
-leave half of the digits.
+leave half of the digits, as does little process noise (`kalman/delicate.py`).
 """
 
 from __future__ import annotations
@@ -295,5 +295,7 @@ def _bounds(
         apart = max(np.abs(o[place] - b).max() for o in moves if o.decided)
         rounded = max(size, largest.max()) if place == 1 else size
         own = _HALF * size if case.emission in EXACT else 0
+        if case.way[0] == "covariance" and case.noise == "mixed scales":
+            own += eps**0.5 * size  # what `delicate` lets the quick smoother lose
         bounds.append((_MOVES * apart + _ROUNDINGS * eps * rounded + own, size))
     return bounds
