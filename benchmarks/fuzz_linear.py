@@ -1,7 +1,6 @@
 r"""Random linear-Gaussian models under every way to smooth them, in a hundred digits.
 
-Three families: proper models; singular ones with exact or no emissions; and diffuse
-ones. The truth is that of `tests/kalman/oracle_edge.py` for the numbers as they are.
+Families: proper; singular, with exact or no emissions; diffuse. The truth is that of `tests/kalman/oracle_edge.py` for the numbers as they are.
 
 The bound of an error is what rounding does to the truth: how far it moves when the
 model is moved by one rounding, times some hundred for all that a recursion makes, and
@@ -296,6 +295,6 @@ def _bounds(
         rounded = max(size, largest.max()) if place == 1 else size
         own = _HALF * size if case.emission in EXACT else 0
         if case.way[0] == "covariance" and case.noise == "mixed scales":
-            own += eps**0.5 * size  # what `delicate` lets the quick smoother lose
+            own += eps**0.5 * size
         bounds.append((_MOVES * apart + _ROUNDINGS * eps * rounded + own, size))
     return bounds
