@@ -1,6 +1,7 @@
 r"""Random linear-Gaussian models under every way to smooth them, in a hundred digits.
 
-Families: proper; singular, with exact or no emissions; diffuse. The truth is that of `tests/kalman/oracle_edge.py` for the numbers as they are.
+Families: proper; singular, with exact or no emissions; diffuse. The truth is that of
+`tests/kalman/oracle_edge.py` for the numbers as they are.
 
 The bound of an error is what rounding does to the truth: how far it moves when the
 model is moved by one rounding, times some hundred for all that a recursion makes, and
