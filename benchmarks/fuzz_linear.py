@@ -279,8 +279,7 @@ def check(case: Case) -> Verdict:
         ratio = max(ratio, here)
         if here > 1:
             failures.append(f"{name}: off by {error:.3g}, allowed {bound:.3g}")
-    text = SCRIPT.format(case=case) if failures else ""
-    return Verdict(ratio, failures, case.family, text)
+    return Verdict(ratio, failures, case.family, SCRIPT.format(case=case))
 
 
 def _bounds(
