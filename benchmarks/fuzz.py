@@ -55,7 +55,7 @@ KINDS = {
         fuzz_linear.cases,
         fuzz_linear.check,
         0.3,
-        "smoothed moments and likelihood are those of dense NumPy",
+        "smoothed moments and likelihood are those of a hundred digits",
     ),
     "nonlinear models": Kind(
         fuzz_nonlinear.cases,

@@ -1,23 +1,35 @@
-"""Singular models in long double: a univariate filter and de Jong's smoother.
+"""Any linear model in a hundred digits: a univariate filter and de Jong's smoother.
 
-Neither inverts a covariance. What is zero up to rounding is told apart from what is not
-by the digits that long double has beyond float64.
+Neither inverts a covariance. The numbers of a model are taken as they are, every digit
+of them. Only a variance without noise counts as zero where rounding the dynamics to
+double precision alone may have left it: an F of rank one is so to sixteen digits. A
+diffuse dimension is one of variance 1e40, whose reciprocal no float sees.
 """
+
+from decimal import Context, Decimal, localcontext
+from math import tau
 
 import numpy as np
 
-REAL = np.longdouble
-EPS = np.finfo(REAL).eps
+DIGITS = Context(prec=110)
+ZERO, DIFFUSE = Decimal(0), Decimal(10) ** 40
+NOTHING = Decimal(10) ** -14
+_lifted = np.frompyfunc(Decimal, 1, 1)
+
+
+def lift(x):
+    """Return numbers as decimals, every digit of them."""
+    return _lifted(np.asarray(x, float))
 
 
 def decorrelate(R):
     """Unit lower triangular W and d with W R W' = diag(d); R may be singular."""
-    W, A = np.eye(len(R), dtype=REAL), R.copy()
+    W, A = lift(np.eye(len(R))), R.copy()
     for k in range(len(R)):
-        if A[k, k] <= 100 * EPS * R[k, k]:
-            A[k], A[:, k] = 0, 0
+        if A[k, k] <= NOTHING * R[k, k]:
+            A[k], A[:, k] = ZERO, ZERO
         for i in range(k + 1, len(R)):
-            factor = A[i, k] / A[k, k] if A[k, k] > 0 else REAL(0)
+            factor = A[i, k] / A[k, k] if A[k, k] > 0 else ZERO
             A[i] -= factor * A[k]
             W[i] -= factor * W[k]
     return W, np.diag(A).copy()
@@ -29,39 +41,65 @@ def update(m, P, H, R, y, scale):
     Returns the moments, the rows that taught something, the log density, and how small
     a part of its variance an exact row had left when it was taken in.
     """
-    seen = ~np.isnan(y)
-    W, r = decorrelate(R[np.ix_(seen, seen)])
-    taught, log_density, margin, prior = [], REAL(0), 1.0, np.diag(P).copy()
-    for h, r_k, z in zip(W @ H[seen], r, W @ y[seen]):
+    W, r = decorrelate(R)
+    taught, log_density, margin, prior = [], 0.0, 1.0, np.diag(P).copy()
+    for h, r_k, z in zip(W @ H, r, W @ y):
         g = P @ h
         s, error = h @ g + r_k, z - h @ m
-        if r_k == 0 and s <= 1e5 * EPS * (h @ h) * scale:
+        if r_k == 0 and s <= NOTHING * (h @ h) * scale:
             continue
-        margin = min(margin, s / (h * h @ prior)) if r_k == 0 else margin
+        margin = min(margin, float(s / (h * h @ prior))) if r_k == 0 else margin
         K = g / s
-        A = np.eye(len(m), dtype=REAL) - np.outer(K, h)
+        A = lift(np.eye(len(m))) - np.outer(K, h)
         m, P = m + K * error, A @ P @ A.T + r_k * np.outer(K, K)
-        log_density -= (np.log(2 * np.pi * s) + error * error / s) / 2
+        log_density -= (np.log(tau) + float(s.ln()) + float(error * error / s)) / 2
         taught.append((h, error, s, A))
     return m, P, taught, log_density, margin
 
 
-def smooth(m, P, F, Q, H, R, y):
-    """Filtered and smoothed means and covariances, the log likelihood, the margin."""
-    m, P, F, Q, H, R, y = (np.asarray(x, REAL) for x in (m, P, F, Q, H, R, y))
-    ms, Ps, rows, evidence, margins = [], [], [], REAL(0), []
-    scale = np.diag(P).max()
-    for t in range(len(y)):
+def smooth(m, P, F, Q, H, R, y, open_dims=None):
+    """Filtered and smoothed means and covariances, the log likelihood, the margin.
+
+    Args:
+        m, P, F, H, R: The model, static.
+        Q: `(D, D)`, or `(T, D, D)` with entry t into step t.
+        y: `(T, E)`, NaN where missing.
+        open_dims: Which dimensions of the first state are diffuse, `(D,)`; the
+            likelihood is then the diffuse one, and a variance of what the data leave
+            open is beyond 1e30.
+    """
+    with localcontext(DIGITS):
+        return _smooth(m, P, F, Q, H, R, y, open_dims)
+
+
+def _smooth(m, P, F, Q, H, R, y, open_dims):
+    there = ~np.isnan(y)
+    Q = np.broadcast_to(Q, (len(y), *np.shape(P)))
+    open_ = np.zeros(len(m), bool) if open_dims is None else np.asarray(open_dims)
+    m, P = np.where(open_, 0, m), np.where(open_[:, None] | open_, 0, P)
+    m, P, F, Q, H, R, y = map(lift, (m, P, F, Q, H, R, np.where(there, y, 0)))
+    P = P + np.diag(np.where(open_, DIFFUSE, ZERO))
+    evidence = open_.sum() * float(DIFFUSE.ln()) / 2
+    ms, Ps, rows, margins = [], [], [], []
+    scale = max(np.diag(P))
+    for t, seen in enumerate(there):
         if t:
-            m, P = F @ m, F @ P @ F.T + Q
-        scale = max(scale, np.diag(P).max())
-        m, P, taught, log_density, margin = update(m, P, H, R, y[t], scale)
-        margins.append(margin)
-        evidence += log_density
+            m, P = F @ m, F @ P @ F.T + Q[t]
+        scale, taught = max(scale, max(np.diag(P))), []
+        if seen.any():
+            emission = H[seen], R[np.ix_(seen, seen)], y[t, seen]
+            m, P, taught, log_density, margin = update(m, P, *emission, scale)
+            margins.append(margin)
+            evidence += log_density
         ms.append(m)
         Ps.append(P)
         rows.append(taught)
-    r, N = np.zeros_like(m), np.zeros_like(P)
+    moments = *map(_floats, (ms, Ps)), *_look_back(ms, Ps, rows, F)
+    return *moments, evidence, min(margins, default=1.0)
+
+
+def _look_back(ms, Ps, rows, F):
+    r, N = 0 * ms[0], 0 * Ps[0]
     sm, sP = [], []
     for m, P, taught in zip(ms[::-1], Ps[::-1], rows[::-1]):
         sm.append(m + P @ r)
@@ -70,5 +108,8 @@ def smooth(m, P, F, Q, H, R, y):
             r = h * (error / s) + A.T @ r
             N = np.outer(h, h) / s + A.T @ N @ A
         r, N = F.T @ r, F.T @ N @ F
-    moments = (np.array(x) for x in (ms, Ps, sm[::-1], sP[::-1]))
-    return *moments, evidence, min(margins)
+    return _floats(sm[::-1]), _floats(sP[::-1])
+
+
+def _floats(arrays):
+    return np.array(arrays).astype(float)

@@ -91,8 +91,10 @@ def lgssm_filter(
         form: `"covariance"`; `"square_root"`, which keeps the initial state apart and
             is right for any prior variance, in float32 too, at 1.2 to 2 times the cost
             from D = 4 on and much more below, but not where emissions are exact
-            (see `kalman/apart.py`); or `"auto"`: the second where the prior is so wide
-            that the first would lose it, which is seen of values that are not traced.
+            (see `kalman/apart.py`), or have less noise than the rounding of the
+            variance that process noise adds up to, held as a covariance; or
+            `"auto"`: the second where the prior is so wide that the first would lose
+            it, which is seen of values that are not traced.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, one piece of the series on each; the
             emissions may be sharded so already. See `elk_ssm.evaluate`.

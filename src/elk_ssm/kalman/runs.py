@@ -22,6 +22,9 @@ directions that it leaves open.
 An exact observation of a state that is reached without noise, r = h'Qh = 0, is a
 constraint on x_i with infinite J. It is given the rounding of the variance that h'x
 would have, were it as uncertain as the initial state or Q: half the digits are left.
+With it h'x_j is known whatever x_i is, so it is written as its value and A, b lose that
+part: else every later constraint on x_j were one on x_i again, larger by F each step,
+until nothing else that is known of x_i survives the rounding of their sum.
 
 The rows of all steps after t are the future as seen from z_t. Conditioning the filtered
 N(m_t, P_t) on them is the two-filter smoother (Fraser and Potter, 1969; Särkkä and
@@ -35,7 +38,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
+from elk_ssm.kalman.roundings import nothing_of, reciprocal, safe_sqrt
 from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 
@@ -109,31 +112,60 @@ def condition_run_with_evidence(
 def _take_in_all(
     A: Array, b: Array, C: Array, emission: Rows, scale: Array | None, evidence: bool
 ) -> tuple[tuple[Array, Array, Array], Array]:
-    floors = jnp.zeros_like(emission.values)
-    if scale is not None:
-        size = jnp.sum(emission.weights**2, axis=-1)
-        # Of a single dimension there are no others to swallow.
-        tiny = jnp.finfo(b.dtype).eps ** (1 if b.shape[0] > 1 else 2)
-        floors = lax.stop_gradient(tiny * scale * size)
+    floors, nothing = _roundings(C, emission, scale)
+    # Exact scalars are about the noise, and where it is none, about x_i; either way
+    # they leave x_j no freedom along themselves. Of one dimension 1 - K h says so.
+    some_free = scale is not None and b.shape[0] > 1
+    free = jnp.eye(b.shape[0] if some_free else 0, dtype=b.dtype)
 
     def take_in(carry, row):
-        A, b, C = carry
-        h, r, z, ok, floor = row
+        A, b, C, free = carry
+        h, r, z, ok, floor, nothing = row
         g, a = project(C, h)
-        a = jnp.where(a < 0, 0.0, a)
+        exact = r <= 0
+        # What exact scalars left of a variance by rounding has no direction.
+        known = exact & (a <= nothing)
+        g, a = jnp.where(known, 0.0, g), jnp.where(known | (a < 0), 0.0, a)
         r = jnp.where(a + r < floor, floor, r)
         C, K, inverse = condition_row(C, h, g, a, r, ok)
+        if some_free:
+            along, free = _taken_from(free, h, ok & exact)
+            K = jnp.where(known, along, K)
         back = jnp.sum(A * h[:, None], axis=0)
         error = z - jnp.sum(h * b)
         seen = jnp.append(back, error) * safe_sqrt(inverse)
         if evidence:
             log_variance = -jnp.log(jnp.where(inverse > 0, inverse, 1))
             seen = jnp.append(seen, log_variance)
-        return (A - K[:, None] * back[None, :], b + K * error, C), seen
+        return (A - K[:, None] * back[None, :], b + K * error, C, free), seen
 
-    run, rows = (A, b, C), (*emission, floors)
-    (A, b, C), rows = over_rows(take_in, run, rows, collect=True)
+    run, rows = (A, b, C, free), (*emission, floors, nothing)
+    (A, b, C, _), rows = over_rows(take_in, run, rows, collect=True)
     return (A, b, symmetrize(C)), rows
+
+
+def _roundings(C: Array, emission: Rows, scale: Array | None) -> tuple[Array, Array]:
+    """Return of every scalar the least variance, and the one that is none, `(n,)`."""
+    squares = emission.weights**2
+    nothing = nothing_of(matvec(squares, jnp.diagonal(C)))
+    if scale is None:
+        return jnp.zeros_like(nothing), nothing
+    # Of a single dimension there are no others to swallow.
+    tiny = jnp.finfo(C.dtype).eps ** (1 if len(C) > 1 else 2)
+    return lax.stop_gradient(tiny * scale * jnp.sum(squares, axis=-1)), nothing
+
+
+def _taken_from(free: Array, h: Array, exact: Array) -> tuple[Array, Array]:
+    """Take the direction of an exact scalar from a projector on those that are free.
+
+    Returns:
+        K with h'K = 1 and no part in directions taken before, zero where h is among
+        them, `(D,)`, and the projector on what is left.
+    """
+    g, a = project(free, h)
+    inverse = reciprocal(a, exact & (a > nothing_of(jnp.sum(h * h))))
+    K = g * inverse
+    return K, free - K[:, None] * g
 
 
 def compress(rows: Array) -> Array:
