@@ -17,7 +17,9 @@ definite, and the better of both steps is taken (Moré & Sorensen 1979, Math. Pr
 
 Converged is a definite -H, a step below tolerance, and a Newton decrement
 g' (-H)^-1 g, twice the rise that is left, of nothing but rounding, per step of time and
-in all. On several devices E is zero, and mu grows until the matrix is definite.
+in all. Where the rounding of a state is more than its deviation given all others,
+1 / W, log p is noise there, and the end is called the limit of precision. On several
+devices E is zero, and mu grows until the matrix is definite.
 """
 
 from typing import NamedTuple
@@ -104,7 +106,8 @@ def newton_pass(posed: Posed, tolerance: Array, carry: Climb) -> Climb:
     )
     at_floor = (trial.reduction <= slack) & ~better & ~(norm < carry.step_norm)
     stalls = jnp.where(moved, jnp.where(at_floor, carry.stalls + 1, 0), PATIENCE)
-    status = _judge(posed, around, still & small, stalls, bends)
+    known = _is_known(posed, around, carry.states)
+    status = _judge(posed, around, still & small, stalls, bends, known)
     rise = carry.merit - merit
     merit = jnp.where(moved, merit, carry.merit)
     boundless = _is_boundless(posed, carry, around, trial, merit, small)
@@ -175,13 +178,21 @@ def _is_settled(
     posed: Posed, around: Around, states: Array, step: Array, tolerance: Array
 ) -> Array:
     """Whether the Newton decrement g' d is below tolerance, or of rounding."""
-    eps = jnp.finfo(states.dtype).eps
-    rounded = 4 * eps * states
+    rounded = _rounded(states)
     floor = dot(posed, around.metric * rounded, rounded)
     rise = jnp.sum(around.gradient * step, axis=1)
     each = posed.axis.all(jnp.abs(rise) <= jnp.maximum(tolerance, floor))
     total = posed.axis.total(jnp.sum(rise))
     return each & (total <= jnp.maximum(tolerance**2 * entries(posed), floor))
+
+
+def _is_known(posed: Posed, around: Around, states: Array) -> Array:
+    """Whether states are known to better than their deviations."""
+    return posed.axis.all(around.metric * _rounded(states) ** 2 <= 1)
+
+
+def _rounded(states: Array) -> Array:
+    return 4 * jnp.finfo(states.dtype).eps * states
 
 
 def _next_shift(trial: Trial, rise: Array, slack: Array) -> Array:
@@ -207,7 +218,12 @@ def _is_boundless(
 
 
 def _judge(
-    posed: Posed, around: Around, converged: Array, stalls: Array, bends: Array
+    posed: Posed,
+    around: Around,
+    settled: Array,
+    stalls: Array,
+    bends: Array,
+    known: Array,
 ) -> Array:
     finite = jnp.isfinite(around.gradient) & jnp.isfinite(around.metric)
     stuck = stalls >= PATIENCE
@@ -215,7 +231,8 @@ def _judge(
         (stuck, Status.precision_limit),
         (stuck & bends, Status.saddle),
         (stuck & ~posed.axis.all(finite), Status.nonfinite),
-        (converged, Status.converged),
+        (settled, Status.converged),
+        (settled & ~known, Status.precision_limit),
         otherwise=SEARCHING,
     )
 
