@@ -177,5 +177,9 @@ def test_what_is_no_series_is_named():
     ):
         with pytest.raises(TypeError, match=message):
             call()
+    with pytest.raises(ValueError, match=r"tol must be .*; got '1e-3'"):
+        elk.fit(model, y, tol="1e-3")
+    with pytest.raises(TypeError, match=r"max_iters must be an integer; got 9\.0"):
+        elk.fit(model, y, max_iters=9.0)
     with pytest.raises(ValueError, match="period must be at least 2; got '12'"):
         elk.models.seasonal("12")
