@@ -296,3 +296,9 @@ def test_importing_the_package_brings_neither_matplotlib_nor_rich():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_steps_in_the_place_of_axes_are_named():
+    seen = elk.Observed(elk.models.local_level(), jnp.array([1.0, 2.0, 4.0]))
+    with pytest.raises(TypeError, match="must be Matplotlib's axes; got 10"):
+        elk.plotting.forecast(seen, 10)

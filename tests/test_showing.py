@@ -28,7 +28,15 @@ def results():
     """One of each, made once."""
     surrogate = elk.linearize(f, INPUTS, INPUTS, initial_state=X0, noise=1.0)
     sol = solve(method=elk.deer(), history=4)
+    fitted = elk.fit(elk.models.local_level(), jnp.sin(jnp.arange(20.0) ** 2))
     return {
+        "ModelFit": fitted,
+        "Model": fitted.model,
+        "NonlinearModel": elk.models.poisson_counts(),
+        "Forecast": elk.forecast(fitted, 3),
+        "Decomposition": elk.decompose(fitted),
+        "Innovations": elk.innovations(fitted),
+        "Diagnostics": elk.diagnostics(fitted),
         "Solution": sol,
         "History": sol.history,
         "Plan": sol.plan,
@@ -53,6 +61,12 @@ def test_all_are_short_and_name_themselves(results):
     said = repr(results["Solution"])
     for part in ("float32[30, 2]", "status=converged", "deer: "):
         assert part in said
+    fitted = repr(results["ModelFit"])
+    for part in ("status=converged", "level.variance=", "float32[20, 1]"):
+        assert part in fitted
+    assert "level.variance=2 (fixed)" in repr(
+        elk.models.local_level().fix(**{"level.variance": 2.0})
+    )
     assert "&#x27;" in results["Solution"]._repr_html_()
 
 

@@ -60,8 +60,8 @@ def prepare(recurrence: Recurrence, asked: Asked) -> Options:
         nodes = shards.unknowns(length, block_size)
     if isinstance(method, Method):
         _check_memory(method, nodes, recurrence.layout, shards)
-    _check_tolerance("tol", asked.tol, zero=False)
-    _check_tolerance("atol", asked.atol, zero=True)
+    check_tolerance("tol", asked.tol, zero=False)
+    check_tolerance("atol", asked.atol, zero=True)
     limit = nodes if asked.max_iters is None else asked.max_iters
     check_count("max_iters", limit, at_least=1)
     check_count("history", asked.history, at_least=0)
@@ -246,7 +246,7 @@ def check_count(name: str, value: Any, at_least: int) -> None:
         raise ValueError(f"{name} must be at least {at_least}; got {value}.")
 
 
-def _check_tolerance(name: str, value: ArrayLike | None, *, zero: bool) -> None:
+def check_tolerance(name: str, value: ArrayLike | None, *, zero: bool) -> None:
     """Raise unless `value` is None, traced, or one positive (or zero) number."""
     if value is None or is_traced(value):
         return

@@ -133,6 +133,11 @@ def fit(build: Any, *data: Any, **options: Any) -> Any:
         return build.fit_to(*data, **options)
     if isinstance(build, LGSSM):
         return _fit_lgssm(build, *data, **options)
+    if not callable(build):
+        raise TypeError(
+            "the first argument must be a model, or a function that builds one; got "
+            f"{type(build).__name__}. The order is fit(model, y, inputs)."
+        )
     return fit_built(build, *data, **options)
 
 

@@ -259,7 +259,7 @@ def test_parameters_have_names_and_are_checked():
         ("seasonal(1)", "period must be at least 2; got 1"),
         ("seasonal(12, harmonics=7)", "from 1 to 6, half the period; got 7"),
         ("seasonal(4.5)", "no integer needs harmonics"),
-        ("seasonal", "missing 1 required positional argument: 'period'"),
+        ("seasonal", r"argument: 'period'; it is seasonal\(period, harm"),
         ("arma(0, 0)", "not both of them 0"),
         ("matern(2)", "nu must be 0.5, 1.5 or 2.5; got 2"),
         ("cycle(10, 5)", "2 < shortest < longest; got 10 and 5"),

@@ -164,3 +164,22 @@ def test_what_is_wrong_with_traced_values_leaves_parameters_finite():
     for values in found.parameters.values():
         assert np.isfinite(values).all()
     assert bool(found.converged[2])
+
+
+def test_what_is_no_series_is_named():
+    y, model = np.arange(6.0), elk.models.local_level()
+    dates = np.arange("2000-01", "2000-07", dtype="M8[M]")
+    for call, message in (
+        (lambda: elk.fit(y, model), r"got ndarray. The order is fit\(model, y, inputs"),
+        (lambda: elk.fit(model, np.array(["a", "b", "c"])), "numbers; got <U1"),
+        (lambda: elk.fit(model, np.array([1, None, "c"], object)), "got object"),
+        (lambda: elk.fit(model, y, times=dates), r"times must be .*t\[0\].*days"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"tol must be .*; got '1e-3'"):
+        elk.fit(model, y, tol="1e-3")
+    with pytest.raises(TypeError, match=r"max_iters must be an integer; got 9\.0"):
+        elk.fit(model, y, max_iters=9.0)
+    with pytest.raises(ValueError, match="period must be at least 2; got '12'"):
+        elk.models.seasonal("12")

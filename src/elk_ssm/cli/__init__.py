@@ -80,6 +80,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, the same for every command."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("required: FILE"):
+            message += "; FILE comes first, before flags of several values"
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held
 from elk_ssm._trees import static
 from elk_ssm._types import Array
 from elk_ssm.fitted.bands import check_level, edges
@@ -34,7 +35,7 @@ class Band(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decomposition:
     """A series as a sum of components, given all of it.
 
@@ -68,6 +69,9 @@ class Decomposition:
     signal: Band
     residual: Array
     names: tuple[str, ...] = static()
+
+    def __repr__(self) -> str:
+        return held(self, "mean", "residual", names=self.names)
 
     def __getitem__(self, key: str) -> Band:
         """Return the band of a component by its name."""

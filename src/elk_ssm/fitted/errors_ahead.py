@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import held
 from elk_ssm._types import Array
 from elk_ssm.fitted.series import Given, given_by, marked
 from elk_ssm.fitted.whiteness import Diagnostics, examine
@@ -45,6 +46,9 @@ class Innovations(NamedTuple):
     standardised: Array
     errors: Array
     variances: Array
+
+    def __repr__(self) -> str:
+        return held(self, *self._fields)
 
     def tests(self, lags: int | None = None) -> Diagnostics:
         """Return the tests of `elk_ssm.diagnostics`."""

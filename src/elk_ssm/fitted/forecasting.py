@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from elk_ssm._showing import held
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.fitted.bands import check_level, edges
 from elk_ssm.fitted.series import Given, given_by
@@ -41,6 +42,9 @@ class Forecast(NamedTuple):
     variance: Array
     lower: Array
     upper: Array
+
+    def __repr__(self) -> str:
+        return held(self, *self._fields)
 
 
 def forecast(

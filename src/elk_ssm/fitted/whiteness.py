@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.scipy.special import betainc, gammaincc
 
+from elk_ssm._showing import number, show
 from elk_ssm._types import Array
 from elk_ssm.fitted.series import marked
 
@@ -60,6 +61,14 @@ class Diagnostics(NamedTuple):
     kurtosis: Array
     autocorrelations: Array
     num_observed: Array
+
+    def __repr__(self) -> str:
+        tests = {
+            name: f"p {number(getattr(test, 'p_value', test))}"
+            for name, test in zip(self._fields[:3], self, strict=False)
+        }
+        shape = {"skewness": number(self.skewness), "kurtosis": number(self.kurtosis)}
+        return show("Diagnostics", **tests, **shape)
 
 
 def examine(standardised: Array, lags: int | None = None) -> Diagnostics:

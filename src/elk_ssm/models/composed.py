@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._showing import number, show
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.component import Component, Scale
 from elk_ssm.models.data import as_emissions, gaps_between, scale_of
@@ -135,6 +136,14 @@ class Composed(Parametric):
             end = begin + len(one.kind.states)
             found[one.name], begin = slice(begin, end), end
         return found
+
+    def __repr__(self) -> str:
+        names = " + ".join(part.name for part in self.components)
+        values = {
+            name: f"{number(value)}{'' if name in self.free else ' (fixed)'}"
+            for name, value in self.parameters.items()
+        }
+        return show(type(self).__name__, components=names, **values)
 
     def fit_to(self, *data: Any, **options: Any) -> Any:
         """Return the model fitted to a series; see `fitting.fit_model`."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,7 +17,7 @@ def as_emissions(y: Any, count: int) -> Array:
     Raises:
         ValueError: It has another shape.
     """
-    y = jnp.asarray(y)
+    y = jnp.asarray(_numeric(y, "a series"))
     if not jnp.issubdtype(y.dtype, jnp.floating):
         y = y.astype(jnp.zeros(()).dtype)
     wanted = f"(T, {count})" if count > 1 else "(T,) or (T, 1)"
@@ -26,12 +27,26 @@ def as_emissions(y: Any, count: int) -> Array:
     return shaped
 
 
+def _numeric(values: Any, what: str) -> Any:
+    """Return values, text and dates refused."""
+    if any(map(is_traced, jax.tree.leaves(values))) or isinstance(values, jax.Array):
+        return values
+    kind = np.asarray(values).dtype
+    if kind.kind not in "OSUMm":
+        return values
+    days = "; take (t - t[0]) / np.timedelta64(1, 'D'), days"
+    hint = days if kind.kind == "M" else ""
+    raise TypeError(f"{what} must be numbers; got {kind}{hint}.")
+
+
 def as_times(times: Any) -> Any:
     """Return times as an array, by NumPy where it can.
 
     Days in float64 may be years in float32.
     """
-    return times if times is None or is_traced(times) else np.asarray(times)
+    if times is None or is_traced(times):
+        return times
+    return np.asarray(_numeric(times, "times"))
 
 
 def gaps_between(times: Any) -> Array:

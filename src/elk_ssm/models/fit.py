@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._showing import arrays, named, number, show
 from elk_ssm._types import Array
 from elk_ssm.solution import Status
 
@@ -71,6 +72,16 @@ class ModelFit(NamedTuple):
     inputs: Any = None
     gaps: Array | None = None
     times: Any = None
+
+    def __repr__(self) -> str:
+        return show(
+            "ModelFit",
+            status=named(self.status, Status),
+            num_iters=number(self.num_iters),
+            log_likelihood=number(self.log_likelihood),
+            model=repr(self.model),
+            emissions=arrays(self.emissions),
+        )
 
     @property
     def parameters(self) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from elk_ssm._options import check_count, check_tolerance
 from elk_ssm._progress import searching
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.models.checks import check_series
@@ -106,6 +107,8 @@ def fit_model(
     model = model.astype(jnp.result_type(y))
     gaps = None if times is None else gaps_between(times)
     check_series(model, y, inputs, gaps, mask)
+    check_count("max_iters", max_iters, 0)
+    check_tolerance("tol", tol, zero=True)
     if not model.free:
         raise ValueError("nothing is left to fit: every parameter is fixed.")
     if num_starts > 1 and key is None:

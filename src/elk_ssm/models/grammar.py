@@ -11,6 +11,7 @@ and what is no literal is refused.
 import ast
 from collections.abc import Callable
 from functools import reduce
+from inspect import signature
 from operator import add
 from typing import Any
 
@@ -103,8 +104,9 @@ def _built(name: str, call: ast.Call | None) -> Model:
     try:
         return TERMS[name](*arguments, **named)
     except TypeError as error:
+        parameters = ", ".join(signature(TERMS[name]).parameters)
         said = str(error).replace(f"{TERMS[name].__name__}()", name)
-        raise ValueError(f"{said}.") from None
+        raise ValueError(f"{said}; it is {name}({parameters}).") from None
 
 
 def _literal(node: ast.AST, name: str) -> Any:

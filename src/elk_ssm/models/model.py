@@ -41,7 +41,7 @@ NOISE = "noise"
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # that of Composed
 class Model(Composed):
     """A sum of components, as `elk_ssm.models` makes them; `+` adds two.
 

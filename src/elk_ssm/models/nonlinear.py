@@ -43,7 +43,7 @@ EMISSION = "emission"
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # that of Composed
 class NonlinearModel(Composed):
     """Components seen by an emission, as `Model.with_emission` makes them.
 

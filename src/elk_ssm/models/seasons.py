@@ -212,7 +212,7 @@ def seasonal(
         >>> elk.models.seasonal(52, harmonics=2).state_names
         ('seasonal.1', 'seasonal.1*', 'seasonal.2', 'seasonal.2*')
     """
-    if not period >= 2:
+    if isinstance(period, str) or not period >= 2:
         raise ValueError(f"seasonal: period must be at least 2; got {period!r}.")
     if harmonics is None:
         if int(period) != period:

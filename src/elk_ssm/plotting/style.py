@@ -27,8 +27,11 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
 
     Raises:
         ImportError: matplotlib is not installed.
+        TypeError: What was given is no axes.
     """
     if ax is not None:
+        if not hasattr(ax, "plot"):
+            raise TypeError(f"ax must be Matplotlib's axes; got {ax!r}.")
         return ax
     try:
         from matplotlib import pyplot

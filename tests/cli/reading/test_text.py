@@ -163,8 +163,11 @@ def test_dates_are_a_time(read, refusal):
     ("text", "expected"),
     [
         ("d,v\n03/04/2020,1\n04/04/2020,2\n", "line 2, column d: '03/04/2020'"),
-        ("d,v\n2020-01-02,1\n2020-01-01,2\n", "line 3, column d: this time is not"),
-        ("d,v\n2,1\n2,2\n", "line 3, column d: this time is not after"),
+        (
+            "d,v\n2020-01-02,1\n2020-01-01,2\n",
+            "line 3, column d: 2020-01-01 is not after",
+        ),
+        ("d,v\n2,1\n2,2\n", "line 3, column d: 2 is not after the one before it, 2"),
         ("d,v\n2,1\n,2\n", "line 3, column d: there is no time"),
         ("d\n2\n3\n", "no column beside that of the times"),
     ],

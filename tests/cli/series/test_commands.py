@@ -145,12 +145,12 @@ MISTAKES = {
     "twice": (
         "t,y\n2001-01-01,1\n2001-01-01,2\n",
         [MODEL, "--time-column=t"],
-        "not after the one before",
+        "2001-01-01 is not after the one before it, 2001-01-01; there must be one row",
     ),
     "unsorted": (
         "t,y\n2001-01-02,1\n2001-01-01,2\n",
         [MODEL, "--time-column=t"],
-        "not after the one before",
+        "2001-01-01 is not after the one before it, 2001-01-02",
     ),
     "name": ("y\n1\n2.5\n1\n", ["--model=leval"], "there is no component 'leval'"),
     "syntax": ("y\n1\n2.5\n1\n", ["--model=level +"], "a model is a sum"),
@@ -160,7 +160,7 @@ MISTAKES = {
     "inputs": (
         "a,b\n1,2.5\n3,1\n2,2\n",
         ["--column=a", "--model=level + regression(1)"],
-        "1 column of inputs, and --inputs names 0",
+        "--inputs names 0; say --column and --inputs",
     ),
     "uneven": (
         "t,y\n1,1\n2,5\n3.4,2\n4,1\n5.5,1\n",
@@ -227,3 +227,25 @@ def test_parameters_that_are_none(change, words, tmp_path, capsys, monkeypatch):
     assert words in error
     assert error.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == ["data.csv", "p.json"]
+
+
+def test_a_forecast_that_goes_nowhere_is_refused(place, capsys):
+    assert cli.main(["fit", *data(place), MODEL, "--forecast=3"]) == 2
+    assert "say --output or --figure" in capsys.readouterr().err
+
+
+def test_a_file_behind_a_flag_of_several_values_is_missed(place, capsys):
+    """The series is then taken for a column."""
+    file, time = data(place)
+    assert cli.main(["fit", time, MODEL, "--column", "flow", file]) == 2
+    assert "FILE comes first" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("usage: elk-ssm fit FILE --model SUM")
+    assert "seasonal(PERIOD, harmonics=N)" in said
+
+
+def test_a_search_that_is_cut_off_names_the_flag(place, capsys):
+    assert cli.main(["fit", *data(place), MODEL, "--max-iters=1"]) == 1
+    assert "raise --max-iters" in capsys.readouterr().err

@@ -59,7 +59,7 @@ class Recording:
 
     def _span(self) -> str:
         assert self.time is not None
-        first, last = (_instant(self.time[i]) for i in (0, -1))
+        first, last = (instant(self.time[i]) for i in (0, -1))
         uneven = "" if _is_even(self.time) else " in uneven steps"
         return f"time {self.time_name} from {first} to {last}{uneven}"
 
@@ -68,7 +68,8 @@ def _counted(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-def _instant(value: Any) -> str:
+def instant(value: Any) -> str:
+    """Return a time in words, a date alone at midnight."""
     if isinstance(value, np.datetime64):
         return str(value.astype("M8[s]")).removesuffix("T00:00:00")
     return f"{value:.10g}"

@@ -3,6 +3,7 @@
 import numpy as np
 
 from elk_ssm.cli.errors import UsageError
+from elk_ssm.cli.reading.recording import instant
 from elk_ssm.cli.reading.table import Table
 
 
@@ -20,8 +21,9 @@ def read_times(table: Table, column: int) -> np.ndarray:
     late = np.diff(times) > np.zeros((), np.diff(times).dtype)
     for row in np.flatnonzero(~late)[:1]:
         where = table.where(int(row) + 1, column)
+        before, this = (instant(time) for time in times[row : row + 2])
         raise UsageError(
-            f"{table.path}: {where}: this time is not after the one before it; rows "
-            "must be in the order of time."
+            f"{table.path}: {where}: {this} is not after the one before it, {before}; "
+            "there must be one row for a time, sorted by time."
         )
     return times

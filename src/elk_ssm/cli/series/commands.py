@@ -27,6 +27,11 @@ from elk_ssm.cli.writing import check_output, write_files
 from elk_ssm.solution import Status
 
 MAX_STEPS = 1_000_000
+_EPILOG = (
+    "A SUM adds up level, trend, seasonal(PERIOD) or seasonal(PERIOD, harmonics=N), "
+    "cycle(SHORTEST, LONGEST), ar(ORDER), arma(P, Q), regression(COUNT), matern(NU). "
+    "FILE comes first: behind a flag of several values it would be one of them."
+)
 LIGHTER = "a model of fewer states (harmonics of a season), a shorter series"
 
 
@@ -65,14 +70,22 @@ def add_series(commands: Any) -> None:
 
 
 def _add(commands: Any, name: str, short: str, long: str) -> Any:
-    parser = commands.add_parser(name, help=short, description=long, allow_abbrev=False)
+    parser = commands.add_parser(
+        name,
+        help=short,
+        description=long,
+        usage=f"elk-ssm {name} FILE --model SUM [flags]",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     known = ", ".join(SUFFIXES)
     add("data", type=Path, metavar="FILE", help=f"the series: {known}; text gzipped")
     add("--model", metavar="SUM", help='such as "trend + seasonal(52, harmonics=6)"')
     add("--output", type=Path, metavar="FILE", help="table to write, .csv or .npz")
     add("--figure", type=Path, metavar="FILE", help="picture, .png, .svg or .pdf")
-    add("--level", type=tolerance, default=0.95, help="of the bands (default: 0.95)")
+    share = "probability of the bands (default: 0.95)"
+    add("--level", type=tolerance, default=0.95, metavar="X", help=share)
     add("--save-params", type=Path, metavar="FILE", help="write parameters, .json")
     add("--params", type=Path, metavar="FILE", help="take them from there: no fit")
     search = parser.add_argument_group("how to fit").add_argument
@@ -83,9 +96,11 @@ def _add(commands: Any, name: str, short: str, long: str) -> Any:
         metavar="NAME[=VALUE]",
         help="parameters to leave as they are, or at a value",
     )
-    search("--max-iters", type=integer(1), default=200, metavar="N", help="200")
-    search("--starts", type=integer(1, 1000), default=1, metavar="N", help="at once; 1")
-    search("--seed", type=integer(0), default=0, help="of the other starts (0)")
+    most, starts = "most steps (default: 200)", "searches, all at once (default: 1)"
+    search("--max-iters", type=integer(1), default=200, metavar="N", help=most)
+    search("--starts", type=integer(1, 1000), default=1, metavar="N", help=starts)
+    seed = "seed of where the others start (default: 0)"
+    search("--seed", type=integer(0), default=0, metavar="N", help=seed)
     search(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -153,6 +168,8 @@ def _check_files(args: argparse.Namespace) -> None:
         for flag in ("output", "future"):
             if getattr(args, flag) is not None and args.forecast is None:
                 raise UsageError(f"--{flag} is for a forecast: say --forecast N.")
+        if args.forecast is not None and args.output is None and args.figure is None:
+            raise UsageError("--forecast goes to a file: say --output or --figure.")
     elif args.output is None and args.figure is None:
         raise UsageError(f"{args.command} writes a file: say --output or --figure.")
 
@@ -189,5 +206,5 @@ def _report(fitted: Any, status: str, files: list[Path]) -> int:
     say(f"{searched}, log likelihood {float(fitted.log_likelihood):,.3f}{wrote}")
     if status in ("given", "converged"):
         return 0
-    complain(f"not converged: {fitted.message}")
+    complain(f"not converged: {fitted.message.replace('max_iters', '--max-iters')}")
     return 1

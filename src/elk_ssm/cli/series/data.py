@@ -93,7 +93,7 @@ def _check_inputs(args: argparse.Namespace, wanted: int) -> None:
     if len(args.inputs) != wanted:
         raise UsageError(
             f"the regressions of the model take {_columns(wanted)} of inputs, and "
-            f"--inputs names {len(args.inputs)}."
+            f"--inputs names {len(args.inputs)}; say --column and --inputs."
         )
     if args.future is not None and not args.inputs:
         raise UsageError("--future is for models with --inputs.")

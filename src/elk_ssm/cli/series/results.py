@@ -82,6 +82,6 @@ def _check(path: Path | None, suffixes: tuple[str, ...]) -> None:
     if path is None:
         return
     if path.suffix not in suffixes:
-        known = " or ".join(suffixes)
+        known = " or ".join((", ".join(suffixes[:-1]), suffixes[-1]))
         raise UsageError(f"{path}: expected an output file ending in {known}.")
     check_output(path, path.suffix)
