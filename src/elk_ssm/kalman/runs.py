@@ -35,7 +35,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.roundings import reciprocal, safe_sqrt
+from elk_ssm.kalman.roundings import floor_of, reciprocal, safe_sqrt
 from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 
@@ -79,7 +79,7 @@ def condition_run(
     b: Array,
     C: Array,
     emission: Rows,
-    scale: Array | None = None,
+    scales: Array | None = None,
 ) -> tuple[tuple[Array, Array, Array], Array]:
     """Condition x_j = A x_i + b + N(0, C) on scalar observations of x_j.
 
@@ -88,33 +88,32 @@ def condition_run(
         b: `(D,)`.
         C: `(D, D)`.
         emission: n scalars.
-        scale: a variance, `()`, against which noise is called none at all.
+        scales: variances, `(D,)`, against which noise is called none at all.
 
     Returns:
         A, b and C given the observations, and the rows `(n, D + 1)` that they are
         about x_i.
     """
-    run, rows = _take_in_all(A, b, C, emission, scale, False)
+    run, rows = _take_in_all(A, b, C, emission, scales, False)
     return run, rows
 
 
 def condition_run_with_evidence(
-    A: Array, b: Array, C: Array, emission: Rows, scale: Array | None = None
+    A: Array, b: Array, C: Array, emission: Rows, scales: Array | None = None
 ) -> tuple[tuple[Array, Array, Array], Array, Array]:
     """Return the same, and the sum of the log variances s of what was observed."""
-    run, rows = _take_in_all(A, b, C, emission, scale, True)
+    run, rows = _take_in_all(A, b, C, emission, scales, True)
     return run, rows[:, :-1], jnp.sum(rows[:, -1])
 
 
 def _take_in_all(
-    A: Array, b: Array, C: Array, emission: Rows, scale: Array | None, evidence: bool
+    A: Array, b: Array, C: Array, emission: Rows, scales: Array | None, evidence: bool
 ) -> tuple[tuple[Array, Array, Array], Array]:
     floors = jnp.zeros_like(emission.values)
-    if scale is not None:
-        size = jnp.sum(emission.weights**2, axis=-1)
+    if scales is not None:
         # Of a single dimension there are no others to swallow.
         tiny = jnp.finfo(b.dtype).eps ** (1 if b.shape[0] > 1 else 2)
-        floors = lax.stop_gradient(tiny * scale * size)
+        floors = floor_of(emission.weights, scales, tiny)
 
     def take_in(carry, row):
         A, b, C = carry
