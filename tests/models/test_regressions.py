@@ -45,3 +45,26 @@ def test_the_units_of_inputs_do_not_matter(dtype):
         smoothed = elk.lgssm_smoother(model.lgssm(scaled), y_of[:, None])
         ours = smoothed.smoothed_means[-1, 1:] * np.array(units)
         np.testing.assert_allclose(ours, coefficients, atol=10 * tol)
+
+
+def test_inputs_that_no_data_tell_apart_are_refused():
+    y, inputs = series()
+    gap = y.copy()
+    gap[:5] = np.nan
+    model = elk.models.local_level() + elk.models.regression(2)
+    one = inputs[:, :1]
+    early = np.where(np.arange(STEPS)[:, None] < 5, one, 2 * one)
+    for y_of, columns in (
+        (y, np.hstack([one, 1e8 * one])),
+        (y, np.hstack([one, np.full((STEPS, 1), 2.0)])),
+        (gap, np.hstack([one, early])),
+    ):
+        with pytest.raises(ValueError, match="column 1 of the inputs is a sum of the"):
+            elk.fit(model, y_of, columns)
+    # With a wide prior there is an answer.
+    counts = model.with_emission("student_t").fix(
+        *model.with_emission("student_t").free
+    )
+    counts = counts.release("emission.scale")
+    fitted = elk.fit(counts, y, np.hstack([one, one]), standard_errors=False)
+    assert np.isfinite(fitted.log_likelihood)
