@@ -151,6 +151,7 @@ def _emit_open(
     open_ = jnp.isinf(P.variances()).astype(means.dtype)
     known = P.like(jnp.where(jnp.isinf(P.array), 0, P.array))
     far = H.like(jnp.abs(H.array)).mv(open_) > 0
+    spread = H.congruence(known).add(R)
     infinite = Diagonal(jnp.where(far, jnp.inf, 0).astype(means.dtype))
-    spread, infinite = unified(H.congruence(known).add(R), infinite)
-    return H.mv(means), spread.add(infinite)
+    own, open_ones = unified(spread, infinite)
+    return H.mv(means), own.add(open_ones)

@@ -6,6 +6,8 @@ parts in a million in float32, two in 1e12 in float64. A value without noise tha
 less than that is known, and is compared with what is known of it (`slack_of`).
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -36,7 +38,7 @@ def scales_of(weights: Array, *noises: Array) -> Array:
     return lax.stop_gradient(jnp.where(alone, own, jnp.max(own)))
 
 
-def floor_of(weights: Array, scales: Array, eps: Array) -> Array:
+def floor_of(weights: Array, scales: Array, eps: Any) -> Array:
     """Return what scalars of variance h'Ph must have of it, `(...)`.
 
     Where no dimension that is seen has a scale, the largest stands in.

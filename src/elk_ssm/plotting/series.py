@@ -87,10 +87,10 @@ def forecast(
     ax.fill_between(t[len(seen) :], low, high, **band)
     if len(seen):
         past = slice(begin, len(seen))
-        alone = {"marker": ".", "markevery": lonely(seen[past])}
+        alone: dict[str, Any] = {"marker": ".", "markevery": lonely(seen[past])}
         ax.plot(t[past], seen[past], "k-", linewidth=1.0, label="observed", **alone)
-    drawn = {"color": BLUE, "linewidth": 2.0, "marker": marker, "label": "forecast"}
-    ax.plot(t[len(seen) :], mean, "--", **drawn)
+    drawn: dict[str, Any] = {"color": BLUE, "linewidth": 2.0, "marker": marker}
+    ax.plot(t[len(seen) :], mean, "--", label="forecast", **drawn)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
     dated(ax, t)
