@@ -138,6 +138,7 @@ def is_count(value: Any, least: int = 1) -> bool:
     """Whether a value is a whole number, Python's or NumPy's, and large enough.
 
     Example:
+        >>> from elk_ssm.models.component import is_count
         >>> is_count(3), is_count(True), is_count(2.0), is_count(0)
         (True, False, False, False)
     """

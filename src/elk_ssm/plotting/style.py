@@ -81,6 +81,8 @@ def lonely(values: np.ndarray) -> list[int]:
     """Return which values stand between two gaps, where a line shows nothing.
 
     Example:
+        >>> from elk_ssm.plotting.style import lonely
+        >>> import numpy as np
         >>> lonely(np.array([1.0, np.nan, 2.0, np.nan, 3.0, 4.0]))
         [0, 2]
     """
