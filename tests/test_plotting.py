@@ -11,12 +11,15 @@ matplotlib.use("Agg")
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import elk_ssm as elk
 from elk_ssm import plotting
+from elk_ssm.fitted.decomposing import Band
+from elk_ssm.fitted.errors_ahead import Innovations
 
 
 @pytest.fixture
@@ -261,6 +264,103 @@ class TestDiagnosis:
         low, high = ax.get_ylim()
         assert low < level < 0 < high
         assert low > -60
+
+
+def expected(steps):
+    mean, variance = np.full(steps, 2.0), 1.0 + np.arange(steps)
+    reach = 1.96 * np.sqrt(variance)
+    return elk.Forecast(mean, variance, mean - reach, mean + reach)
+
+
+class TestForecast:
+    y = np.array([1.0, np.nan, 3.0, np.nan, 2.0, 2.5])
+
+    def test_the_series_the_mean_and_the_band_are_where_they_are(self, ax):
+        ahead = expected(3)
+        assert plotting.forecast(ahead, ax, y=self.y[:, None], ylabel="m") is ax
+        seen, mean = ax.lines
+        np.testing.assert_array_equal(seen.get_xydata().T, [range(6), self.y])
+        np.testing.assert_array_equal(mean.get_xydata().T, [[6, 7, 8], ahead.mean])
+        (band,) = ax.collections
+        reach = band.get_paths()[0].get_extents()
+        ends = [6, ahead.lower.min(), 8, ahead.upper.max()]
+        np.testing.assert_allclose(reach.extents, ends)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("time step", "m")
+        names = [x.get_text() for x in ax.get_legend().get_texts()]
+        assert sorted(names) == ["band", "forecast", "observed"]
+
+    def test_what_stands_alone_has_a_mark(self, ax):
+        plotting.forecast(expected(1), ax, y=self.y)
+        seen, mean = ax.lines
+        assert seen.get_markevery() == [0, 2]
+        assert (seen.get_marker(), mean.get_marker()) == (".", "o")
+        assert ax.collections[0].get_linewidth()[0] > 0
+
+    def test_the_last_of_a_series_and_dates(self, ax):
+        days = np.datetime64("2020-01-30") + np.arange(9)
+        plotting.forecast(expected(3), ax, y=self.y, last=2, times=days)
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), self.y[-2:])
+        np.testing.assert_array_equal(ax.lines[1].get_xdata(), days[6:])
+        with pytest.raises(ValueError, match=r"times must be \(9,\)"):
+            plotting.forecast(expected(3), ax, y=self.y, times=days[:6])
+
+
+class TestComponents:
+    def parts(self):
+        mean = np.arange(12.0).reshape(2, 3, 2)
+        bands = mean, np.ones_like(mean), mean - 1, mean + 1
+        total = Band(*(x.sum(axis=0) for x in bands))
+        gap = np.array([[0.5, 0.5], [np.nan, 0.5], [0.5, 0.5]])
+        return elk.Decomposition(*bands, total, gap, ("level", "cycle"))
+
+    def test_a_panel_for_the_sum_and_for_each(self):
+        parts = self.parts()
+        axes = plotting.components(parts, Figure().subplots(3), dimension=1)
+        titles = [ax.get_title(loc="left") for ax in axes]
+        assert titles == ["observed and signal", "level", "cycle"]
+        seen, total = (line.get_ydata() for line in axes[0].lines)
+        np.testing.assert_array_equal(total, parts.mean[..., 1].sum(axis=0))
+        np.testing.assert_array_equal(seen, total + 0.5)
+        for ax, mean in zip(axes[1:], parts.mean[..., 1]):
+            np.testing.assert_array_equal(ax.lines[0].get_ydata(), mean)
+            reach = ax.collections[0].get_paths()[0].get_extents()
+            np.testing.assert_allclose(reach.intervaly, [mean[0] - 1, mean[-1] + 1])
+        assert axes[-1].get_xlabel() == "time step"
+
+    def test_a_gap_is_none_of_the_dots(self):
+        seen = plotting.components(self.parts(), Figure().subplots(3))[0].lines[0]
+        np.testing.assert_array_equal(np.isnan(seen.get_ydata()), [False, True, False])
+
+    def test_too_few_axes_are_said(self):
+        with pytest.raises(ValueError, match="needs 3 axes; got 2"):
+            plotting.components(self.parts(), Figure().subplots(2))
+
+
+class TestDiagnostics:
+    def drawn(self, white, **options):
+        found = Innovations(*[jnp.asarray(white)] * 3)
+        return found, plotting.diagnostics(found, Figure().subplots(2, 2), **options)
+
+    def test_four_views_of_the_same_innovations(self):
+        white = np.random.default_rng(0).normal(size=50)
+        white[[0, 7]] = np.nan
+        found, (over_time, histogram, acf, quantiles) = self.drawn(white, lags=6)
+        known = np.float32(np.sort(white[np.isfinite(white)]))
+        np.testing.assert_array_equal(over_time.lines[0].get_ydata(), np.float32(white))
+        area = sum(x.get_width() * x.get_height() for x in histogram.patches)
+        np.testing.assert_allclose(area, 1, rtol=1e-5)
+        x, y = acf.lines[-1].get_xydata().T
+        np.testing.assert_array_equal(x, np.arange(1, 7))
+        np.testing.assert_allclose(y, found.tests(6).autocorrelations, rtol=1e-6)
+        x, y = quantiles.lines[0].get_xydata().T
+        np.testing.assert_array_equal(y, known)
+        places = (np.arange(48) + 0.5) / 48
+        np.testing.assert_allclose(x, scipy.stats.norm.ppf(places), atol=1e-4)
+
+    def test_without_any_there_is_nothing_to_draw(self):
+        _, (over_time, histogram, *_) = self.drawn(np.full(9, np.nan))
+        assert np.isnan(over_time.lines[0].get_ydata()).all()
+        assert not histogram.patches
 
 
 def test_pictures_of_a_real_solve(ax):

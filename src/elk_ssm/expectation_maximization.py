@@ -233,9 +233,10 @@ def _climb(
         value, i = found.log_likelihood, state.num_iters
         before = jnp.where(i > 0, state.log_likelihoods[i - 1], -jnp.inf)
         gain = value - before
-        slack = 64 * jnp.finfo(dtype).eps * (jnp.abs(value) + count)
+        rounding = 4 * jnp.finfo(dtype).eps * (jnp.abs(value) + count)
+        slack = 16 * rounding
         rises, refused = gain >= 0, ~(gain >= -slack)
-        little = ~refused & (gain <= jnp.maximum(tol * count, slack))
+        little = ~refused & (gain <= jnp.maximum(tol * count, rounding))
         held = choose(rises, tried, state.held)
         best = maximized(tried, found, free)
         best = best if how.ties is None else tied(best, tried, how.ties)

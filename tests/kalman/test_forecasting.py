@@ -5,6 +5,7 @@ import pytest
 from tests.kalman import oracle
 from tests.kalman.test_filtering import BACKENDS, TIGHT, diagonal_model
 
+import elk_ssm as elk
 from elk_ssm.kalman.forecasting import lgssm_predict
 from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.linalg.structure import Diagonal, ScaledIdentity, to_dense
@@ -69,3 +70,24 @@ def test_a_masked_series_forecasts_like_one_with_nan():
 def test_no_horizon_is_refused():
     with pytest.raises(ValueError, match="horizon"):
         lgssm_predict(WALK, jnp.ones((3, 1)), 0)
+
+
+def test_what_is_open_is_infinite_only_where_it_is_seen():
+    """Two levels of which nobody has seen the second; one emission sees each alone."""
+    model = elk.LGSSM(
+        jnp.zeros(2),
+        elk.Diffuse(),
+        jnp.eye(2),
+        0.5 * jnp.eye(2),
+        jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, -2.0]]),
+        jnp.eye(3),
+    )
+    gap = jnp.nan
+    ahead = elk.lgssm_predict(model, jnp.array([[1.0, gap, gap], [2.0, gap, gap]]), 2)
+    variances = np.diagonal(ahead.emission_covariances.to_dense(), axis1=1, axis2=2)
+    np.testing.assert_array_equal(np.isinf(variances), [[False, True, True]] * 2)
+    # The level after two values: 1 / (1 / 1.5 + 1) of noise 1, moved twice.
+    np.testing.assert_allclose(variances[:, 0], 0.6 + np.array([1.5, 2.0]), rtol=1e-5)
+    plain = elk.LGSSM(*model[:2], *[elk.Diagonal(jnp.ones(2))] * 4)
+    ahead = elk.lgssm_predict(plain, jnp.array([[1.0, gap]]), 1)
+    np.testing.assert_allclose(ahead.emission_covariances.diagonal, [[3, np.inf]])

@@ -305,3 +305,56 @@ def test_float32_holds_a_series_far_from_zero():
         double = run(jnp.asarray(y, jnp.float64))
     np.testing.assert_allclose(single[0], double[0], rtol=1e-5)
     np.testing.assert_allclose(single[1], double[1], rtol=1e-3)
+
+
+def test_what_no_data_could_tell_apart_is_no_sum():
+    seasonal = elk.models.seasonal
+    for other in (seasonal(4), seasonal(12, harmonics=3), seasonal(8)):
+        with pytest.raises(
+            ValueError, match="seasonal both have a harmonic of 4 steps"
+        ):
+            seasonal(4, harmonics=1) + other
+    both = seasonal(12, harmonics=2) + seasonal(4) + seasonal(7)
+    assert both.lgssm().state_dim == 4 + 3 + 6
+
+
+def test_a_model_is_read_whatever_stands_for_a_space():
+    for text in ("\tlevel\n  + seasonal( 4 )\n", "level\u00a0+ seasonal(4)"):
+        assert elk.models.parse(text) == elk.models.parse("level + seasonal(4)")
+    whole = np.int64(3)
+    model = elk.models.seasonal(np.int64(12), np.int64(2))
+    model = model + elk.models.autoregressive(whole) + elk.models.regression(whole)
+    assert model.num_inputs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "a model to parse is a text; got None"),
+        ("seasonal('4')", "period must be at least 2; got '4'"),
+        ("seasonal(1e400)", "period must be at least 2; got inf"),
+        ("ar(True)", "order must be a positive integer; got True"),
+        ("matern(1.5, 0)", "lengthscale must be positive; got 0"),
+        (
+            "level(name='')",
+            "called by a word without a dot that is not 'noise'; got ''",
+        ),
+        ("level(name='noise')", "that is not 'noise'; got 'noise'"),
+        ("level(name='a.b')", "without a dot that is not 'noise'; got 'a.b'"),
+    ],
+)
+def test_a_part_that_cannot_be_is_said_to_be_none(text, message):
+    with pytest.raises(ValueError, match=message):
+        elk.models.parse(text)
+
+
+def test_times_are_finite_numbers():
+    model = elk.models.matern(0.5)
+    days = np.datetime64("2020-01-01") + np.arange(3)
+    for times, message in (
+        (days, r"times must be numbers, .* got an array of datetime64\[D\]"),
+        (np.array([0.0, np.nan, 2.0]), "times must be finite; at 1 is nan"),
+        (np.array([0.0, 1.0, np.inf]), "times must be finite; at 2 is inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.lgssm(times=times)

@@ -183,3 +183,23 @@ def test_what_is_no_series_is_named():
         elk.fit(model, y, max_iters=9.0)
     with pytest.raises(ValueError, match="period must be at least 2; got '12'"):
         elk.models.seasonal("12")
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "em"])
+def test_in_float32_the_unit_of_a_series_does_not_matter(method):
+    """Squares of variances of 1e20 are no numbers of float32."""
+    found = []
+    for unit in (1.0, 1e-8, 1e8):
+        y = jnp.asarray(nile() * unit, jnp.float32)
+        fitted = elk.fit(LEVEL, y, method=method)
+        assert bool(fitted.converged), fitted.message
+        value = float(fitted.log_likelihood) + (len(y) - 1) * np.log(unit)
+        errors = {k: float(v) / unit**2 for k, v in fitted.standard_errors.items()}
+        found.append((value, errors))
+    for value, errors in found:
+        # The optimum in float64; expectation maximisation stops short of it.
+        np.testing.assert_allclose(
+            value, -633.4646, atol={"lbfgs": 0.01, "em": 0.1}[method]
+        )
+        for name, error in errors.items():
+            np.testing.assert_allclose(error, found[0][1][name], rtol=0.15)

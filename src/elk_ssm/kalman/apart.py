@@ -32,7 +32,7 @@ from jax import Array
 from elk_ssm.kalman.future import Future, Link
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.prior import Kept, Moments, moments, prior_of
-from elk_ssm.kalman.roundings import LOG_TWO_PI
+from elk_ssm.kalman.roundings import LOG_TWO_PI, scales_of
 from elk_ssm.kalman.runs import (
     Run,
     as_emission,
@@ -75,7 +75,8 @@ class _Apart(Steps[State, Element]):
     def conditioned(self, entry: Entry) -> tuple[tuple[Array, Array, Array], Array]:
         """Return the transition given the emission; a prior sets no scale of noise."""
         into = self.transition(entry)
-        return condition_run(*into, self.rows(entry), jnp.max(jnp.abs(into.noise)))
+        scales = scales_of(into.weights, into.noise)
+        return condition_run(*into, self.rows(entry), scales)
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class _KeptFilter(_Apart[Kept, Kept]):
         into = self.transition(entry)
         through = matmul(into.weights, A), *propagate(into, b, C)
         emission = self.rows(entry)
-        scale = jnp.max(jnp.abs(into.noise))
-        found, seen, logs = condition_run_with_evidence(*through, emission, scale)
+        scales = scales_of(into.weights, into.noise)
+        found, seen, logs = condition_run_with_evidence(*through, emission, scales)
         logs = logs + LOG_TWO_PI * jnp.sum(emission.observed, dtype=logs.dtype)
         rows, residual = compress_with_residual(jnp.concatenate([seen, rows]))
         state = Kept(Run(*found, rows), evidence + logs + residual)

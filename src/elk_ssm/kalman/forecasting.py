@@ -15,9 +15,11 @@ from jax.scipy.special import ndtri
 from elk_ssm._jax import deliberate_nans
 from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.form import Form, chosen_form
+from elk_ssm.kalman.initial import is_diffuse
 from elk_ssm.kalman.lgssm import LGSSM, emission_offsets, pose
 from elk_ssm.kalman.observations import array_with_gaps
 from elk_ssm.linalg.structure import (
+    Diagonal,
     Operator,
     unified,
     variances_of,
@@ -105,7 +107,8 @@ def lgssm_predict(
     offsets = emission_offsets(model, inputs, emissions.shape, means.dtype)[-horizon:]
     weights = _latest(problem.emission_weights, horizon)
     noise = _latest(problem.emission_covariance, horizon)
-    centre, spread = _emit(weights, noise, means, covs)
+    diffuse = is_diffuse(model.initial_covariance)
+    centre, spread = (_emit_open if diffuse else _emit)(weights, noise, means, covs)
     centre = centre + offsets
     reach = ndtri(0.5 + 0.5 * jnp.asarray(level, means.dtype))
     reach = reach * jnp.sqrt(variances_of(spread))
@@ -135,3 +138,20 @@ def _emit(
     """Return the mean and covariance of H z + N(0, R) for z ~ N(means, covs)."""
     H, P, R = unified(weights, covs, noise)
     return H.mv(means), H.congruence(P).add(R)
+
+
+def _emit_open(
+    weights: Operator, noise: Operator, means: Array, covs: Operator
+) -> tuple[Array, Operator]:
+    """Return the same where some variances are inf: so is that of what sees one.
+
+    Others do not, as zero times inf would be no number.
+    """
+    H, P, R = unified(weights, covs, noise)
+    open_ = jnp.isinf(P.variances()).astype(means.dtype)
+    known = P.like(jnp.where(jnp.isinf(P.array), 0, P.array))
+    far = H.like(jnp.abs(H.array)).mv(open_) > 0
+    spread = H.congruence(known).add(R)
+    infinite = Diagonal(jnp.where(far, jnp.inf, 0).astype(means.dtype))
+    own, open_ones = unified(spread, infinite)
+    return H.mv(means), own.add(open_ones)

@@ -25,7 +25,7 @@ from jax import Array, lax
 
 from elk_ssm._jax import is_traced
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.roundings import LOG_TWO_PI
+from elk_ssm.kalman.roundings import LOG_TWO_PI, floor_of, scales_of
 from elk_ssm.kalman.runs import reflected
 from elk_ssm.kalman.scalar_updates import Rows, over_rows
 from elk_ssm.kalman.steps import Entry, steps_of
@@ -87,7 +87,7 @@ def innovations(
     first = jnp.where(open_[:, None] | open_, 0, first)
     start = jnp.eye(len(diffuse), dtype=first.dtype)[:, np.flatnonzero(diffuse)]
     start = jnp.append(problem.initial_mean[:, None], start, axis=1)
-    floor = _least_variance(first, Q.array)
+    scales = scales_of(to_dense(F), first, to_dense(Q))
 
     def step(carry: tuple, step_of: tuple[tuple, Entry]) -> tuple:
         (f, q, offset), entry = step_of
@@ -95,7 +95,7 @@ def innovations(
         emission = here.emission_weights, here.emission_covariance
         data = here.values, here.observed
         rows = emission_rows(*emission, *data, model["whole"])
-        means, cov, seen = _take_in(carry[0], carry[1], rows, floor)
+        means, cov, seen = _take_in(carry[0], carry[1], rows, scales)
         f = to_dense(F if f is None else F.like(f))
         q = to_dense(Q if q is None else Q.like(q))
         means = sparsity.matmul(f, means).at[:, 0].add(offset)
@@ -113,14 +113,8 @@ def _into_next(*arrays: tuple[Array, bool]) -> tuple[Array | None, ...]:
     )
 
 
-def _least_variance(first: Array, noise: Array) -> Array:
-    """Return the variance, in units of |h|^2, that a value without noise is given."""
-    scale = jnp.maximum(jnp.max(jnp.abs(first)), jnp.max(jnp.abs(noise)))
-    return lax.stop_gradient(jnp.finfo(first.dtype).eps * scale)
-
-
 def _take_in(
-    means: Array, cov: Array, rows: Rows, floor: Array
+    means: Array, cov: Array, rows: Rows, scales: Array
 ) -> tuple[Array, Array, Array]:
     """Condition on the scalars of a step, one after the other.
 
@@ -130,12 +124,14 @@ def _take_in(
     """
     # Which of the series is the data: the others are of the diffuse dimensions.
     value = (jnp.arange(means.shape[1]) == 0).astype(means.dtype)
+    # The variance that a value without noise is given.
+    floors = floor_of(rows.weights, scales, jnp.finfo(cov.dtype).eps)
 
     def take_in(carry: tuple, row: tuple) -> tuple[tuple, Array]:
-        (means, cov), (h, r, z, ok) = carry, row
+        (means, cov), (h, r, z, ok, floor) = carry, row
         gain = jnp.matmul(cov, h, precision=_HIGHEST)
         s = jnp.sum(gain * h) + r
-        s = jnp.where(ok, jnp.maximum(s, floor * jnp.sum(h * h)), 1)
+        s = jnp.where(ok, jnp.maximum(s, floor), 1)
         scale = jnp.where(ok, lax.rsqrt(s), 0)
         errors = value * z - jnp.matmul(h, means, precision=_HIGHEST)
         errors = errors * scale
@@ -144,7 +140,7 @@ def _take_in(
         moved = means + gain[:, None] * errors, cov - gain[:, None] * gain
         return moved, jnp.append(errors, jnp.where(ok, jnp.log(s), 0))
 
-    (means, cov), found = over_rows(take_in, (means, cov), rows, collect=True)
+    (means, cov), found = over_rows(take_in, (means, cov), (*rows, floors), True)
     return means, cov, found
 
 

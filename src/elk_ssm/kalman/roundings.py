@@ -6,6 +6,8 @@ parts in a million in float32, two in 1e12 in float64. A value without noise tha
 less than that is known, and is compared with what is known of it (`slack_of`).
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -15,6 +17,41 @@ LOG_TWO_PI = 1.8378770664093453
 def safe_sqrt(value: Array) -> Array:
     """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""
     return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
+
+
+def scales_of(weights: Array, *noises: Array) -> Array:
+    """Return for every dimension a variance that its own rounds like, `(D,)`.
+
+    One that no other moves has the noise that enters it and nothing else: that of a
+    coefficient at rest is zero, and however large the input that it is seen through,
+    none of h'Ph is its. For the others it is the largest of all.
+
+    Args:
+        weights: F, `(D, D)`, or `(T, D, D)` where it varies.
+        *noises: Covariances `(D, D)`, or with leading axes.
+    """
+    size = weights.shape[-1]
+    kept = (weights == 0) | jnp.eye(size, dtype=bool)
+    alone = jnp.all(kept.reshape(-1, size, size), axis=(0, 2))
+    variances = [jnp.diagonal(x, axis1=-2, axis2=-1) for x in noises]
+    own = jnp.max(jnp.abs(jnp.concatenate([x.reshape(-1, size) for x in variances])), 0)
+    return lax.stop_gradient(jnp.where(alone, own, jnp.max(own)))
+
+
+def floor_of(weights: Array, scales: Array, eps: Any) -> Array:
+    """Return what scalars of variance h'Ph must have of it, `(...)`.
+
+    Where no dimension that is seen has a scale, the largest stands in.
+
+    Args:
+        weights: h, `(..., D)`.
+        scales: See `scales_of`, `(D,)`.
+        eps: What counts as nothing of a variance, `()`.
+    """
+    squares = lax.stop_gradient(weights**2)
+    size = jnp.sum(squares * scales, axis=-1)
+    whole = jnp.sum(squares, axis=-1) * jnp.max(scales)
+    return eps * jnp.where(size > 0, size, whole)
 
 
 def reciprocal(value, ok):

@@ -38,7 +38,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.kalman.roundings import nothing_of, reciprocal, safe_sqrt
+from elk_ssm.kalman.roundings import floor_of, nothing_of, reciprocal, safe_sqrt
 from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, project
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 
@@ -82,7 +82,7 @@ def condition_run(
     b: Array,
     C: Array,
     emission: Rows,
-    scale: Array | None = None,
+    scales: Array | None = None,
 ) -> tuple[tuple[Array, Array, Array], Array]:
     """Condition x_j = A x_i + b + N(0, C) on scalar observations of x_j.
 
@@ -91,31 +91,31 @@ def condition_run(
         b: `(D,)`.
         C: `(D, D)`.
         emission: n scalars.
-        scale: a variance, `()`, against which noise is called none at all.
+        scales: variances, `(D,)`, against which noise is called none at all.
 
     Returns:
         A, b and C given the observations, and the rows `(n, D + 1)` that they are
         about x_i.
     """
-    run, rows = _take_in_all(A, b, C, emission, scale, False)
+    run, rows = _take_in_all(A, b, C, emission, scales, False)
     return run, rows
 
 
 def condition_run_with_evidence(
-    A: Array, b: Array, C: Array, emission: Rows, scale: Array | None = None
+    A: Array, b: Array, C: Array, emission: Rows, scales: Array | None = None
 ) -> tuple[tuple[Array, Array, Array], Array, Array]:
     """Return the same, and the sum of the log variances s of what was observed."""
-    run, rows = _take_in_all(A, b, C, emission, scale, True)
+    run, rows = _take_in_all(A, b, C, emission, scales, True)
     return run, rows[:, :-1], jnp.sum(rows[:, -1])
 
 
 def _take_in_all(
-    A: Array, b: Array, C: Array, emission: Rows, scale: Array | None, evidence: bool
+    A: Array, b: Array, C: Array, emission: Rows, scales: Array | None, evidence: bool
 ) -> tuple[tuple[Array, Array, Array], Array]:
-    floors, nothing = _roundings(C, emission, scale)
+    floors, nothing = _roundings(C, emission, scales)
     # Exact scalars are about the noise, and where it is none, about x_i; either way
     # they leave x_j no freedom along themselves. Of one dimension 1 - K h says so.
-    some_free = scale is not None and b.shape[0] > 1
+    some_free = scales is not None and b.shape[0] > 1
     free = jnp.eye(b.shape[0] if some_free else 0, dtype=b.dtype)
 
     def take_in(carry, row):
@@ -144,15 +144,15 @@ def _take_in_all(
     return (A, b, symmetrize(C)), rows
 
 
-def _roundings(C: Array, emission: Rows, scale: Array | None) -> tuple[Array, Array]:
+def _roundings(C: Array, emission: Rows, scales: Array | None) -> tuple[Array, Array]:
     """Return of every scalar the least variance, and the one that is none, `(n,)`."""
-    squares = emission.weights**2
-    nothing = nothing_of(matvec(squares, jnp.diagonal(C)))
-    if scale is None:
+    weights = emission.weights
+    nothing = nothing_of(matvec(weights**2, jnp.diagonal(C)))
+    if scales is None:
         return jnp.zeros_like(nothing), nothing
     # Of a single dimension there are no others to swallow.
     tiny = jnp.finfo(C.dtype).eps ** (1 if len(C) > 1 else 2)
-    return lax.stop_gradient(tiny * scale * jnp.sum(squares, axis=-1)), nothing
+    return floor_of(weights, scales, tiny), nothing
 
 
 def _taken_from(free: Array, h: Array, exact: Array) -> tuple[Array, Array]:

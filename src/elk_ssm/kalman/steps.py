@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.roundings import scales_of
 from elk_ssm.kalman.runs import Run, combine_runs, compress, condition_run, no_run
 from elk_ssm.kalman.scalar_updates import Rows
 from elk_ssm.kalman.whitening import WhitenedEmission, emission_rows, whiten_emission
@@ -78,10 +79,10 @@ class Steps(Recursion[State, Element]):
     def conditioned(self, entry: Entry) -> tuple[tuple[Array, Array, Array], Array]:
         """Return the transition into a step given its emission; see `condition_run`."""
         transition = transition_into(self.problem, entry)
-        # The largest variance of the initial state and of the step's noise.
+        # Of the initial state and of the step's noise.
         prior = to_dense(self.problem.initial_covariance)
-        scale = jnp.max(jnp.abs(jnp.stack([prior, transition.noise])))
-        return condition_run(*transition, self.rows(entry), scale)
+        scales = scales_of(transition.weights, prior, transition.noise)
+        return condition_run(*transition, self.rows(entry), scales)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from elk_ssm._types import Array
 from elk_ssm.kalman.initial import stationary as stationary_covariance
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.models.bijections import invertible, positive, stationary
-from elk_ssm.models.component import Block, Context, Kind, Parameter
+from elk_ssm.models.component import Block, Context, Kind, Parameter, is_count
 from elk_ssm.models.model import Model
 
 
@@ -102,7 +102,7 @@ def autoregressive(order: int = 1, name: str = "autoregressive") -> Model:
         >>> elk.models.autoregressive(2).parameters["autoregressive.ar"].tolist()
         [0.5, 0.0]
     """
-    if not isinstance(order, int) or order < 1:
+    if not is_count(order):
         raise ValueError(
             f"autoregressive: order must be a positive integer; got {order!r}."
         )
@@ -125,7 +125,7 @@ def arma(p: int, q: int, name: str = "arma") -> Model:
         >>> elk.models.arma(1, 2).lgssm().state_dim
         3
     """
-    good = all(isinstance(x, int) and x >= 0 for x in (p, q))
+    good = all(is_count(x, 0) for x in (p, q))
     if not good or p + q == 0:
         raise ValueError(
             "arma: p and q must be integers from 0, not both of them 0; "

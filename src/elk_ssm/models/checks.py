@@ -7,6 +7,10 @@ import numpy as np
 from elk_ssm._jax import is_traced
 from elk_ssm._types import Array
 from elk_ssm.models.data import inputs_of
+from elk_ssm.models.model import Model
+
+# Of the size of a column: what rounding leaves of one that is a sum of others.
+_RANK = 32
 
 
 def check_series(
@@ -43,16 +47,46 @@ def check_series(
     known = inputs is not None and not is_traced(inputs)
     if known and not np.isfinite(np.asarray(inputs)).all():
         raise ValueError("inputs must be finite; only the series may have gaps.")
+    # With other emissions than Gaussian ones nothing is diffuse.
+    diffuse = known and isinstance(model, Model)
+    if diffuse and not any(map(is_traced, (emissions, mask))):
+        seen = _seen(np.asarray(emissions), mask).any(axis=1)
+        _check_apart(np.asarray(inputs, float)[seen], model)
+
+
+def _check_apart(inputs: np.ndarray, model: Any) -> None:
+    """Raise where an input is a sum of others, or of them and a level."""
+    columns, eps = inputs.T, np.finfo(model.dtype).eps
+    whole = [np.ones(len(inputs))] if model.absorbs_mean else []
+    for i, column in enumerate(columns):
+        size = np.linalg.norm(column)
+        if size == 0:
+            continue
+        if whole:
+            basis = np.linalg.qr(np.stack(whole, axis=1))[0]
+            # Once more, as the first time leaves roundings of what it takes off.
+            left = column - basis @ (basis.T @ column)
+            left = left - basis @ (basis.T @ left)
+            if np.linalg.norm(left) <= _RANK * (len(whole) + 1) * eps * size:
+                others = "the level and " if model.absorbs_mean else ""
+                raise ValueError(
+                    f"column {i} of the inputs is a sum of {others}the columns before "
+                    "it, up to rounding, so no data tell its coefficient; leave it out."
+                )
+        whole.append(column / size)
+
+
+def _seen(emissions: np.ndarray, mask: Any) -> np.ndarray:
+    """Return which values are observed, `(T, E)`."""
+    seen = ~np.isnan(emissions)
+    return seen if mask is None else seen & np.asarray(mask).reshape(len(seen), -1)
 
 
 def _check_values(model: Any, emissions: np.ndarray, mask: Any) -> None:
     if np.isinf(emissions).any():
         at = int(np.argmax(np.isinf(emissions).any(axis=1)))
         raise ValueError(f"the series is infinite at step {at}; NaN stands for a gap.")
-    seen = ~np.isnan(emissions)
-    if mask is not None:
-        seen = seen & np.asarray(mask).reshape(len(seen), -1)
-    values = emissions[seen]
+    values = emissions[_seen(emissions, mask)]
     if values.size == 0:
         raise ValueError("the series has no observed value: all of it is missing.")
     model.check_support(values)

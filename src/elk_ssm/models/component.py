@@ -110,6 +110,9 @@ class Kind:
     has_noise: ClassVar[bool] = True
     # Whether two of the kind could not be told apart in a sum.
     single: ClassVar[bool] = False
+    # Turns in a step of the patterns that it is made of, of which nothing is known at
+    # the start; another of the same could not be told apart.
+    frequencies: ClassVar[tuple[float, ...]] = ()
     # How many steps must have been observed before the block means anything.
     least_steps: ClassVar[int] = 1
 
@@ -129,6 +132,18 @@ class Kind:
 
     def check_times(self) -> None:
         """Raise unless the kind is defined for gaps other than one step."""
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a value is a whole number, Python's or NumPy's, and large enough.
+
+    Example:
+        >>> from elk_ssm.models.component import is_count
+        >>> is_count(3), is_count(True), is_count(2.0), is_count(0)
+        (True, False, False, False)
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and value >= least
 
 
 def example_of(kind: Kind) -> Block:

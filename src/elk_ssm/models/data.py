@@ -58,6 +58,14 @@ def gaps_between(times: Any) -> Array:
     times = as_times(times)
     if np.ndim(times) != 1:
         raise ValueError(f"times must be (T,); got shape {np.shape(times)}.")
+    if times.dtype.kind not in "fiu":
+        raise ValueError(
+            "times must be numbers, such as days since the first; got an array of "
+            f"{times.dtype}."
+        )
+    if isinstance(times, np.ndarray) and not np.isfinite(times).all():
+        at = int(np.argmin(np.isfinite(times)))
+        raise ValueError(f"times must be finite; at {at} is {times[at]}.")
     gaps = times[1:] - times[:-1]
     if isinstance(gaps, np.ndarray) and not (gaps > 0).all():
         at = int(np.argmin(gaps > 0)) + 1

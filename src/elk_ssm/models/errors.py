@@ -42,8 +42,12 @@ def errors_at(
     kept = felt[:, None] & felt
     covariance = jnp.where(kept, solve(jnp.where(kept, information, eye), eye), 0)
     J = jax.jacfwd(constrained)(x)
-    variances = jnp.sum(matmul(J, covariance) * J, axis=1)
+    # In units of its slopes, or the square of a variance of 1e20 is inf in float32.
+    units = jnp.max(jnp.abs(J), axis=1)
+    units = jnp.where(units > 0, units, 1)
+    slopes = J / units[:, None]
+    variances = jnp.sum(matmul(slopes, covariance) * slopes, axis=1)
     # Of a vector of coefficients all depend on all of its unconstrained entries.
     lost = jnp.any((J != 0) & ~felt, axis=1) | ~(variances > 0)
-    standard = jnp.where(lost, jnp.nan, jnp.sqrt(jnp.where(lost, 1, variances)))
+    standard = jnp.where(lost, jnp.nan, units * jnp.sqrt(jnp.where(lost, 1, variances)))
     return Errors(standard, ~felt)

@@ -63,8 +63,11 @@ def parse(text: str) -> Model:
         >>> elk.models.parse("trend + seasonal(52, harmonics=6)").lgssm().state_dim
         14
     """
+    if not isinstance(text, str):
+        raise ValueError(f"a model to parse is a text; got {text!r}.")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        # Whatever stands for a space, an end of a line included, is one.
+        tree = ast.parse(" ".join(text.split()), mode="eval").body
     except SyntaxError:
         raise ValueError(
             f"a model is a sum such as 'level + seasonal(12)'; got {text!r}."

@@ -14,6 +14,7 @@ around zero.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -64,7 +65,16 @@ class Model(Composed):
 
     @classmethod
     def of(cls, name: str, kind: Kind) -> "Model":
-        """Return a model of one component."""
+        """Return a model of one component.
+
+        Raises:
+            ValueError: The name is empty, has a dot, or is that of the noise.
+        """
+        if not isinstance(name, str) or not name or "." in name or name == NOISE:
+            raise ValueError(
+                "a component is called by a word without a dot that is not "
+                f"{NOISE!r}; got {name!r}."
+            )
         noise = Component.of(NOISE, Noise(kind.emissions)) if kind.has_noise else None
         return cls((Component.of(name, kind),), noise)
 
@@ -72,7 +82,8 @@ class Model(Composed):
         """Add the components up; a name that occurs twice gets a number.
 
         Raises:
-            ValueError: The emissions differ in number, or both have a level.
+            ValueError: The emissions differ in number, or both have a level or a
+                harmonic of one period.
         """
         if not isinstance(other, Model):
             return NotImplemented
@@ -89,6 +100,7 @@ class Model(Composed):
                 "a sum can have one level only, as no data could tell two apart; got "
                 f"{' and '.join(levels)}."
             )
+        _check_apart(self.components, other.components)
         components = self.components
         for one in other.components:
             taken = {c.name for c in components}
@@ -200,6 +212,19 @@ class Model(Composed):
             blocks.append(part.kind.block(values, context))
             begin = end
         return blocks
+
+
+def _check_apart(some: tuple[Component, ...], others: tuple[Component, ...]) -> None:
+    """Raise where two components repeat with one period."""
+    for one, other in product(some, others):
+        pairs = product(one.kind.frequencies, other.kind.frequencies)
+        both = next((f for f, g in pairs if abs(f - g) < 1e-9), None)
+        if both is not None:
+            raise ValueError(
+                f"{one.name} and {other.name} both have a harmonic of {1 / both:g} "
+                "steps, and no data could tell the two apart; give one of them fewer "
+                "harmonics, or another period."
+            )
 
 
 def _free_name(name: str, taken: set[str]) -> str:

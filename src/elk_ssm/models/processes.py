@@ -131,7 +131,7 @@ def matern(nu: float = 1.5, lengthscale: float = 10.0, name: str = "matern") -> 
         name: What its parameters and states are called after.
 
     Raises:
-        ValueError: `nu` is none of the three.
+        ValueError: `nu` is none of the three, or the length scale is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -142,5 +142,7 @@ def matern(nu: float = 1.5, lengthscale: float = 10.0, name: str = "matern") -> 
     """
     if nu not in _SMOOTHNESS:
         raise ValueError(f"matern: nu must be 0.5, 1.5 or 2.5; got {nu!r}.")
+    if not lengthscale > 0:
+        raise ValueError(f"matern: lengthscale must be positive; got {lengthscale!r}.")
     model = Model.of(name, Matern(float(nu)))
     return model.replace(**{f"{name}.lengthscale": lengthscale})

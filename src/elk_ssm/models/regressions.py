@@ -14,7 +14,7 @@ import numpy as np
 from elk_ssm._types import Array
 from elk_ssm.linalg.structure import Diagonal
 from elk_ssm.models.bijections import positive
-from elk_ssm.models.component import Block, Context, Kind, Parameter
+from elk_ssm.models.component import Block, Context, Kind, Parameter, is_count
 from elk_ssm.models.model import Model
 from elk_ssm.models.trends import gaps_of
 
@@ -87,8 +87,8 @@ def regression(
         >>> model.emission_weights.shape
         (10, 1, 2)
     """
-    if not isinstance(count, int) or count < 1:
+    if not is_count(count):
         raise ValueError(
             f"regression: count must be a positive integer; got {count!r}."
         )
-    return Model.of(name, Regression(count, drifting))
+    return Model.of(name, Regression(int(count), drifting))

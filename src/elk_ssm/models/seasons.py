@@ -22,7 +22,7 @@ import numpy as np
 from elk_ssm._types import Array
 from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.models.bijections import between, fraction, positive
-from elk_ssm.models.component import Block, Context, Kind, Parameter, spread
+from elk_ssm.models.component import Block, Context, Kind, Parameter, is_count, spread
 from elk_ssm.models.model import Model
 from elk_ssm.models.trends import gaps_of
 
@@ -38,6 +38,11 @@ class Harmonics(Kind):
     def least_steps(self) -> int:  # type: ignore[override]
         """One period."""
         return int(np.ceil(self.period))
+
+    @property
+    def frequencies(self) -> tuple[float, ...]:  # type: ignore[override]
+        """The multiples of one over the period."""
+        return tuple(j / self.period for j in range(1, self.count + 1))
 
     @property
     def has_half(self) -> bool:
@@ -88,6 +93,11 @@ class Dummy(Kind):
     def least_steps(self) -> int:  # type: ignore[override]
         """One period."""
         return self.period
+
+    @property
+    def frequencies(self) -> tuple[float, ...]:  # type: ignore[override]
+        """The multiples of one over the period, up to a half."""
+        return tuple(j / self.period for j in range(1, self.period // 2 + 1))
 
     @property
     def specs(self) -> dict[str, Parameter]:
@@ -212,7 +222,8 @@ def seasonal(
         >>> elk.models.seasonal(52, harmonics=2).state_names
         ('seasonal.1', 'seasonal.1*', 'seasonal.2', 'seasonal.2*')
     """
-    if isinstance(period, str) or not period >= 2:
+    number = isinstance(period, int | float | np.number)
+    if not number or not 2 <= period < np.inf:
         raise ValueError(f"seasonal: period must be at least 2; got {period!r}.")
     if harmonics is None:
         if int(period) != period:
@@ -220,12 +231,12 @@ def seasonal(
                 f"seasonal: a period that is no integer needs harmonics; got {period}."
             )
         return Model.of(name, Dummy(int(period)))
-    if not (isinstance(harmonics, int) and 1 <= harmonics <= period / 2):
+    if not (is_count(harmonics) and harmonics <= period / 2):
         raise ValueError(
             f"seasonal: harmonics must be from 1 to {int(period // 2)}, half the "
             f"period; got {harmonics!r}."
         )
-    return Model.of(name, Harmonics(float(period), harmonics))
+    return Model.of(name, Harmonics(float(period), int(harmonics)))
 
 
 def cycle(

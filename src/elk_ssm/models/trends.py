@@ -28,6 +28,7 @@ from elk_ssm.models.component import (
     Context,
     Kind,
     Parameter,
+    is_count,
     side_by_side,
     spread,
 )
@@ -245,6 +246,6 @@ def constant_acceleration(axes: int = 1, name: str = "motion") -> Model:
 
 
 def _positive_int(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not is_count(value):
         raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-    return value
+    return int(value)

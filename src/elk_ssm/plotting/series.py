@@ -7,7 +7,16 @@ import numpy as np
 from elk_ssm.fitted.decomposing import Decomposition, decompose
 from elk_ssm.fitted.forecasting import Forecast
 from elk_ssm.fitted.forecasting import forecast as forecast_of
-from elk_ssm.plotting.style import BLUE, GREY, WHITE, axes_or_new, blend, dated, panels
+from elk_ssm.plotting.style import (
+    BLUE,
+    GREY,
+    WHITE,
+    axes_or_new,
+    blend,
+    dated,
+    lonely,
+    panels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,12 +80,17 @@ def forecast(
     t = _axis(times, len(seen) + len(mean))
     begin = 0 if last is None else max(len(seen) - last, 0)
     ax = axes_or_new(ax)
-    band = {"color": blend(BLUE, WHITE, 0.7), "linewidth": 0, "label": "band"}
+    # A band of one step has no width, and its line no length.
+    single = len(mean) == 1
+    width, marker = (2.0, "o") if single else (0, None)
+    band = {"color": blend(BLUE, WHITE, 0.7), "linewidth": width, "label": "band"}
     ax.fill_between(t[len(seen) :], low, high, **band)
     if len(seen):
         past = slice(begin, len(seen))
-        ax.plot(t[past], seen[past], "k-", linewidth=1.0, label="observed")
-    ax.plot(t[len(seen) :], mean, "--", color=BLUE, linewidth=2.0, label="forecast")
+        alone: dict[str, Any] = {"marker": ".", "markevery": lonely(seen[past])}
+        ax.plot(t[past], seen[past], "k-", linewidth=1.0, label="observed", **alone)
+    drawn: dict[str, Any] = {"color": BLUE, "linewidth": 2.0, "marker": marker}
+    ax.plot(t[len(seen) :], mean, "--", label="forecast", **drawn)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
     dated(ax, t)

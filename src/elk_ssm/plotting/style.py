@@ -80,6 +80,19 @@ def dated(ax: "Axes", times: np.ndarray) -> None:
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
+def lonely(values: np.ndarray) -> list[int]:
+    """Return which values stand between two gaps, where a line shows nothing.
+
+    Example:
+        >>> from elk_ssm.plotting.style import lonely
+        >>> import numpy as np
+        >>> lonely(np.array([1.0, np.nan, 2.0, np.nan, 3.0, 4.0]))
+        [0, 2]
+    """
+    gap = np.isnan(np.concatenate([[np.nan], values, [np.nan]]))
+    return np.flatnonzero(~gap[1:-1] & gap[:-2] & gap[2:]).tolist()
+
+
 def blend(colour: str, towards: str, share: float) -> Any:
     """Mix two colours, `(3,)` in [0, 1]."""
     from matplotlib.colors import to_rgb

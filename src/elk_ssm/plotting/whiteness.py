@@ -6,7 +6,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from elk_ssm.fitted.errors_ahead import Innovations, innovations
-from elk_ssm.plotting.style import BLUE, GREY, WHITE, blend, dated, panels
+from elk_ssm.plotting.style import BLUE, GREY, WHITE, blend, dated, lonely, panels
 
 
 def diagnostics(
@@ -67,7 +67,7 @@ def diagnostics(
 
 def _draw_over_time(ax: Any, white: np.ndarray, times: Any, xlabel: str) -> None:
     t = np.arange(len(white)) if times is None else np.asarray(times)
-    ax.plot(t, white, "k-", linewidth=0.8)
+    ax.plot(t, white, "k-", linewidth=0.8, marker=".", markevery=lonely(white))
     for level in (-1.96, 1.96):
         ax.axhline(level, color=GREY, linestyle="--", linewidth=1.0)
     ax.set(xlabel=xlabel, ylabel="standardised innovation")
@@ -76,7 +76,8 @@ def _draw_over_time(ax: Any, white: np.ndarray, times: Any, xlabel: str) -> None
 
 def _draw_histogram(ax: Any, known: np.ndarray) -> None:
     fill = {"color": blend(BLUE, WHITE, 0.6), "edgecolor": BLUE}
-    ax.hist(known, bins="auto", density=True, label="innovations", **fill)
+    if len(known):
+        ax.hist(known, bins="auto", density=True, label="innovations", **fill)
     reach = max(4.0, np.max(np.abs(known), initial=0))
     x = np.linspace(-reach, reach, 200)
     density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
