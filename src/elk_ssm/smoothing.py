@@ -106,9 +106,9 @@ def smooth(
 
     Returns:
         A `Smoothed`. Its status is `converged`, `max_iters_reached`, `precision_limit`
-        (rounding hides every rise that is left, but steps are not small yet), `saddle`
-        (no slope, and no way up that rounding does not hide, but not a maximum),
-        `unbounded` (the log posterior grows without bound) or `nonfinite` (the log
+        (rounding hides every rise that is left, but steps are not small yet; or it is
+        more than the deviation of a state given all others), `saddle` (no slope, and
+        no way up that rounding does not hide, but not a maximum), `unbounded` (the log posterior grows without bound) or `nonfinite` (the log
         posterior at the guess, its derivatives where the iteration stands, or an
         undamped step). Without the safeguard a small undamped step is convergence,
         and nothing is said about the Hessian.
