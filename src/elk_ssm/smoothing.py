@@ -108,10 +108,11 @@ def smooth(
         A `Smoothed`. Its status is `converged`, `max_iters_reached`, `precision_limit`
         (rounding hides every rise that is left, but steps are not small yet; or it is
         more than the deviation of a state given all others), `saddle` (no slope, and
-        no way up that rounding does not hide, but not a maximum), `unbounded` (the log posterior grows without bound) or `nonfinite` (the log
-        posterior at the guess, its derivatives where the iteration stands, or an
-        undamped step). Without the safeguard a small undamped step is convergence,
-        and nothing is said about the Hessian.
+        no way up that rounding does not hide, but not a maximum), `unbounded` (the log
+        posterior grows without bound) or `nonfinite` (the log posterior at the guess,
+        its derivatives where the iteration stands, or an undamped step). Without the
+        safeguard a small undamped step is convergence, and nothing is said about the
+        Hessian.
 
     Raises:
         ValueError: A shape or an option does not fit.
