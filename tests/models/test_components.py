@@ -351,8 +351,9 @@ def test_a_part_that_cannot_be_is_said_to_be_none(text, message):
 def test_times_are_finite_numbers():
     model = elk.models.matern(0.5)
     days = np.datetime64("2020-01-01") + np.arange(3)
+    with pytest.raises(TypeError, match=r"must be numbers; got datetime64\[D\]"):
+        model.lgssm(times=days)
     for times, message in (
-        (days, r"times must be numbers, .* got an array of datetime64\[D\]"),
         (np.array([0.0, np.nan, 2.0]), "times must be finite; at 1 is nan"),
         (np.array([0.0, 1.0, np.inf]), "times must be finite; at 2 is inf"),
     ):

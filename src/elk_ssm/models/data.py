@@ -53,16 +53,12 @@ def gaps_between(times: Any) -> Array:
     """Return the gap before each step, `(T,)`, one before the first.
 
     Raises:
-        ValueError: Times are not `(T,)`, or do not increase.
+        TypeError: Times are text or dates.
+        ValueError: Times are not `(T,)`, not finite, or do not increase.
     """
     times = as_times(times)
     if np.ndim(times) != 1:
         raise ValueError(f"times must be (T,); got shape {np.shape(times)}.")
-    if times.dtype.kind not in "fiu":
-        raise ValueError(
-            "times must be numbers, such as days since the first; got an array of "
-            f"{times.dtype}."
-        )
     if isinstance(times, np.ndarray) and not np.isfinite(times).all():
         at = int(np.argmin(np.isfinite(times)))
         raise ValueError(f"times must be finite; at {at} is {times[at]}.")
