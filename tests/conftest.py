@@ -155,6 +155,16 @@ def x64():
         yield
 
 
+def pytest_collection_finish():
+    """Have the collector look less often, and not at what stays: a tenth of all time.
+
+    A trace makes some hundred thousand objects, few of them in cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
 # A process may map 65,530 pieces of memory on Linux by default, and every program that
 # XLA compiles takes about twenty: past some 3,000 programs the next one crashes it.
 _MOST_MAPS = 20_000
