@@ -11,6 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from elk_ssm.linalg.small import matvec
+
 LOG_TWO_PI = 1.8378770664093453
 
 
@@ -31,7 +33,8 @@ def scales_of(weights: Array, *noises: Array) -> Array:
         *noises: Covariances `(D, D)`, or with leading axes.
     """
     size = weights.shape[-1]
-    kept = (weights == 0) | jnp.eye(size, dtype=bool)
+    own_entry = jnp.broadcast_to(jnp.eye(size, dtype=bool), weights.shape)
+    kept = (weights == 0) | own_entry
     alone = jnp.all(kept.reshape(-1, size, size), axis=(0, 2))
     variances = [jnp.diagonal(x, axis1=-2, axis2=-1) for x in noises]
     own = jnp.max(jnp.abs(jnp.concatenate([x.reshape(-1, size) for x in variances])), 0)
@@ -49,7 +52,7 @@ def floor_of(weights: Array, scales: Array, eps: Any) -> Array:
         eps: What counts as nothing of a variance, `()`.
     """
     squares = lax.stop_gradient(weights**2)
-    size = jnp.sum(squares * scales, axis=-1)
+    size = matvec(squares, scales)
     whole = jnp.sum(squares, axis=-1) * jnp.max(scales)
     return eps * jnp.where(size > 0, size, whole)
 

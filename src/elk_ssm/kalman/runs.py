@@ -165,7 +165,7 @@ def _taken_from(free: Array, h: Array, exact: Array) -> tuple[Array, Array]:
     g, a = project(free, h)
     inverse = reciprocal(a, exact & (a > nothing_of(jnp.sum(h * h))))
     K = g * inverse
-    return K, free - K[:, None] * g
+    return K, free - K[:, None] * g[None, :]
 
 
 def compress(rows: Array) -> Array:
