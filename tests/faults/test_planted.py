@@ -22,7 +22,7 @@ METHODS = {
     "elk": elk.elk(1e2),
     "quasi_elk": elk.quasi_elk(1e2),
     "smoother": elk.quasi_elk(1e2, estimate="smoother"),
-    "blocks_and_gate": elk.deer(block_size=7),
+    "blocks_and_gate": elk.deer(block_size=7, gate=elk.Gate()),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 BAD = np.asarray([np.nan, np.inf, -np.inf], np.float32)
