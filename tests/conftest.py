@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from elk_ssm import _platforms
+
 CELLS = ("gru", "lstm", "rnn", "linear")
 D, U = 3, 2
 
@@ -146,6 +148,21 @@ def reference():
         return jax.lax.scan(body, initial, inputs, length=length)[1]
 
     return run
+
+
+@pytest.fixture
+def every_platform(monkeypatch):
+    """Trace programs for every platform, as where an accelerator is installed."""
+    monkeypatch.setenv(_platforms.VARIABLE, "all")
+    _forget_platforms()
+    yield
+    monkeypatch.undo()
+    _forget_platforms()
+
+
+def _forget_platforms():
+    _platforms.only_platform.cache_clear()
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ GROUND = {
     "_limits",
     "_memory",
     "_jax",
+    "_platforms",
     "_types",
     "_trees",
     "_programs",
@@ -106,7 +107,7 @@ def test_the_algebra_knows_nothing_but_itself(folder):
     algebra = {"linalg", "parallel", "kalman"}
     # A mesh of matrices, or a matrix that knows where time lives, would be a knot.
     known = {"linalg": {"linalg"}, "parallel": {"parallel"}}.get(folder, algebra)
-    known = known | {"_jax", "_order", "_showing"}
+    known = known | {"_jax", "_order", "_platforms", "_showing"}
     for path in sorted((ROOT / folder).glob("*.py")):
         assert {t.split("/")[0] for t in targets(path)} <= known, name_of(path)
 

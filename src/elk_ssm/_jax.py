@@ -16,6 +16,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, jaxpr_as_fun
 from jax.extend.core.primitives import closed_call_p
 from jax.interpreters import ad, batching, mlir, partial_eval
 
+from elk_ssm._platforms import by_platform
+
 __all__ = [
     "JVP_RULE",
     "REMAT_RULE",
@@ -219,7 +221,7 @@ def cpu_or_later(cpu: Callable, default: Callable, static: Any, *operands: Any) 
 
 
 def _both(*flat: Any, cpu: Any, later: _Later) -> list[Any]:
-    return jax.lax.platform_dependent(*flat, cpu=jaxpr_as_fun(cpu), default=later)
+    return by_platform(*flat, cpu=jaxpr_as_fun(cpu), default=later)
 
 
 def _run_here(*flat: Any, cpu: Any, later: _Later) -> list[Any]:

@@ -72,7 +72,11 @@ def start(argv, tmp_path, kind=None, most=None):
 
 @pytest.mark.parametrize("kind", ["AS", "DATA"])
 def test_what_does_not_fit_is_said_in_a_line(kind, tmp_path):
-    """Beforehand where the Jacobians alone are too much, else by who runs out."""
+    """Beforehand where the Jacobians alone are too much, else by who runs out.
+
+    What a process holds changes while it runs (threads come, arenas go), so how much
+    is left is only known to be between what does not fit and what does.
+    """
     np.save(tmp_path / "long.npy", np.zeros((T, 1)))
     little, more = int(0.7 * MATRICES), int(1.7 * MATRICES)
     script = SCRIPT.format(T=T, D=D, kind=kind, little=little, more=more)
@@ -80,7 +84,9 @@ def test_what_does_not_fit_is_said_in_a_line(kind, tmp_path):
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert told[0].startswith("MemoryLimitError Dense Jacobians at 25,000 nodes")
-    assert "take 1.6 GB, and a device holds 1.1 GB" in told[0]
+    said = re.search(r"take 1\.6 GB, and a device holds (\d\.\d) GB", told[0])
+    assert said is not None
+    assert float(said[1]) < 1.6
     assert told[1] == "0"
     assert told[2:4] == ["25,000 samples x 1 column (0), no gaps", "2"]
     assert told[4].startswith("JaxRuntimeError RESOURCE_EXHAUSTED")
@@ -94,8 +100,10 @@ def test_what_does_not_fit_is_said_in_a_line(kind, tmp_path):
         assert line.startswith("elk-ssm: error: out of memory: ")
         assert "--method auto or quasi_deer" in line
     assert "Dense Jacobians" in first
-    asked = r"the computation asked for 3\.\d GB at once, and at most 2\.\d GB may"
-    assert re.search(asked, second)
+    asked = r"computation asked for (3\.\d) GB at once, and at most (\d\.\d) GB may"
+    said = re.search(asked, second)
+    assert said is not None
+    assert float(said[2]) < float(said[1])
     assert os.listdir(tmp_path) == ["long.npy"]
 
 

@@ -48,7 +48,7 @@ def gradient(x, u):
 @pytest.mark.parametrize(
     ("function", "kernels"), [(short_blocks, 2), (in_turn, 1), (gradient, 3)]
 )
-def test_programs_for_a_gpu_hold_the_kernel(function, kernels):
+def test_programs_for_a_gpu_hold_the_kernel(function, kernels, every_platform):
     text = for_gpu(function, START, INPUTS)
     assert text.count('name = "elk_rollout"') >= kernels
     assert "elk_rollout" not in jax.jit(function).lower(START, INPUTS).as_text()

@@ -135,7 +135,7 @@ def test_a_guess_that_is_right_takes_one_pass():
     assert int(sol.num_iters) <= 2
 
 
-def test_loops_are_written_out_for_an_accelerator_only():
+def test_loops_are_written_out_for_an_accelerator_only(every_platform):
     program = jax.jit(lambda x, u: elk.evaluate(leaky, x, u, method=SHORT).states)
     traced = program.trace(jnp.ones(2), drive(0.5))
     loops = {

@@ -8,6 +8,7 @@ less than that is known, and is compared with what is known of it (`slack_of`).
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -16,6 +17,7 @@ from elk_ssm.linalg.small import matvec
 LOG_TWO_PI = 1.8378770664093453
 
 
+@jax.jit
 def safe_sqrt(value: Array) -> Array:
     """Return sqrt(value), and 0 with derivative 0 where the value is not positive."""
     return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
@@ -41,6 +43,7 @@ def scales_of(weights: Array, *noises: Array) -> Array:
     return lax.stop_gradient(jnp.where(alone, own, jnp.max(own)))
 
 
+@jax.jit
 def floor_of(weights: Array, scales: Array, eps: Any) -> Array:
     """Return what scalars of variance h'Ph must have of it, `(...)`.
 
@@ -57,6 +60,7 @@ def floor_of(weights: Array, scales: Array, eps: Any) -> Array:
     return eps * jnp.where(size > 0, size, whole)
 
 
+@jax.jit
 def reciprocal(value, ok):
     """1 / value where ok, else 0, with a derivative that is finite everywhere."""
     return jnp.where(ok, 1.0 / jnp.where(ok, value, 1.0), 0.0)
@@ -77,6 +81,7 @@ def slack_of(nothing: Array, size: Array) -> Array:
     return lax.stop_gradient(safe_sqrt(nothing) + 64 * rounding_of(size))
 
 
+@jax.jit
 def regular_log_normal(error: Array, variance: Array, ok: Array) -> Array:
     """Return log N(error; 0, variance), and 0 for what is not observed."""
     safe = jnp.where(ok, variance, 1.0)
@@ -84,6 +89,7 @@ def regular_log_normal(error: Array, variance: Array, ok: Array) -> Array:
     return jnp.where(ok, density, 0.0)
 
 
+@jax.jit
 def log_normal(error: Array, variance: Array, ok: Array, slack: Array) -> Array:
     """Return log N(error; 0, variance), and 0 for what is not observed.
 

@@ -25,6 +25,7 @@ already: K = 0, and its density is that on the observed subspace (see `roundings
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -116,6 +117,7 @@ def project(cov: Array, h: Array) -> tuple[Array, Array]:
     return g, _dot(h, g)
 
 
+@jax.jit
 def condition_row(cov, h, g, a, r, ok):
     """Condition a covariance on h'x + N(0, r), given g = P h and a = h'g.
 
@@ -147,6 +149,7 @@ def _rank_one(cov: Array, h: Array, g: Array, inverse: Array) -> Array:
     return product + lax.stop_gradient(off)
 
 
+@jax.jit
 def _exact_zeros(before: Array, after: Array, rows: Rows) -> Array:
     """Clear the rows and columns of variances of which rounding alone is left.
 

@@ -7,6 +7,7 @@ which allows zero variances where a Cholesky factor would not.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -24,6 +25,7 @@ class Whitener(NamedTuple):
     variances: Array
 
 
+@jax.jit
 def whiten(covariance: Array) -> Whitener:
     """Decorrelate a PSD `(E, E)` matrix, which may be singular."""
     size = covariance.shape[-1]
@@ -44,6 +46,7 @@ def whiten(covariance: Array) -> Whitener:
     return Whitener(table[:, size:], variances)
 
 
+@jax.jit
 def square_root(covariance: Array, least: Array | None = None) -> Array:
     """Return a lower triangular S with S S' = covariance, PSD, `(D, D)`.
 

@@ -11,6 +11,7 @@ themselves, because the default on recent accelerators keeps only ten mantissa b
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -18,6 +19,7 @@ _UNROLLED = 8
 _HIGHEST = lax.Precision.HIGHEST
 
 
+@jax.jit
 def matmul(left: Array, right: Array) -> Array:
     """Multiply `(..., N, K)` by `(..., K, M)` at the highest precision.
 
@@ -43,6 +45,7 @@ def matmul(left: Array, right: Array) -> Array:
     return sum(terms[1:], terms[0])
 
 
+@jax.jit
 def matvec(matrix: Array, vector: Array) -> Array:
     """Multiply `(..., N, K)` by `(..., K)` at the highest precision.
 
@@ -97,6 +100,7 @@ def symmetrize(matrix: Array) -> Array:
     return 0.5 * (matrix + transpose(matrix)) if matrix.shape[-1] > 1 else matrix
 
 
+@jax.jit
 def solve(matrix: Array, rhs: Array) -> Array:
     """Solve `matrix @ x = rhs` by Gauss-Jordan elimination with partial pivoting.
 

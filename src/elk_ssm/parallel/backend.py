@@ -9,7 +9,7 @@ is lowered.
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-import jax
+from elk_ssm._platforms import by_platform
 
 Backend: TypeAlias = Literal["auto", "sequential", "associative"]
 Result = TypeVar("Result")
@@ -35,4 +35,4 @@ def by_backend(
         return sequential(*operands)
     if backend == "associative":
         return associative(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=sequential, default=associative)
+    return by_platform(*operands, cpu=sequential, default=associative)

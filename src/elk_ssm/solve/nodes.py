@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
@@ -234,4 +235,4 @@ def _map_nodes(function: Any, operands: tuple, chunks: tuple[int | None, ...]) -
 
     if on_cpu == elsewhere:
         return by(on_cpu)(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=by(on_cpu), default=by(elsewhere))
+    return by_platform(*operands, cpu=by(on_cpu), default=by(elsewhere))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solve.nodes import near_divisor
@@ -62,9 +63,7 @@ class Path(NamedTuple):
 
         if count <= self.chunk:
             return whole(before, self.inputs)
-        return jax.lax.platform_dependent(
-            before, self.inputs, cpu=in_chunks, default=whole
-        )
+        return by_platform(before, self.inputs, cpu=in_chunks, default=whole)
 
     def push(self, x: Array, u: PyTree, tangent: Array) -> Array:
         """J d."""

@@ -4,10 +4,10 @@ import enum
 from collections import Counter
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._showing import known
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.solve.method import Method
@@ -140,7 +140,7 @@ def is_in_kernel(asked: bool) -> Array:
     """Return `Plan.in_kernel`, by the platform that the program is lowered for."""
     if not asked:
         return jnp.asarray(0, jnp.int32)
-    return jax.lax.platform_dependent(
+    return by_platform(
         cuda=lambda: jnp.asarray(1, jnp.int32),
         default=lambda: jnp.asarray(-1, jnp.int32),
     )

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm.solve.nodes import Blocks, in_order
 from elk_ssm.solve.problem import Problem
@@ -63,9 +64,7 @@ def walk(blocks: Blocks, starts: Array, *, keep_all: bool, kernel: bool) -> Arra
 
     if not kernel:
         return by_steps(starts, blocks.inputs)
-    return jax.lax.platform_dependent(
-        starts, blocks.inputs, cuda=in_kernel, default=by_steps
-    )
+    return by_platform(starts, blocks.inputs, cuda=in_kernel, default=by_steps)
 
 
 def roll_to_ends(blocks: Blocks, states: Array, first: Array | int = 0) -> Array:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, PyTree
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.rollout import equations_of_step
@@ -78,7 +79,7 @@ def shoot(blocks: Blocks, nodes: Array, bound: tuple[Array, Array]) -> Shot:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], put_back)
 
     # A few windows at a time need little memory; all at once few launches.
-    return jax.lax.platform_dependent(begins, cpu=in_groups, default=windows)
+    return by_platform(begins, cpu=in_groups, default=windows)
 
 
 def _seen(gain: Array, misfit: Array, drift: Array, exists: Array) -> Shot:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array
 from elk_ssm.kalman.affine import affine_exclusive
 from elk_ssm.linalg.structure import Dense
@@ -69,9 +70,7 @@ class _Sweep(NamedTuple):
 
         if not (self.path.kernel and self._fits_kernel(begins)):
             return by_steps(begins, self.entries)
-        return jax.lax.platform_dependent(
-            begins, self.entries, cuda=self._in_kernel, default=by_steps
-        )
+        return by_platform(begins, self.entries, cuda=self._in_kernel, default=by_steps)
 
     def _walked(self, consts: list, d: Array, entry: tuple) -> Array:
         path = self.path._replace(consts=consts)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._programs import count_equations
 
 _EQUATIONS = 768
@@ -32,7 +33,7 @@ def scan_by_platform(
 
         return scan
 
-    return jax.lax.platform_dependent(carry, entries, cpu=by(1), default=by(unroll))
+    return by_platform(carry, entries, cpu=by(1), default=by(unroll))
 
 
 def equations_of(function: Callable, *example: Any) -> int:
