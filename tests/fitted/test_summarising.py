@@ -7,6 +7,8 @@ import statsmodels.api as sm
 from rich.console import Console
 
 import elk_ssm as elk
+from elk_ssm.models.bijections import between, fraction, positive, stationary
+from elk_ssm.models.errors import interval
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +28,29 @@ def test_the_table_says_what_the_fit_says(fitted):
     np.testing.assert_allclose(noise.estimate, fitted.parameters["noise.variance"])
     error = float(fitted.standard_errors["noise.variance"])
     np.testing.assert_allclose([noise.z], noise.estimate / error, rtol=1e-6)
-    np.testing.assert_allclose(noise.upper - noise.lower, 2 * 1.959964 * error, 1e-5)
+    # Symmetric in the logarithm, whose standard error is that of the variance over it.
+    reach = np.exp(1.959964 * error / noise.estimate)
+    ends = noise.estimate / reach, noise.estimate * reach
+    np.testing.assert_allclose((noise.lower, noise.upper), ends, rtol=1e-5)
     assert found.facts["observations"] == "95 of 100"
     assert found.facts["status"] in ("converged", "precision limit")
     text = str(found)
     for word in (*rows, "fixed", "AIC", "Ljung-Box, 10 lags", "heteroskedasticity"):
         assert word in text
     assert f"{float(fitted.log_likelihood):.4f}" in text
+
+
+def test_intervals_are_of_allowed_values():
+    """Of badly known parameters too; a vector's is what its standard error says."""
+    for bijection, value in ((positive, 0.1), (fraction, 0.9), (between(1, 3), 1.2)):
+        lower, upper = interval(bijection, jnp.asarray(value), jnp.asarray(5.0), 2.0)
+        low, high = bijection.forward(jnp.array([-1e3, 1e3]))
+        assert low <= lower < value < upper <= high
+        near = interval(bijection, jnp.asarray(value), jnp.asarray(1e-3), 2.0)
+        np.testing.assert_allclose(near, (value - 2e-3, value + 2e-3), rtol=1e-3)
+    coefficients, errors = jnp.array([0.5, 0.2]), jnp.array([0.1, 0.2])
+    ends = interval(stationary, coefficients, errors, 2.0)
+    np.testing.assert_allclose(ends, [[0.3, -0.2], [0.7, 0.6]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("width", [80, 60])

@@ -1,12 +1,15 @@
 """The demo: a real recording drives three cells, each evaluated by every method.
 
 The recording is the membrane potential of a neuron that matplotlib ships. A run is
-compiled apart from running; its time is the median of three, of fewer if slow.
+compiled apart from running, side by side with the others; its time is the median of
+three, of fewer if slow.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import elk_ssm as elk
 from elk_ssm._start import cursor_if_interrupted
 from elk_ssm.cli.cells import CELL_NAMES, Cell, make_cell
 from elk_ssm.cli.demo_figure import write_figure
-from elk_ssm.cli.demo_table import Run, conclusion, is_wrong, show_runs
+from elk_ssm.cli.demo_table import SEQUENTIAL, Run, conclusion, is_wrong, show_runs
 from elk_ssm.cli.errors import UsageError
 from elk_ssm.cli.method_names import METHOD_NAMES, make_method
 from elk_ssm.cli.output import say, to_standard_output
@@ -66,14 +69,23 @@ def _prepare(output_dir: Path) -> Path:
 
 
 def _run_all(cells: dict[str, Cell], inputs: jax.Array) -> list[Run]:
-    total = len(cells) * (1 + len(METHOD_NAMES))
+    asked = [
+        (name, method, _evaluator(cell, method), (cell.initial_state, inputs))
+        for name, cell in cells.items()
+        for method in (SEQUENTIAL, *METHOD_NAMES)
+    ]
     with cursor_if_interrupted(), _progress() as progress:
-        task = progress.add_task("", total=total)
-        runs = []
-        for name, cell in cells.items():
-            for run in _run_cell(name, cell, inputs):
-                runs.append(run)
-                progress.update(task, advance=1, description=f"{name} {run.method}")
+        task = progress.add_task("compiling", total=2 * len(asked))
+        compiled = []
+        for program in _compile_side_by_side([(f, args) for *_, f, args in asked]):
+            compiled.append(program)
+            progress.update(task, advance=1)
+        runs: list[Run] = []
+        references: dict[str, Any] = {}
+        for (name, method, _, args), program in zip(asked, compiled, strict=True):
+            run = _run(name, method, program, args, references)
+            runs.append(run)
+            progress.update(task, advance=1, description=f"{name} {method}")
     return runs
 
 
@@ -85,42 +97,61 @@ def _progress() -> Progress:
     return Progress(*columns, text, console=console, disable=hidden, transient=True)
 
 
-def _run_cell(name: str, cell: Cell, inputs: jax.Array) -> Iterator[Run]:
-    """Yield the sequential run, then one run per method."""
+def _compile_side_by_side(asked: list[tuple]) -> Iterator[tuple[Any, float]]:
+    """Yield programs and the seconds that each took, compiled on all cores."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        futures = [pool.submit(_compile, *one) for one in asked]
+        yield from (future.result() for future in futures)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
+
+def _compile(function: Callable[..., Any], args: tuple) -> tuple[Any, float]:
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*args).compile()
+    return program, time.perf_counter() - start
+
+
+def _run(
+    name: str,
+    method: str,
+    compiled: tuple[Any, float],
+    args: tuple,
+    references: dict[str, Any],
+) -> Run:
+    """Run a program; the scan comes first, and is what the others are compared with."""
+    program, compile_seconds = compiled
+    solution, seconds = _timed(program, args)
+    if method == SEQUENTIAL:
+        references[name] = solution.states
+        return Run(name, method, solution, "", 0.0, seconds, compile_seconds)
+    status = elk.Status(int(solution.status)).name
+    error = _max_error(solution.states, references[name])
+    return Run(name, method, solution, status, error, seconds, compile_seconds)
+
+
+def _evaluator(cell: Cell, method: str) -> Callable[[Any, jax.Array], Any]:
     def sequential(state: Any, inputs: jax.Array) -> Any:
         return elk.sequential(cell.step, state, inputs)
-
-    reference, *seconds = _timed(sequential, cell.initial_state, inputs)
-    yield Run(name, "sequential", reference, "", 0.0, *seconds)
-    for method in METHOD_NAMES:
-        solve = _solver(cell, method)
-        solution, *seconds = _timed(solve, cell.initial_state, inputs)
-        status = elk.Status(int(solution.status)).name
-        error = _max_error(solution.states, reference.states)
-        yield Run(name, method, solution, status, error, *seconds)
-
-
-def _solver(cell: Cell, method: str) -> Callable[[Any, jax.Array], Any]:
-    options = {"method": make_method(method), "max_iters": MAX_ITERS}
 
     def solve(state: Any, inputs: jax.Array) -> Any:
         return elk.evaluate(cell.step, state, inputs, history=MAX_ITERS, **options)
 
+    if method == SEQUENTIAL:
+        return sequential
+    options = {"method": make_method(method), "max_iters": MAX_ITERS}
     return solve
 
 
-def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float, float]:
-    """Return the result, the median time of a run, and the time to compile."""
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*args).compile()
-    compile_seconds = time.perf_counter() - start
+def _timed(program: Callable[..., Any], args: tuple) -> tuple[Any, float]:
+    """Return the result, and the median time of a run."""
     seconds: list[float] = []
     while len(seconds) < NUM_RUNS and sum(seconds) < PATIENCE_SECONDS:
         start = time.perf_counter()
-        result = jax.block_until_ready(compiled(*args))
+        result = jax.block_until_ready(program(*args))
         seconds.append(time.perf_counter() - start)
-    return result, statistics.median(seconds), compile_seconds
+    return result, statistics.median(seconds)
 
 
 def _max_error(states: Any, reference: Any) -> float:

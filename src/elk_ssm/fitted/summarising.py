@@ -1,9 +1,10 @@
 r"""A fit as a table: parameters, how good it is, whether it has converged.
 
-    z = estimate / standard error,    interval = estimate +- 1.96 standard errors
+    z = estimate / standard error,    interval = v(x +- 1.96 standard errors / v'(x))
 
-The interval is that of the constrained parameter, to first order. A parameter that is
-fixed, or at its boundary, has none.
+with v(x) the parameter as a function of an unconstrained one, so that an interval of a
+variance is of positive numbers: see `models.errors`. A parameter that is fixed, or at
+its boundary, has none.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 from elk_ssm._types import Array
 from elk_ssm.fitted.errors_ahead import diagnostics
 from elk_ssm.fitted.whiteness import Diagnostics
+from elk_ssm.models.errors import interval
 from elk_ssm.models.fit import ModelFit
 from elk_ssm.solution import Status
 
@@ -118,20 +120,21 @@ def summary(fitted: ModelFit) -> Summary:
 
 
 def _rows(fitted: ModelFit) -> Iterator[Row]:
-    free = set(fitted.model.free)
+    free, specs = set(fitted.model.free), fitted.model.specs
     for name, value in fitted.parameters.items():
         none = np.full(np.shape(value), np.nan)
-        errors = np.atleast_1d(fitted.standard_errors.get(name, none))
+        errors: Any = fitted.standard_errors.get(name, none)
+        ends: Any = (none, none)
+        if np.isfinite(errors).any():
+            ends = interval(specs[name].bijection, value, errors, _NORMAL)
+        values, errors, *ends = (np.atleast_1d(x) for x in (value, errors, *ends))
         bound = np.atleast_1d(fitted.at_boundary.get(name, none == 0))
-        values = np.atleast_1d(np.asarray(value, float))
-        for i, (one, error) in enumerate(zip(values, errors)):
+        for i, numbers in enumerate(zip(values, errors, *ends)):
             label = name if len(values) == 1 else f"{name}[{i}]"
             note = "fixed" if name not in free else "at boundary" if bound[i] else ""
-            reach = _NORMAL * float(error)
-            z = float(one) / float(error) if error > 0 else np.nan
-            yield Row(
-                label, float(one), float(error), z, one - reach, one + reach, note
-            )
+            one, error, lower, upper = map(float, numbers)
+            z = one / error if error > 0 else np.nan
+            yield Row(label, one, error, z, lower, upper, note)
 
 
 def _facts_table(facts: dict[str, str]) -> "Table":

@@ -4,6 +4,9 @@ With H the second derivatives of -log p(y) by the unconstrained parameters x at 
 optimum, their covariance is H^-1, and that of the constrained v(x), J H^-1 J' to first
 order (the delta method). A prior is not in H.
 
+An interval is symmetric in x, where the likelihood is more nearly quadratic, so that a
+variance's is of positive numbers: v(x +- c s / v'(x)) with s the standard error of v.
+
 A parameter that the likelihood does not feel, H_ii below 0.01 (a standard error of ten
 in log v), has gone to a boundary: it has none, and the others are those given it.
 """
@@ -16,6 +19,7 @@ import jax.numpy as jnp
 
 from elk_ssm._types import Array
 from elk_ssm.linalg.small import matmul, solve
+from elk_ssm.models.bijections import Bijection
 
 _FELT = 1e-2
 
@@ -51,3 +55,27 @@ def errors_at(
     lost = jnp.any((J != 0) & ~felt, axis=1) | ~(variances > 0)
     standard = jnp.where(lost, jnp.nan, units * jnp.sqrt(jnp.where(lost, 1, variances)))
     return Errors(standard, ~felt)
+
+
+def interval(
+    bijection: Bijection, value: Array, error: Array, reach: float
+) -> tuple[Array, Array]:
+    """Return the ends of intervals that are symmetric in what is unconstrained.
+
+    Coefficients that hang together, as those of an autoregression, are not a number
+    each there: theirs are symmetric in themselves.
+
+    Args:
+        bijection: Onto the values of the parameter.
+        value: The parameter, any shape.
+        error: Its standard errors; NaN gives NaN.
+        reach: How many of them an end is away.
+    """
+    value, error = jnp.asarray(value), jnp.asarray(error)
+    x = bijection.inverse(value)
+    slopes = jax.jacfwd(bijection.forward)(x).reshape(value.size, value.size)
+    slope = jnp.diagonal(slopes)
+    if bool(jnp.any(slopes != jnp.diag(slope))):
+        return value - reach * error, value + reach * error
+    step = reach * error / slope.reshape(value.shape)
+    return bijection.forward(x - step), bijection.forward(x + step)

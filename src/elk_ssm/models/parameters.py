@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from elk_ssm._types import Array, ArrayLike
-from elk_ssm.models.component import Component
+from elk_ssm.models.component import Component, Parameter
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,15 @@ class Parametric:
             ValueError: There is no parameter of a name.
         """
         return self._fixing(set(names), False)
+
+    @property
+    def specs(self) -> dict[str, Parameter]:
+        """What each parameter may be, by name."""
+        return {
+            f"{part.name}.{key}": part.kind.specs[key]
+            for part in self.parts
+            for key in part.values
+        }
 
     @property
     def unconstrained(self) -> dict[str, Array]:

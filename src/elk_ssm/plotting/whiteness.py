@@ -6,6 +6,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from elk_ssm.fitted.errors_ahead import Innovations, innovations
+from elk_ssm.fitted.series import model_of
 from elk_ssm.plotting.style import BLUE, GREY, WHITE, blend, dated, lonely, panels
 
 
@@ -50,6 +51,7 @@ def diagnostics(
     """
     found = fitted_or_innovations
     if not isinstance(found, Innovations):
+        model_of(found, "plotting.diagnostics")
         found = innovations(found)
     tests = found.tests(lags)
     white, correlations = (

@@ -269,3 +269,10 @@ def test_transposed_text(read, refusal):
 )
 def test_what_is_wrong_is_said(refusal, text, flags, expected):
     assert expected in refusal(text, **flags)
+
+
+def test_a_time_column_without_a_name_is_the_time(read):
+    text = b",v\n0,1.5\n2,0.5\n4,1.0\n6,2.0\n"
+    recording = read(text, "a.csv", time_column="0", columns=("v",))
+    assert recording.line().endswith("time from 0 to 6")
+    assert recording.time_name == "time"

@@ -96,6 +96,15 @@ def test_parameters_put_back_are_not_fitted_again(place, fitted, capsys):
     np.testing.assert_array_equal(np.isnan(numbers["observed"]).nonzero()[0], GAPS)
 
 
+def test_a_picture_of_a_fit_alone_is_of_what_it_found(place, fitted, tmp_path):
+    argv = [*data(place), f"--params={place / 'p.json'}"]
+    for command in ("fit", "smooth"):
+        assert cli.main([command, *argv, f"--figure={tmp_path / command}.svg"]) == 0
+    fit, smooth = ((tmp_path / f"{c}.svg").read_text() for c in ("fit", "smooth"))
+    assert fit.count("<path") == smooth.count("<path")
+    assert fit.count('id="FillBetweenPolyCollection') == 2  # The band, and its sample.
+
+
 def test_components_add_up(place, fitted):
     argv = ["decompose", *data(place), f"--params={place / 'p.json'}", "--level=0.5"]
     files = [f"--output={place / 'd.npz'}", f"--figure={place / 'd.svg'}"]

@@ -59,10 +59,18 @@ def read_recording(path: Path, reading: Reading | None = None) -> Recording:
         names=tuple(table.name(i) for i in chosen),
         named=table.named,
         time=times,
-        time_name="" if time is None else table.name(time),
+        time_name=_time_name(table, time),
         where=lambda row, column: f"{path}: {table.where(row, chosen[column])}",
         notes=table.notes,
     )
+
+
+def _time_name(table: Table, column: int | None) -> str:
+    """What to call the times: a column without a name beside named ones is the time."""
+    if column is None:
+        return ""
+    unnamed = any(table.names) and not table.names[column]
+    return "time" if unnamed else table.name(column)
 
 
 def _suffix(path: Path) -> str:

@@ -61,7 +61,8 @@ class Recording:
         assert self.time is not None
         first, last = (instant(self.time[i]) for i in (0, -1))
         uneven = "" if _is_even(self.time) else " in uneven steps"
-        return f"time {self.time_name} from {first} to {last}{uneven}"
+        what = "time" if self.time_name == "time" else f"time {self.time_name}"
+        return f"{what} from {first} to {last}{uneven}"
 
 
 def _counted(count: int, word: str) -> str:

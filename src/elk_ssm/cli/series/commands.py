@@ -181,9 +181,9 @@ def _files(
     wanted = args.output is not None or args.figure is not None
     if not wanted:
         return {}
-    if args.command == "fit":
-        result = forecast(series, fitted, args.forecast or 0, future, args.level)
-    elif args.command == "smooth":
+    if args.command == "fit" and args.forecast is not None:
+        result = forecast(series, fitted, args.forecast, future, args.level)
+    elif args.command in ("fit", "smooth"):
         result = smoothed(series, fitted, args.level)
     else:
         result = decomposed(series, fitted, args.level)

@@ -52,15 +52,11 @@ def forecast(
 ) -> Result:
     """Return the steps after the last; the figure has the series before them."""
     times, width = series.grid.after(steps), len(series.names)
-    mean = variance = lower = upper = np.zeros((0, width))
-    if steps:
-        options: dict[str, Any] = {}
-        if series.grid.elapsed is not None:
-            options["times"] = series.grid.elapsed[-1] + 1.0 + np.arange(steps)
-        found = elk.forecast(fitted, steps, future, level=level, **options)
-        mean, variance, lower, upper = (
-            np.reshape(x, (steps, width)) for x in found[:4]
-        )
+    options: dict[str, Any] = {}
+    if series.grid.elapsed is not None:
+        options["times"] = series.grid.elapsed[-1] + 1.0 + np.arange(steps)
+    found = elk.forecast(fitted, steps, future, level=level, **options)
+    mean, variance, lower, upper = (np.reshape(x, (steps, width)) for x in found[:4])
     columns: dict[str, np.ndarray] = {}
     panels = []
     for i, name in enumerate(series.names):
