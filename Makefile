@@ -34,7 +34,8 @@ LATEST_PYTHON = $(or $(ASKED),$(call first,$(foreach v,3.14 3.13 3.12,$(call nam
 
 # What leans on JAX's inner parts, and one file of each task; FAST=tests for more.
 FAST ?= tests/test_release.py tests/test_branches.py tests/test_closures.py \
-	tests/test_recurrence.py tests/test_solution.py tests/surrogate/test_dependence.py \
+	tests/test_platforms.py tests/test_recurrence.py tests/test_solution.py \
+	tests/surrogate/test_dependence.py \
 	tests/kernels/test_rollout.py tests/parallel/test_driver.py \
 	tests/kalman/test_filtering.py tests/nssm/test_draws.py tests/interop/test_dynamax.py \
 	tests/interop/test_cells_detect.py tests/interop/test_arviz.py \
@@ -42,12 +43,14 @@ FAST ?= tests/test_release.py tests/test_branches.py tests/test_closures.py \
 	tests/evaluate/test_compilation.py::test_nothing_recompiles_for_a_new_lambda \
 	tests/cli/test_output.py tests/cli/reading
 
-# The lower bounds of pyproject.toml exactly, and the newest of everything.
+# The lower bounds of pyproject.toml exactly, and the newest of everything. Programs are
+# traced for every platform here, and in `make test` for the CPU that there is.
+EVERYWHERE := ELK_SSM_PLATFORMS=all
 test-oldest: .venv-oldest/.run
-	ELK_VERSIONS=oldest .venv-oldest/bin/python -m pytest -n $(JOBS) $(FAST)
+	$(EVERYWHERE) ELK_VERSIONS=oldest .venv-oldest/bin/python -m pytest -n $(JOBS) $(FAST)
 
 test-latest: .venv-latest/.run
-	ELK_VERSIONS=latest .venv-latest/bin/python -m pytest -n $(JOBS) $(FAST)
+	$(EVERYWHERE) ELK_VERSIONS=latest .venv-latest/bin/python -m pytest -n $(JOBS) $(FAST)
 
 # Built, installed into an empty environment, and used there from an empty folder.
 wheel: $(BIN)/python
