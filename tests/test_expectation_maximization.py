@@ -322,6 +322,21 @@ def test_a_converged_fit_has_no_slope():
     assert max(float(jnp.abs(slope).max()) for slope in slopes) < 1e-5
 
 
+@pytest.mark.parametrize("variance", [1.0, 0.01])
+def test_converged_means_that_little_is_left(variance):
+    """However slow it is: what is left is what thousands of iterations would add."""
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(variance**0.5 * rng.normal(size=(300, 1)), axis=0)
+    y = jnp.asarray(walk + rng.normal(size=(300, 1)))
+    held = ("initial_mean", "initial_covariance", "dynamics_weights")
+    fit = partial(elk.lgssm_em, fixed=(*held, "emission_weights"), num_iters=3_000)
+    found, limit = fit(PLAIN, y), fit(PLAIN, y, tol=0.0)
+    assert bool(found.converged)
+    assert int(found.num_iters) < int(limit.num_iters) < 3_000
+    values = (x.log_likelihoods[int(x.num_iters)] for x in (limit, found))
+    assert 0 <= float(next(values) - next(values)) <= 1.1e-8 * y.size
+
+
 def test_agrees_with_dynamax():
     from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 

@@ -83,7 +83,9 @@ def lgssm_em(
     `initial_covariance` shrinks to the smoothed state's; fix it if that is not wanted.
 
     Iterations stop when the log likelihood rises by less than `tol` for each observed
-    entry, or by less than its rounding.
+    entry, and all that follow, each the same share of the one before, would add no more
+    (Aitken's rule; McLachlan and Krishnan, 2008, The EM Algorithm and Extensions,
+    section 4.9); or when it rises by less than its rounding, and no more can be seen.
 
     Args:
         model: First parameters. What varies in time has to be fixed.
@@ -236,7 +238,9 @@ def _climb(
         rounding = 4 * jnp.finfo(dtype).eps * (jnp.abs(value) + count)
         slack = 16 * rounding
         rises, refused = gain >= 0, ~(gain >= -slack)
-        little = ~refused & (gain <= jnp.maximum(tol * count, rounding))
+        enough = jnp.maximum(tol * count, rounding)
+        left = _left_after(gain, state.log_likelihoods, i)
+        little = ~refused & (gain <= enough) & ((left <= enough) | (gain <= rounding))
         held = choose(rises, tried, state.held)
         best = maximized(tried, found, free)
         best = best if how.ties is None else tied(best, tried, how.ties)
@@ -269,6 +273,13 @@ def _climb(
     return EMFit(
         end.held, end.log_likelihoods, end.num_iters - 1, status, done, end.num_refused
     )
+
+
+def _left_after(gain: Array, values: Array, i: Array) -> Array:
+    """Return what later iterations would add, each the same share of the one before."""
+    before = values[i - 1] - values[i - 2]
+    share = jnp.where((i > 1) & (before > 0), gain / before, 0)
+    return jnp.where(share < 1, gain * share / (1 - share), jnp.inf)
 
 
 def _status(i: Array, value: Array, judged: tuple[Array, Array, Array]) -> Array:
