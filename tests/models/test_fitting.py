@@ -24,6 +24,20 @@ def theirs():
     return model, model.fit(disp=0)
 
 
+def test_a_fit_does_not_depend_on_the_unit_of_the_series():
+    """In float32, in which the square of a variance of 1e20 is inf."""
+    y = jnp.asarray(nile(), jnp.float32)
+    plain = elk.fit(LEVEL, y)
+    for power in (-56, 40, 52):
+        unit = 2.0**power
+        fitted = elk.fit(LEVEL, unit * y)
+        assert bool(fitted.converged)
+        for found in ("parameters", "standard_errors"):
+            for name, value in getattr(plain, found).items():
+                seen = getattr(fitted, found)[name] / unit / unit
+                np.testing.assert_allclose(seen, value, rtol=2e-3)
+
+
 @pytest.mark.usefixtures("x64")
 def test_the_optimum_is_that_of_statsmodels_or_better(theirs):
     model, found = theirs

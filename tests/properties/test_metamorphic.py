@@ -291,6 +291,42 @@ def test_units_of_two_change_no_bit_of_a_posterior(form):
     close(found[4] + seen * np.log(k), plain[4], 1e-10)
 
 
+def steady(log_variance, unit, start):
+    eye = jnp.eye(2)
+    F, R = jnp.array([[0.9, 0.1], [0, 0.8]]), jnp.array([[1, 0.3], [0.3, 1]])
+    P = elk.Diffuse() if start == "diffuse" else 100 * eye * unit * unit
+    Q = eye * jnp.exp(log_variance) * unit * unit
+    return elk.LGSSM(jnp.zeros(2), P, F, Q, eye, R * unit * unit)
+
+
+@pytest.mark.parametrize("what", ["known", "diffuse", "means"])
+@pytest.mark.parametrize("backend", ["sequential", "associative"])
+def test_units_of_two_change_no_bit_of_a_slope(what, backend):
+    """In float32 the square of a variance is inf or zero long before itself is."""
+    y = np.random.default_rng(0).normal(size=(30, 2)).cumsum(axis=0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def found(log_variance, unit):
+        model, seen = steady(log_variance, unit, what), unit * jnp.asarray(y)
+        if what != "means":
+            return elk.lgssm_log_likelihood(model, seen, backend=backend)
+        posterior = elk.lgssm_smoother(model, seen, backend=backend)
+        return jnp.sum(posterior.smoothed_means / unit)
+
+    with jax.enable_x64(False):
+        zero = jnp.zeros(())
+        value, slope = found(zero, jnp.ones(()))
+        for power in (-56, -40, 34, 56):
+            unit = jnp.asarray(2.0**power, jnp.float32)
+            other, same_slope = found(zero, unit)
+            assert float(same_slope) == float(slope)
+            expected = value if what == "means" else value - y.size * power * np.log(2)
+            free = 2 if what == "diffuse" else 0
+            expected = expected + free * power * np.log(2)
+            np.testing.assert_allclose(other, expected, rtol=1e-5)
+
+
 @given(seeds, st.permutations(range(E)), st.sampled_from(FORMS))
 @settings(max_examples=20)
 def test_the_order_of_emissions_does_not_matter(seed, order, form):

@@ -39,6 +39,7 @@ from elk_ssm.kalman.elements import (
     known_filter,
     no_steps,
 )
+from elk_ssm.linalg.small import inverse_of
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
@@ -125,7 +126,7 @@ def damped_evidence(
     seen = jnp.isfinite(noise)
     finite = jnp.where(seen, total, 1)
     return Evidence(
-        jnp.sum(jnp.where(seen, innovation**2 / finite, 0)),
+        jnp.sum(jnp.where(seen, innovation**2 * inverse_of(finite), 0)),
         jnp.sum(jnp.log(finite)),
         jnp.sum(seen),
     )
@@ -191,7 +192,7 @@ class _Filter(Recursion[Marginals, FilterElement]):
 
     def element(self, entry: tuple) -> FilterElement:
         (A, b, _), noise = entry, self.noise(entry)
-        inverse = 1 / (1 + noise)
+        inverse = inverse_of(1 + noise)
         keep = jnp.where(jnp.isinf(noise), 1, noise * inverse)
         eta, J = -A.T.mv(inverse * b), A.T.mm(A.scale_rows(inverse))
         return FilterElement(A.scale_rows(keep), keep * b, A.diag(keep), eta, J)

@@ -77,6 +77,8 @@ def innovations(
         diffuse: Which dimensions of the first state are, `(D,)`.
         sparsity: Of the transition.
     """
+    unit = _unit_of(problem.values)
+    problem = _in_units(problem, unit)
     model = steps_of(problem, None)
     F, Q = problem.weights, problem.covariance
     moves = _into_next(
@@ -103,7 +105,26 @@ def innovations(
         return (means, symmetrize(through) + q), seen
 
     found: Array = lax.scan(step, (start, first), (moves, model["entries"]))[1]
-    return _regressed(found[..., :-1], found[..., -1], jnp.sum(problem.observed))
+    units = 2 * jnp.log(unit)
+    logs = found[..., -1] + units * problem.observed
+    return _regressed(found[..., :-1], logs, jnp.sum(problem.observed), units)
+
+
+def _unit_of(values: Array) -> Array:
+    """Return a power of two as large as the largest value, `()`, its square finite."""
+    most = jnp.finfo(values.dtype).maxexp // 2 - 4
+    largest = jnp.max(jnp.abs(lax.stop_gradient(values)), initial=0)
+    exponent = jnp.where(largest > 0, jnp.frexp(largest)[1], 0)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -most, most))
+
+
+def _in_units(problem: Problem, unit: Array) -> Problem:
+    """Return the problem with states and emissions in units of a number."""
+    variances = "initial_covariance", "covariance", "emission_covariance"
+    others = "initial_mean", "offsets", "values"
+    scaled = {name: getattr(problem, name).scaled(1 / unit**2) for name in variances}
+    scaled |= {name: getattr(problem, name) / unit for name in others}
+    return problem._replace(**scaled)
 
 
 def _into_next(*arrays: tuple[Array, bool]) -> tuple[Array | None, ...]:
@@ -144,8 +165,11 @@ def _take_in(
     return means, cov, found
 
 
-def _regressed(rows: Array, logs: Array, count: Array) -> Innovations:
-    """Take the regression on the diffuse part out of scaled rows `(T, E, 1 + d)`."""
+def _regressed(rows: Array, logs: Array, count: Array, units: Array) -> Innovations:
+    """Take the regression on the diffuse part out of scaled rows `(T, E, 1 + d)`.
+
+    What it finds is in units whose squares have the logarithm `units`.
+    """
     shape, size = rows.shape[:-1], rows.shape[-1] - 1
     rows = rows.reshape(-1, size + 1)
     w, X = rows[:, 0], rows[:, 1:]
@@ -161,6 +185,7 @@ def _regressed(rows: Array, logs: Array, count: Array) -> Innovations:
     residuals = w - matvec(X, matvec(transpose(unit), share))
     pivots = jnp.where(known > 0, jnp.abs(jnp.diagonal(factor)), 1)
     determinant = jnp.sum(jnp.log(variances)) + 2 * jnp.sum(jnp.log(pivots))
+    determinant = determinant - units * jnp.sum(known)
     return Innovations(residuals.reshape(shape), logs, determinant, count)
 
 

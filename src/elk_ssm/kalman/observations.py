@@ -21,7 +21,7 @@ from elk_ssm._jax import deliberate_nans
 from elk_ssm.kalman.checks import check_emissions
 from elk_ssm.kalman.scalar_updates import Rows
 from elk_ssm.kalman.whitening import isolated, whiten
-from elk_ssm.linalg.small import matmul, matvec, raised
+from elk_ssm.linalg.small import inverse_of, matmul, matvec, raised
 from elk_ssm.linalg.structure import Operator
 
 
@@ -49,7 +49,7 @@ def factor_of(covariance: Operator) -> Factor:
 
 def log_normal(residual: Array, factor: Factor, observed: Any = True) -> Array:
     """Return log N(residual; 0, C), over the observed entries."""
-    terms = factor.whiten(residual) ** 2 / factor.variances
+    terms = factor.whiten(residual) ** 2 * inverse_of(factor.variances)
     terms = terms + jnp.log(2 * jnp.pi * factor.variances)
     return -0.5 * jnp.sum(jnp.where(observed, terms, 0))
 

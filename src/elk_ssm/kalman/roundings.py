@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.linalg.small import matvec
+from elk_ssm.linalg.small import inverse_of, matvec
 
 LOG_TWO_PI = 1.8378770664093453
 
@@ -63,7 +63,7 @@ def floor_of(weights: Array, scales: Array, eps: Any) -> Array:
 @jax.jit
 def reciprocal(value, ok):
     """1 / value where ok, else 0, with a derivative that is finite everywhere."""
-    return jnp.where(ok, 1.0 / jnp.where(ok, value, 1.0), 0.0)
+    return jnp.where(ok, inverse_of(jnp.where(ok, value, 1.0)), 0.0)
 
 
 def rounding_of(size: Array) -> Array:
@@ -85,7 +85,7 @@ def slack_of(nothing: Array, size: Array) -> Array:
 def regular_log_normal(error: Array, variance: Array, ok: Array) -> Array:
     """Return log N(error; 0, variance), and 0 for what is not observed."""
     safe = jnp.where(ok, variance, 1.0)
-    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
+    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * (error * inverse_of(safe)))
     return jnp.where(ok, density, 0.0)
 
 
@@ -99,6 +99,6 @@ def log_normal(error: Array, variance: Array, ok: Array, slack: Array) -> Array:
     """
     regular = ok & ~(variance <= 0)
     safe = jnp.where(regular, variance, 1.0)
-    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * error / safe)
+    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * (error * inverse_of(safe)))
     contradicts = ok & (variance <= 0) & (jnp.abs(error) > slack)
     return jnp.where(regular, density, jnp.where(contradicts, -jnp.inf, 0.0))

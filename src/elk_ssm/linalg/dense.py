@@ -7,7 +7,7 @@ from jax import Array
 
 from elk_ssm.linalg.observe import observe_coordinates
 from elk_ssm.linalg.operator import Observed, Operator
-from elk_ssm.linalg.small import matmul, matvec, raised, solve, transpose
+from elk_ssm.linalg.small import inverse_of, matmul, matvec, raised, solve, transpose
 
 
 class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
@@ -91,6 +91,6 @@ class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
         table = jnp.concatenate([b[..., None], A.matrix], axis=-1)
         covariance, table, rows, totals = observe_coordinates(self.matrix, noise, table)
         back = transpose(rows[..., 1:])
-        evidence = matmul(back, rows / totals[..., None])
+        evidence = matmul(back, rows * inverse_of(totals)[..., None])
         run = self.like(table[..., 1:]), table[..., 0], self.like(covariance)
         return *run, -evidence[..., 0], self.like(evidence[..., 1:])

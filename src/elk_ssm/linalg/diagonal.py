@@ -8,7 +8,7 @@ from jax import Array
 
 from elk_ssm.linalg.dense import Dense
 from elk_ssm.linalg.operator import Observed, Operator
-from elk_ssm.linalg.small import raised
+from elk_ssm.linalg.small import inverse_of, raised
 
 
 class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
@@ -97,7 +97,7 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
 
     def observe_run(self, A: Self, b: Array, noise: Array) -> tuple:
         """Condition N(A x + b, self) likewise, where x is not known."""
-        inverse = 1 / (self.diagonal + noise)
+        inverse = inverse_of(self.diagonal + noise)
         keep = 1 - self.diagonal * inverse
         run = A.scale_rows(keep), keep * b, self.scale_rows(keep)
         return *run, -A.diagonal * b * inverse, self.like(A.diagonal**2 * inverse)

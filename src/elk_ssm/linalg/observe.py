@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.linalg.small import inverse_of
+
 _UNROLL_UP_TO = 16
 
 
@@ -43,7 +45,7 @@ def observe_coordinates(
 def _take_in(covariance: Array, noise: Array, table: Array, i: int | Array) -> tuple:
     column = covariance[..., :, i]
     row, total = table[..., i, :], column[..., i] + noise[..., i]
-    inverse = (1 / total)[..., None]
+    inverse = inverse_of(total)[..., None]
     outer = column[..., :, None] * column[..., None, :]
     return (
         covariance - outer * inverse[..., None],

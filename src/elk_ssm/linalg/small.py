@@ -70,6 +70,27 @@ def matvec(matrix: Array, vector: Array) -> Array:
     return jnp.matmul(matrix, vector[..., None], precision=_HIGHEST)[..., 0]
 
 
+@jax.custom_jvp
+def inverse_of(value: Array) -> Array:
+    """Return 1 / value, with derivatives that never form the square of it.
+
+    Of a variance of 1e20 that is inf in float32, and the derivative of a quotient would
+    be zero; of a variance of 1e-20 it would be NaN.
+
+    Example:
+        >>> import jax
+        >>> bool(jax.grad(lambda v: 1e20 * inverse_of(v) * 1e20)(1e20) == -1)
+        True
+    """
+    return 1 / value
+
+
+@inverse_of.defjvp
+def _inverse_of_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    inverse = inverse_of(*primals)
+    return inverse, -(tangents[0] * inverse) * inverse
+
+
 def raised(array: Array, ndim: int) -> Array:
     """Write out the leading axes of length one that broadcasting would add.
 

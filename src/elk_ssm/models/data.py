@@ -103,7 +103,7 @@ def scale_of(emissions: Array) -> Scale:
     changes = emissions[1:] - emissions[:-1]
     count = jnp.sum(~jnp.isnan(changes))
     known = jnp.where(count > 0, _mean_square(changes), variance)
-    tiny = jnp.finfo(emissions.dtype).tiny ** 0.5
+    tiny = jnp.finfo(emissions.dtype).tiny
     return Scale(variance, jnp.maximum(known, tiny), emissions.shape[0])
 
 
@@ -116,5 +116,8 @@ def mean_of(values: Array) -> Array:
 
 def _mean_square(values: Array) -> Array:
     seen = ~jnp.isnan(values)
-    total = jnp.sum(jnp.where(seen, values, 0) ** 2)
-    return total / jnp.maximum(jnp.sum(seen), 1)
+    known = jnp.where(seen, values, 0)
+    # In units of the largest, or squares of 1e19 are inf in float32.
+    largest = jnp.max(jnp.abs(known), initial=0)
+    known = known / jnp.where(largest > 0, largest, 1)
+    return jnp.sum(known**2) / jnp.maximum(jnp.sum(seen), 1) * largest**2
