@@ -6,9 +6,8 @@
 
 The passes of DEER, quasi-DEER and the accelerator's default are those stored by
 `benchmarks.convergence`, at T = 1,000 in float64; Picard and Jacobi, which it does not
-run, are run here. The three constants (how far a diverging iterate gets, the trials of
-the default) were chosen by hand with passes of these problems in sight, held-out ones
-there are none: the errors are those of a fit.
+run, are run here. Each is tried on the first half of the steps and drawn out; the two
+constants of the default were chosen by hand with passes of these problems in sight.
 """
 
 from __future__ import annotations

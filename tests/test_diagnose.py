@@ -54,6 +54,50 @@ def test_reads_as_a_report():
         assert part in text
 
 
+ORBITS = {
+    "a cycle of two": (lambda x, _: 3.2 * x * (1 - x), 0.3),
+    "a cycle of four": (lambda x, _: 3.5 * x * (1 - x), 0.3),
+    "two states of rest in turn": (lambda x, _: jnp.tanh(-3 * x), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", ORBITS)
+def test_another_phase_of_a_cycle_is_not_forgotten(name, x64):
+    """Products of Jacobians die out, and no method is done before the last steps."""
+    f, start = ORBITS[name]
+    found = elk.diagnose(f, jnp.array([start]), length=600)
+    assert int(found.forgetting_length) >= 0
+    assert not found.forgets_its_start
+    assert "does not come to this trajectory" in found.recommendation
+    assert found.predicted_passes == 1
+    for method in (elk.deer(), elk.quasi_deer(), elk.jacobi(), elk.picard()):
+        sol = elk.evaluate(f, jnp.array([start]), length=600, method=method)
+        predicted = found.predictions[sol.plan.describe().split(":")[0]]
+        assert 2 / 3 < predicted / int(sol.num_iters) < 1.5
+
+
+def test_a_trajectory_that_breaks_is_looked_at_until_it_does():
+    def henon(x, _):
+        return jnp.stack([1 - 1.4 * x[0] ** 2 + x[1], 0.3 * x[0]])
+
+    found = elk.diagnose(henon, jnp.array([5.0, 5.0]), length=100)
+    sol = elk.evaluate(henon, jnp.array([5.0, 5.0]), length=100)
+    assert int(found.failed_step) == int(sol.failed_step)
+    assert np.isfinite([found.lyapunov_exponent, found.growth]).all()
+    assert found.recommendation.startswith("none: the state is not finite from step")
+    assert f"first {int(sol.failed_step)} steps" in repr(found)
+    with pytest.raises(ValueError, match="not finite at step 0"):
+        elk.diagnose(lambda x, _: jnp.inf * x, jnp.ones(1), length=9)
+
+
+def test_passes_on_a_cpu_are_those_of_the_default():
+    for length in (300, 8000):
+        f = lambda x, u: 0.5 * x + u  # noqa: E731
+        problem = f, jnp.ones(2), jnp.ones((length, 2))
+        sol = elk.evaluate(*problem)
+        assert elk.diagnose(*problem).predicted_passes == int(sol.num_iters)
+
+
 def test_looks_at_the_beginning_only():
     found = elk.diagnose(lambda x, _: 0.5 * x, jnp.ones(1), length=5000, max_length=100)
     assert (found.length, found.log_growth.shape[1]) == (5000, 100)

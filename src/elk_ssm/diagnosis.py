@@ -11,8 +11,9 @@ The products are followed for a few tangent directions from several starting poi
 the growth is a lower bound, and exact for D <= 8 over intervals that begin at those
 points.
 
-From the Jacobians of a first stretch the passes of every method are predicted: see
-`predicting`.
+Products on the trajectory do not see where else a start may end: on another phase of a
+cycle, at another state of rest. So every method is tried on a first stretch, which
+predicts its passes over all of time: see `predicting`.
 """
 
 from typing import NamedTuple
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import canonicalize
 from elk_ssm._showing import arrays, as_html, known, number, show
 from elk_ssm._types import Array, Dynamics, PyTree
@@ -52,8 +54,10 @@ class Diagnosis(NamedTuple):
         length: Number of steps T of the recurrence, an integer.
         size: Number D of state dimensions, an integer.
         spectrum: The largest Lyapunov exponents, at most eight, `(k,)`.
-        stretch_passes: By method, the passes predicted for half of the first steps and
-            for all of them, `(2,)`; `predictions` makes of it those over T.
+        stretch_passes: By method, the passes that it took over half of the first steps
+            and over all of them, `(2,)`; `predictions` makes of it those over T.
+        failed_step: First step looked at whose state is not finite, or -1; all else is
+            of the steps before it.
 
     Example:
         >>> import elk_ssm as elk
@@ -71,13 +75,15 @@ class Diagnosis(NamedTuple):
     size: int
     spectrum: Array
     stretch_passes: dict[str, Array]
+    failed_step: Array | int = -1
 
     @property
     def predictions(self) -> dict[str, int]:
         """Passes by method, at the default tolerance: deer, quasi_deer, ..., auto.
 
-        Those of `auto` are on an accelerator, over short blocks or by Newton's method;
-        `docs/prediction.md` has the errors of all of them on the problem suite.
+        Each was tried on the first steps. Those of `auto` are on an accelerator, over
+        short blocks or by Newton's method; `docs/prediction.md` has the errors of all
+        on the problem suite.
         """
         looked = stretch_looked_at(self.log_growth.shape[1], self.size)
         found = {
@@ -111,21 +117,42 @@ class Diagnosis(NamedTuple):
         return float(-np.expm1(-rate))
 
     @property
+    def forgets_its_start(self) -> bool:
+        """Whether another start comes to the same trajectory, soon and everywhere.
+
+        More than that products of Jacobians die out: those of a cycle do, and another
+        start ends on another phase of it.
+        """
+        looked = stretch_looked_at(self.log_growth.shape[1], self.size)
+        ends = int(self.stretch_passes["jacobi"][1]) < looked
+        return int(self.forgetting_length) >= 0 and (ends or looked == 1)
+
+    @property
     def predicted_passes(self) -> int:
-        """Passes that `auto` needs: exact for blocks, a rough guess for Newton."""
-        length = int(self.forgetting_length)
-        block = Auto().forgetful_block_size(self.length, self.size)
-        if length >= 0:
-            return 1 + -(-int(burn_in_steps(length, block)) // block)
-        return self._newton_passes
+        """Passes that `auto` needs on a CPU: over blocks, or 1 step by step."""
+        auto, length = Auto(), self.length
+        block = auto.forgetful_block_size(length, self.size)
+        burn_in = int(burn_in_steps(int(self.forgetting_length), block))
+        pays = auto.forgetful_pays(length, self.size)
+        if not (self.forgets_its_start and pays):
+            return 1
+        reach = block * (auto.most_passes(self.size) - 1)
+        return 1 + -(-burn_in // block) if burn_in <= reach else 1
 
     @property
     def recommendation(self) -> str:
         """Which method to use, and why."""
-        if int(self.forgetting_length) >= 0:
+        if int(self.failed_step) >= 0:
+            return f"none: the state is not finite from step {int(self.failed_step)} on"
+        if self.forgets_its_start:
             return (
                 f"auto(): the state is forgotten after {int(self.forgetting_length)} "
                 "steps, so blocks side by side agree after a few passes"
+            )
+        if int(self.forgetting_length) >= 0:
+            return (
+                "auto(), or sequential: perturbations die out, but another start does "
+                "not come to this trajectory (a cycle, or several states of rest)"
             )
         if float(self.growth) > _HARD_GROWTH:
             return (
@@ -151,11 +178,12 @@ class Diagnosis(NamedTuple):
                 "Diagnosis", batch=arrays(self.growth), growth=number(self.growth)
             )
         first, last = (int(i) for i in self.growth_interval)
-        forgets = int(self.forgetting_length)
+        failed, forgets = int(self.failed_step), int(self.forgetting_length)
+        steps = f"{self.length} steps" if failed < 0 else f"the first {failed} steps"
         memory = f"{forgets} steps" if forgets >= 0 else "longer than looked at"
         passes = ", ".join(f"{k} {n}" for k, n in self.predictions.items())
         return (
-            f"Diagnosis of {self.length} steps, {self.size} dimensions\n"
+            f"Diagnosis of {steps}, {self.size} dimensions\n"
             f"  Lyapunov exponent   {float(self.lyapunov_exponent):+.3g} per step\n"
             f"  largest growth      exp({float(self.growth):.3g}), steps {first} to "
             f"{last}\n"
@@ -194,6 +222,10 @@ def diagnose(
     Returns:
         A `Diagnosis`; print it.
 
+    Raises:
+        ValueError: A number of steps does not fit, or the state is not finite within
+            the first two.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import elk_ssm as elk
@@ -206,9 +238,16 @@ def diagnose(
     if max_length < 2 or num_starts < 1:
         raise ValueError("max_length must be at least 2 and num_starts at least 1.")
     total = canonicalize(f, initial_state, inputs, length).length
-    looked = min(total, max_length)
+    looked, failed = min(total, max_length), -1
     head = jax.tree.map(lambda x: jnp.asarray(x)[:looked], inputs)
     recurrence, flat = trajectory_of(f, initial_state, head, looked)
+    if not is_traced(flat) and not np.isfinite(flat).all():
+        failed = int(np.argmin(np.isfinite(flat).all(axis=1)))
+        if failed < 2:
+            raise ValueError(f"the state is not finite at step {failed}.")
+        looked = failed
+        head = jax.tree.map(lambda x: x[:looked], head)
+        recurrence, flat = trajectory_of(f, initial_state, head, looked)
     function, primals, size = recurrence.function, recurrence.primals, flat.shape[1]
     found = follow_products(function, min(num_starts, looked), primals, flat)
     rates = stretching(function, min(size, DIRECTIONS), primals, flat)
@@ -220,5 +259,6 @@ def diagnose(
         length=total,
         size=size,
         spectrum=summarize_rates(rates).exponents,
-        stretch_passes=passes_of_methods(function, first, flat[:stretch]),
+        stretch_passes=passes_of_methods(function, first, stretch),
+        failed_step=failed,
     )

@@ -1,4 +1,4 @@
-r"""How many passes a method will take: its error, followed from pass to pass.
+r"""How many passes a method will take: tried on a first stretch, and drawn out to T.
 
 Let A_t stand for the Jacobian in a method without damping, and let e be the error of
 the iterate. One pass makes of it, exactly,
@@ -12,15 +12,11 @@ mean rate is the Lyapunov exponent; for Newton's method A is the Jacobian at the
 iterate, the difference vanishes with the error, and growth decides how far ahead of the
 exact prefix an iterate is of any use (arXiv 2508.16817).
 
-M_t and A_t are modelled from two Jacobians: J_t on the trajectory and K_t at the state
-of another, random time, a typical error r away,
-
-    Jacobian at the iterate = J_t + s (K_t - J_t),    M_t = J_t + s (K_t - J_t) / 2,
-
-with s = |e_{t-1}| / r. Errors and s stop at a multiple of their typical size: an
-iterate that is carried away meets Jacobians that no state of the trajectory has, but
-does not go on for ever. The passes over a first stretch and over its half say how they
-grow with T.
+M and A are taken where an iterate strays, and Jacobians on the trajectory do not say
+what they are there: a cycle, a second rest state or steep slopes beside it make all the
+difference. So the recursion is run and not modelled. A pass is that of `solve.loop`
+without damping and gate; passes over the stretch and over its half say how they grow
+with T.
 """
 
 from collections.abc import Callable
@@ -35,17 +31,17 @@ from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.solve.nodes import shift
-from elk_ssm.solve.stopping import default_tolerance
+from elk_ssm.solve.stopping import make_tolerance, scale_of
 
 _LONGEST, _LEAST, _MOST_NUMBERS = 512, 32, 2**22
-# How far a diverging iterate gets, in typical errors: see benchmarks/predictions.py.
-_EXCURSION = 5.0
+# Entries of Jacobians that all passes of a method may have together.
+_MOST_ENTRIES = 2**28
 
-_STAND_INS: dict[str, Callable[[Array], Array]] = {
+_STAND_INS: dict[str, Callable[[Array], Array] | None] = {
     "deer": lambda jacobian: jacobian,
     "quasi_deer": lambda j: Dense(j).diag(Dense(j).variances()).matrix,
-    "picard": lambda j: jnp.broadcast_to(jnp.eye(j.shape[-1], dtype=j.dtype), j.shape),
-    "jacobi": jnp.zeros_like,
+    "picard": None,
+    "jacobi": None,
 }
 
 
@@ -55,84 +51,110 @@ def stretch_looked_at(length: int, size: int) -> int:
     return min(length, _LONGEST, most)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 2))
 def passes_of_methods(
-    function: HoistedFunction, primals: tuple, states: Array
+    function: HoistedFunction, primals: tuple, length: int
 ) -> dict[str, Array]:
     """Passes over the first half of a stretch and over all of it, `(2,)` a method."""
     consts, initial, inputs = primals
     step = partial(forward_mode(function), consts)
-    before = shift(initial, states)
-    length = states.shape[0]
-    elsewhere = before[np.random.default_rng(0).permutation(length)]
 
-    def jacobians(at: Array) -> Array:
-        one = jax.jacfwd(lambda x, u: step(x, u))
-        return jax.lax.map(lambda xu: one(*xu), (at, inputs), batch_size=64)
+    def linearized(x: Array) -> tuple[Array, Array]:
+        def one(entry: tuple) -> tuple[Array, Array]:
+            state, user_input = entry
+            run = lambda x: (step(x, user_input),) * 2  # noqa: E731
+            return jax.jacfwd(run, has_aux=True)(state)[::-1]
 
-    pair = jacobians(before), jacobians(elsewhere)
-    apart = jnp.sqrt(jnp.mean(jnp.sum((before - elsewhere) ** 2, axis=1)))
-    largest = jnp.max(jnp.abs(before))
-    tiny = jnp.finfo(states.dtype).tiny
-    size = jnp.maximum(jnp.maximum(apart, 1e-3 * largest), tiny)
-    first = _limit(initial[None] - states, size)
+        return jax.lax.map(one, (shift(initial, x), inputs), batch_size=64)
+
+    def values(x: Array) -> Array:
+        return jax.vmap(step)(shift(initial, x), inputs)
+
+    def newton(stand_in: Callable, x: Array) -> tuple[Array, Array]:
+        found, jacobians = linearized(x)
+
+        def body(d: Array, entry: tuple[Array, Array]) -> tuple[Array, Array]:
+            d = jnp.matmul(entry[0], d, precision="highest") + entry[1]
+            return d, d
+
+        entries = stand_in(jacobians), found - x
+        return found, x + jax.lax.scan(body, jnp.zeros_like(initial), entries)[1]
+
+    def picard(x: Array) -> tuple[Array, Array]:
+        return (found := values(x)), x + jnp.cumsum(found - x, axis=0)
+
+    def jacobi(x: Array) -> tuple[Array, Array]:
+        return (found := values(x)), found
+
+    passes = {"picard": picard, "jacobi": jacobi}
+    passes |= {k: partial(newton, a) for k, a in _STAND_INS.items() if a is not None}
+    start = jnp.broadcast_to(initial, (length, *initial.shape))
+    some = min(length, max(_MOST_ENTRIES // (length * initial.size**2), _LEAST))
     return {
-        name: _count_passes(stand_in, pair, first, size)
+        name: _count_passes(passes[name], start, length if stand_in is None else some)
         for name, stand_in in _STAND_INS.items()
     }
 
 
-def _count_passes(
-    stand_in: Callable, jacobians: tuple[Array, Array], first: Array, size: Array
-) -> Array:
-    """Follow the error of a method until it is below the tolerance."""
-    on, elsewhere = jacobians
-    length = first.shape[0]
-    bound = default_tolerance(first.dtype) * size
+def _count_passes(one_pass: Callable, start: Array, most: int) -> Array:
+    """Run passes until no state moves; those that are left at the end are estimated.
 
-    def one_pass(error: Array) -> Array:
-        entering = shift(jnp.zeros_like(error[0]), error)
-        far = jnp.linalg.norm(entering, axis=1)[:, None, None] / size
-        change = jnp.minimum(far, _EXCURSION) * (elsewhere - on)
-        operator = stand_in(on + change)
-        rest = on + change / 2 - operator
-        source = jnp.einsum("tij,tj->ti", rest, entering, precision="highest")
-
-        def body(x: Array, entry: tuple[Array, Array]) -> tuple[Array, Array]:
-            x = _limit(jnp.matmul(entry[0], x, precision="highest") + entry[1], size)
-            return x, x
-
-        return jax.lax.scan(body, jnp.zeros_like(error[0]), (operator, source))[1]
+    Args:
+        one_pass: From an iterate to the values of f at it, and the next iterate.
+        start: The first iterate, `(n, D)`.
+        most: How many passes to run.
+    """
+    length = start.shape[0]
+    times, half = jnp.arange(length), length // 2
+    tolerance = make_tolerance(None, None, start.dtype)
 
     def goes_on(carry: tuple) -> Array:
-        error, count, _ = carry
-        return (count < length) & ~(jnp.max(jnp.abs(error)) <= bound)
+        _, count, close, _ = carry
+        return (count < most) & (close < length)
 
     def body(carry: tuple) -> tuple:
-        error, count, half = carry
-        error, count = one_pass(error), count + 1
-        done = jnp.max(jnp.abs(error[: length // 2]), initial=0) <= bound
-        return error, count, jnp.where(done & (half < 0), count, half)
+        x, count, _, halfway = carry
+        values, after = one_pass(x)
+        bound = tolerance.bound(scale_of(values, 1))
+        close = _leading(jnp.abs(values - x) <= bound)
+        # A step from an exact state is exact; what is not finite begins there anew.
+        exact = _leading(values == x)
+        edge = values[jnp.minimum(exact, length - 1)]
+        finite = jnp.all(jnp.isfinite(after), axis=1)
+        after = jnp.where(finite[:, None], after, edge)
+        after = jnp.where((times <= exact)[:, None], values, after)
+        count = count + 1
+        halfway = jnp.where((close >= half) & (halfway < 0), count, halfway)
+        return after, count, close, halfway
 
-    start = first, jnp.asarray(0, jnp.int32), jnp.asarray(-1, jnp.int32)
-    _, count, half = jax.lax.while_loop(goes_on, body, start)
-    half = jnp.where(half < 0, jnp.minimum(count, length // 2), half)
-    # One more pass sees that nothing moves.
-    return jnp.minimum(jnp.stack([half, count]) + 1, length)
+    zero, none = jnp.asarray(0, jnp.int32), jnp.asarray(-1, jnp.int32)
+    _, count, close, halfway = jax.lax.while_loop(
+        goes_on, body, (start, zero, zero, none)
+    )
+    # What is left goes on as it went: every pass makes at least one more step exact.
+    rate = count / jnp.maximum(close, count)
+    drawn_out = jnp.ceil(rate * jnp.asarray([half, length])).astype(jnp.int32)
+    done = jnp.stack([halfway >= 0, close >= length])
+    found = jnp.where(done, jnp.stack([halfway, count]), drawn_out)
+    return jnp.clip(found, 1, jnp.asarray([max(half, 1), length]))
 
 
-def _limit(error: Array, size: Array) -> Array:
-    """Errors no larger than a multiple of their typical size; not finite is largest."""
-    norm = jnp.linalg.norm(error, axis=-1, keepdims=True)
-    most = _EXCURSION * size
-    error = jnp.where(norm > most, error * (most / jnp.where(norm > 0, norm, 1)), error)
-    return jnp.where(jnp.isfinite(error), error, most)
+def _leading(holds: Array) -> Array:
+    """Of how many first steps something holds in every dimension, `()`."""
+    fails = ~jnp.all(holds, axis=1)
+    first = jnp.argmax(fails)
+    return jnp.where(jnp.any(fails), first, holds.shape[0]).astype(jnp.int32)
 
 
 def passes_at(found: Array, looked: int, length: int) -> int:
-    """Passes over T steps from those over half of a stretch and over all of it."""
+    """Passes over T steps from those over half of a stretch and over all of it.
+
+    Where the half took as many passes as it has steps, and all of it fewer, more time
+    than that was not needed: there is no growth to go by.
+    """
     half, whole = (int(x) for x in found)
     if looked >= length or looked < 2:
         return min(whole, length)
-    slope = max(whole - half, 0) / (looked - looked // 2)
+    cut_off = half >= looked // 2 > 1 and whole < looked
+    slope = 0 if cut_off else max(whole - half, 0) / (looked - looked // 2)
     return int(min(np.ceil(whole + slope * (length - looked)), length))
