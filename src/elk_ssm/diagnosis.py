@@ -93,8 +93,9 @@ class Diagnosis(NamedTuple):
         if found["jacobi"] < self.length - 1:
             block = Auto().short_block_size(self.length, self.size)
             return found | {"auto": _TRIALS + -(-found["jacobi"] // block)}
-        newton = min(_BEFORE_NEWTON + self._newton_passes, -(-self.length // 16))
-        return found | {"auto": newton}
+        # Over blocks Newton's method takes no more passes than over all states.
+        newton = _BEFORE_NEWTON + min(self._newton_passes, found["deer"])
+        return found | {"auto": min(newton, -(-self.length // 16))}
 
     @property
     def _newton_passes(self) -> int:
