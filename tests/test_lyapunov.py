@@ -84,3 +84,16 @@ def test_the_benchmark_says_by_which_factor_it_is_wrong():
     row = {"predicted": {"deer": 10}, "measured": {"deer": 25}}
     assert predictions.factor(row, "deer") == 2.5
     assert jax.config.jax_enable_x64 is False
+
+
+@pytest.mark.parametrize("extreme", [1e20, 1e-22])
+@pytest.mark.parametrize("size", [2, 12])
+def test_no_square_overflows(extreme, size):
+    """In float32; with two exponents, and with so many that they go by a loop."""
+    rates = jnp.full(size, 2.0).at[0].set(extreme)
+    problem = lambda x, _: rates * x, jnp.zeros(size)  # noqa: E731
+    found = elk.lyapunov_spectrum(*problem, length=200).exponents
+    expected = np.sort(np.log(np.asarray(rates, float)))[::-1]
+    np.testing.assert_allclose(found, expected, rtol=2e-2)
+    largest = elk.diagnose(*problem, length=200).lyapunov_exponent
+    np.testing.assert_allclose(largest, expected[0], rtol=1e-4)

@@ -40,13 +40,17 @@ def follow_products(
         frames, logs = carry
         time, state, user_input = entry
         tangent = jax.linearize(lambda x: step(x, user_input), state)[1]
+        tiny = jnp.finfo(state.dtype).tiny
         pushed = jax.vmap(jax.vmap(tangent))(frames)
+        largest = jnp.max(jnp.abs(pushed), axis=(1, 2), keepdims=True)
+        pushed = pushed / jnp.where(largest > 0, largest, 1)
         norms = jnp.max(jnp.linalg.norm(pushed, axis=-1), axis=-1)
+        grown = jnp.log(jnp.maximum(largest[:, 0, 0], tiny))
         active = begins <= time
-        tiny = jnp.finfo(norms.dtype).tiny
         scaled = pushed / jnp.maximum(norms, tiny)[:, None, None]
         frames = jnp.where(active[:, None, None], scaled, frames)
-        logs = jnp.where(active, logs + jnp.log(jnp.maximum(norms, tiny)), logs)
+        grown = grown + jnp.where(norms > 0, jnp.log(norms), 0)
+        logs = jnp.where(active, logs + grown, logs)
         return (frames, logs), jnp.where(active, logs, -jnp.inf)
 
     times = jnp.arange(length)

@@ -178,9 +178,10 @@ def orthonormalize(rows: Array) -> tuple[Array, Array]:
         for _ in range(2):  # What the first projection leaves of rounding.
             parts = [jnp.sum(unit * row) * unit for unit in basis]
             row = row - sum(parts) if parts else row
-        norms.append(jnp.sqrt(jnp.sum(row * row)))
-        basis.append(row / jnp.where(norms[-1] > 0, norms[-1], 1))
-    return jnp.stack(basis), jnp.log(jnp.stack(norms))
+        unit, norm = _unit_of(row)
+        norms.append(norm)
+        basis.append(unit)
+    return jnp.stack(basis), jnp.stack(norms)
 
 
 def _orthonormalize_in_a_loop(rows: Array) -> tuple[Array, Array]:
@@ -188,12 +189,20 @@ def _orthonormalize_in_a_loop(rows: Array) -> tuple[Array, Array]:
         index, row = entry
         for _ in range(2):
             row = row - jnp.matmul(basis @ row, basis, precision="highest")
-        norm = jnp.linalg.norm(row)
-        unit = row / jnp.where(norm > 0, norm, 1)
-        return basis.at[index].set(unit), jnp.log(norm)
+        unit, norm = _unit_of(row)
+        return basis.at[index].set(unit), norm
 
     indices = jnp.arange(rows.shape[0])
     return jax.lax.scan(one, jnp.zeros_like(rows), (indices, rows))
+
+
+def _unit_of(row: Array) -> tuple[Array, Array]:
+    """A row of norm one, and the log of its norm, without squares that overflow."""
+    largest = jnp.max(jnp.abs(row))
+    scaled = row / jnp.where(largest > 0, largest, 1)
+    norm = jnp.sqrt(jnp.sum(scaled * scaled))
+    unit = scaled / jnp.where(norm > 0, norm, 1)
+    return unit, jnp.log(largest) + jnp.where(norm > 0, jnp.log(norm), 0)
 
 
 def summarize_rates(rates: Array) -> LyapunovSpectrum:

@@ -41,10 +41,11 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
     def is_one(x: Any) -> bool:
         return isinstance(x, diffrax.SubSaveAt)
 
-    found = jax.tree.map(sub, saveat.subs, is_leaf=is_one)
-    is_pair = lambda x: isinstance(x, tuple) and len(x) == 2  # noqa: E731
-    ts = jax.tree.map(lambda x: x[0] * direction, found, is_leaf=is_pair)
-    ys = jax.tree.map(lambda x: x[1], found, is_leaf=is_pair)
+    # A list, as subs may be in tuples of two themselves.
+    subs, tree = jax.tree.flatten(saveat.subs, is_leaf=is_one)
+    found = [sub(one) for one in subs]
+    ts = jax.tree.unflatten(tree, [times * direction for times, _ in found])
+    ys = jax.tree.unflatten(tree, [values for _, values in found])
     count = inputs.t0.shape[0]
     last = jax.tree.map(lambda x: x[-1], states)
     result: Any = diffrax.RESULTS.successful
