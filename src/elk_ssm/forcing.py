@@ -214,7 +214,8 @@ def _pull(state: Any, datum: Any, alpha: Array) -> Array:
 
 def _data(datum: PyTree, state: PyTree) -> list[Any]:
     """Leaves of a datum, one or None for each leaf of the state."""
-    leaves, tree = jax.tree.flatten(state)
+    leaves = jax.tree.leaves(state)
+    tree: Any = jax.tree.structure(state)
     try:
         data = tree.flatten_up_to(datum)
         fit = all(map(_is_datum, data, leaves))

@@ -222,6 +222,8 @@ THREE = diffrax.StepTo(jnp.arange(3.0))
         ({"dt0": "0.1"}, TypeError, "dt0 must be one number; got '0.1'"),
         ({"dt0": jnp.ones(2), "y0": 0.1}, ValueError, r"32\[2\]. The order .* dt0, y0"),
         ({"dt0": {"x": jnp.ones(2)}}, TypeError, "dt0 must be one number"),
+        ({"dt0": None, "t1": 0.0}, ValueError, "need dt0"),
+        ({"y0": "a"}, TypeError, "y0 must be arrays; got the text 'a'"),
         ({"t1": None}, TypeError, "t1 must be one number; got None"),
         ({"terms": lambda t, y, args: -y}, TypeError, r"ODETerm\(f\); got func"),
         ({"terms": None}, TypeError, r"diffrax.ODETerm\(f\); got None"),

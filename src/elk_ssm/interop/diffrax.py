@@ -270,15 +270,15 @@ def diffeqsolve(
 
 def _without_a_step(problem: tuple, saveat: Any, how: dict) -> Any:
     """Return what diffrax does where t0 and t1 are the same: y0 at all times."""
-    checked_controller(problem[1], how["stepsize_controller"])
-    check_terms(problem[0])
-    if how["stepsize_controller"] is None:
-        how = how | {"stepsize_controller": diffrax.ConstantStepSize()}
+    terms, solver, t0, t1, dt0, y0, _ = problem
+    controller = checked_controller(solver, how["stepsize_controller"])
+    check_terms(terms)
+    promoted(y0, (t0, t1, dt0), controller)
     found = diffrax.diffeqsolve(
         *problem,
         saveat=saveat,
         max_steps=int(saveat.dense),  # an interpolation has room for one
         adjoint=diffrax.DirectAdjoint(),
-        **how,
+        **how | {"stepsize_controller": controller},
     )
     return replace(found, stats=found.stats | {"num_iters": 0})

@@ -1,5 +1,6 @@
 """What a solve by diffrax may be given here, and what a solver begins with."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._jax import is_traced
+from elk_ssm._recurrence import as_array
 from elk_ssm._trees import describe
 from elk_ssm._types import PyTree
 from elk_ssm.interop.diffrax_steps import (
@@ -129,6 +131,7 @@ def promoted(y0: PyTree, times: tuple, controller: Any) -> PyTree:
     if times[-1] is not None and isinstance(controller, diffrax.StepTo):
         raise ValueError("With StepTo the steps are known: pass dt0=None.")
     dtype = time_dtype(*times)
+    y0 = jax.tree.map(partial(as_array, name="y0"), y0)
     return jax.tree.map(lambda y: jnp.asarray(y, jnp.result_type(y, dtype)), y0)
 
 
