@@ -187,6 +187,7 @@ def test_chaos_is_tamed_by_a_pull_towards_its_own_data(x64):
         (np.array([0.5, np.nan]), ValueError, "from 0 to 1"),
         ("much", TypeError, "must be a number"),
         (0.5j, TypeError, "must be real"),
+        (None, TypeError, "from 0 to 1; got None"),
     ],
 )
 def test_a_pull_that_is_none(alpha, error, said):
@@ -208,12 +209,14 @@ def test_mistakes_are_named_with_their_shapes():
         g.inputs(START, DATA, INPUTS, initial_datum=START[:2])
     with pytest.raises(ValueError, match="Nothing is forced"):
         g.inputs(START, None, INPUTS)
-    with pytest.raises(ValueError, match=r"pairs \(data, inputs\)"):
-        elk.evaluate(g, START, INPUTS)
-    with pytest.raises(TypeError, match="The first argument must be the recurrence"):
+    for inputs in (INPUTS, (INPUTS[:, :2], INPUTS), ({"a": DATA}, INPUTS)):
+        for solve in (elk.evaluate, elk.sequential):
+            with pytest.raises(ValueError, match=r"^A forced recurrence takes"):
+                solve(g, START, inputs)
+    with pytest.raises(TypeError, match=r"first argument .* order is forced\(f, alpha"):
         elk.forced(0.5, step)
     pairs = g.inputs(START, DATA, INPUTS)
-    with pytest.raises(ValueError, match=r"alpha of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"^alpha of shape \(2,\)"):
         elk.evaluate(elk.forced(step, np.array([0.1, 0.2])), START, pairs)
     with pytest.raises(ValueError, match="a pytree that the state extends"):
         elk.evaluate(elk.forced(step, [0.1, 0.2, 0.3]), START, pairs)

@@ -78,6 +78,13 @@ def test_mistakes_are_named():
         elk.lyapunov_spectrum(f, jnp.ones(2), length=9, num_exponents=3)
     with pytest.raises(ValueError, match="burn_in must be from 0 to T - 1 = 8"):
         elk.lyapunov_spectrum(f, jnp.ones(2), length=9, burn_in=9)
+    for name in ("burn_in", "num_exponents"):
+        with pytest.raises(TypeError, match=f"{name} must be an integer; got 1.0"):
+            elk.lyapunov_spectrum(f, jnp.ones(2), length=9, **{name: 1.0})
+    found = elk.LyapunovSpectrum(jnp.ones(1), jnp.ones(1))
+    for dt in (0.0, -0.1, float("nan"), "a", None, jnp.ones(2)):
+        with pytest.raises(ValueError, match="dt must be a positive number; got"):
+            found.per_time(dt)
 
 
 def test_the_benchmark_says_by_which_factor_it_is_wrong():

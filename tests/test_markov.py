@@ -99,7 +99,7 @@ def test_a_chain_cut_off_has_its_own_status(key):
     cut = int(elk.Status.max_iters_reached)
     assert found.status.tolist() == [0, cut, 0]
     assert bool(jnp.isfinite(found.states).all())
-    with pytest.raises(RuntimeError, match="batch elements 1"):
+    with pytest.raises(RuntimeError, match="max_iters_reached in chains 1: "):
         elk.raise_if_failed(found)
     quiet, keys = logistic(0.2), keys_for(key, 1)
     right = loop(lambda key, x: (quiet(key, x), None), start[None], keys)
@@ -186,3 +186,39 @@ def test_mistakes(key):
         elk.chains(logistic, jnp.asarray(0.3), key, 5, 2, parameters=jnp.ones(3))
     with pytest.raises(TypeError, match="must keep structure, shapes and dtypes"):
         elk.chains(lambda k, x: x[:1], jnp.ones(2), key, 5, 2)
+    with pytest.raises(TypeError, match=r"info must be True, False or .*'accepted'"):
+        run(STARTS, key, 5, info="accepted")
+
+
+@pytest.mark.parametrize("guess", [jnp.zeros((3, 5, 2)), {"x": jnp.zeros((3, 2))}])
+def test_a_guess_that_holds_no_states(guess, key):
+    said = (
+        r"states of the kernel, with leading axes \(chains, samples\), \{x: float32\[3"
+    )
+    with pytest.raises(ValueError, match=said):
+        elk.chains(walk, STARTS, key, 5, guess=guess)
+
+
+@pytest.mark.parametrize("given", [(jnp.full(4, 0.3), None), (jnp.asarray(0.3), 4)])
+def test_parameters_without_an_axis_of_chains(given, key):
+    start, count = given
+    for wrong in (0.1, jnp.zeros(0), jnp.ones(3)):
+        with pytest.raises(ValueError, match=r"Every leaf .* axis of 4 chains"):
+            elk.chains(
+                lambda p: logistic(p["rate"]), start, key, 5, count,
+                parameters={"rate": wrong},
+            )  # fmt: skip
+    with pytest.raises(TypeError, match="Leave parameters out for a kernel step"):
+        elk.chains(walk, STARTS, key, 5, parameters=jnp.ones(3))
+
+
+def swapped(state, key):
+    return walk(key, state)
+
+
+@pytest.mark.parametrize("count", [None, 3])
+@pytest.mark.parametrize("kernel", [swapped, lambda z: -z["x"].sum(), logistic])
+def test_what_is_no_kernel_is_told_how_one_is_called(kernel, count, key):
+    start = STARTS if count is None else START
+    with pytest.raises(TypeError, match=r"kernel must be step\(key, state\)"):
+        elk.chains(kernel, start, key, 5, count)

@@ -162,9 +162,31 @@ def test_unroll_is_accepted(close):
         (lambda c, x: (c, x), {"iterations": 3}, TypeError, "iterations"),
         (lambda c, x: c, {}, (TypeError, ValueError), "carry"),
         (lambda c, x: (c[:1], x), {}, ValueError, r"float32\[2\].*float32\[1\]"),
-        (lambda c, x: (c, x), {"length": 4}, ValueError, "length is 4"),
+        (lambda c, x: (c, x), {"length": 4}, ValueError, "length is 4, but xs have 9"),
+        (lambda c, x: (c, x), {"xs": 1.0}, ValueError, "Every leaf of xs needs"),
+        (lambda c, x: (c, x), {"xs": "ab"}, TypeError, "xs must be arrays; got the te"),
+        (lambda c, x: (c, x), {"xs": None}, ValueError, "Without xs, pass length=T"),
+        (lambda c, x: (c, x), {"init": "a"}, TypeError, "init must be arrays"),
+        (lambda c, x: (c @ x[:1], x), {}, (TypeError, ValueError), "f failed on one c"),
+        (lambda c, x: (c @ x[:1], x), {}, (TypeError, ValueError), "scan.f, init, xs."),
+        (lambda c, x: (c[:1], x), {}, ValueError, "Cast init or xs"),
+        (H, {"init": jnp.tanh}, TypeError, r"callable.*order is scan\(f, init, xs\)"),
     ],
 )
 def test_mistakes_are_explained(f, options, error, message):
     with pytest.raises(error, match=message):
-        elk.scan(f, H, U, **options)
+        elk.scan(f, **({"init": H, "xs": U} | options))
+
+
+@pytest.mark.parametrize("scan", [elk.scan, elk.sequential_scan])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_step_at_all_is_what_lax_scan_returns(scan, reverse, close):
+    how = {"reverse": reverse}
+    f, init, _, _ = CASES["counter"]
+    found, expected = (one(f, init, U[:0], **how) for one in (scan, jax.lax.scan))
+    close(found, expected, atol=0)
+    assert found[1]["h"].shape == (0, 2)
+    none = scan(lambda c, _: (c, c), H, None, 0, **how)
+    close(none, (H, jnp.zeros((0, 2))), atol=0)
+    with pytest.raises(ValueError, match="no negative number of steps; got T = -1"):
+        scan(lambda c, _: (c, c), H, None, -1)

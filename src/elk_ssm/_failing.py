@@ -4,7 +4,7 @@ A step is tried once, on shapes, before anything runs. What it raises there is r
 again as the mistake that it most likely is, with the original chained to it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,37 @@ import jax.numpy as jnp
 from elk_ssm._trees import describe
 from elk_ssm._types import PyTree
 
-_ORDER = (
-    "The order is evaluate(f, initial_state, inputs) and f(state, input); inputs "
-    "have time first; batches come from jax.vmap over evaluate."
-)
+
+class Words(NamedTuple):
+    """How a task calls what a step takes."""
+
+    task: str = "evaluate"
+    state: str = "state"
+    entry: str = "input"
+    initial: str = "initial_state"
+    inputs: str = "inputs"
+
+    @property
+    def order(self) -> str:
+        """The arguments of the task and of a step, in their order."""
+        return (
+            f"The order is {self.task}(f, {self.initial}, {self.inputs}) and "
+            f"f({self.state}, {self.entry}); {self.inputs} have time first; batches "
+            f"come from jax.vmap over {self.task}."
+        )
 
 
-def shape_of_step(f: Any, state: PyTree, entry: PyTree) -> Any:
+OF_EVALUATE = Words()
+OF_SCAN = Words("scan", "carry", "x", "init", "xs")
+
+
+class NamedMistakeError(ValueError):
+    """A mistake that a step of the package's own has named already."""
+
+
+def shape_of_step(
+    f: Any, state: PyTree, entry: PyTree, words: Words = OF_EVALUATE
+) -> Any:
     """Return shapes and dtypes of `f(state, entry)`, or say why there are none.
 
     Raises:
@@ -27,22 +51,24 @@ def shape_of_step(f: Any, state: PyTree, entry: PyTree) -> Any:
     """
     try:
         return jax.eval_shape(f, state, entry)
+    except NamedMistakeError as error:
+        raise ValueError(str(error)) from None
     except Exception as error:
         cause = _cause(error)
         if cause is None and not isinstance(error, _COMMON):
             raise
         kind = TypeError if cause or isinstance(error, TypeError) else ValueError
         raise kind(
-            f"f failed on one state {describe(state)} and one input "
+            f"f failed on one {words.state} {describe(state)} and one {words.entry} "
             f"{describe(entry)}, both without time and batch axis. "
-            f"{cause or _shape_cause(state, entry)} What f said: {error}"
+            f"{cause or _shape_cause(state, entry, words)} What f said: {error}"
         ) from error
 
 
 _COMMON = (TypeError, ValueError, IndexError, AttributeError, KeyError)
 
 
-def batch_hint(state: PyTree, entry: PyTree) -> str | None:
+def batch_hint(state: PyTree, entry: PyTree, words: Words = OF_EVALUATE) -> str | None:
     """Say that there is a batch axis where state and input both seem to have one.
 
     The first axis of every leaf of the state stands first in the inputs too, and what
@@ -55,21 +81,22 @@ def batch_hint(state: PyTree, entry: PyTree) -> str | None:
     if not entries or len(entries) != len(jax.tree.leaves(entry)):
         return None
     return (
-        f"The state {describe(state)} looks like it has a batch axis: use jax.vmap "
-        "over evaluate, whose f, state and inputs are those of one sequence."
+        f"The {words.state} {describe(state)} looks like it has a batch axis: use "
+        f"jax.vmap over {words.task}, whose f, {words.initial} and {words.inputs} are "
+        "those of one sequence."
     )
 
 
-def _shape_cause(state: PyTree, entry: PyTree) -> str:
+def _shape_cause(state: PyTree, entry: PyTree, words: Words) -> str:
     """Guess at what made f fail on one state and one input."""
-    for name, tree in (("inputs", entry), ("initial_state", state)):
+    for name, tree in ((words.inputs, entry), (words.initial, state)):
         if isinstance(tree, list):
             return (
                 f"{name} is a Python list, which is a pytree of its {len(tree)} "
                 "entries: if one array was meant, pass jnp.asarray(...)."
             )
-    hint = batch_hint(state, entry)
-    return _ORDER if hint is None else f"{hint} {_ORDER}"
+    hint = batch_hint(state, entry, words)
+    return words.order if hint is None else f"{hint} {words.order}"
 
 
 def _cause(error: Exception) -> str | None:

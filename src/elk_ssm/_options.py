@@ -12,6 +12,7 @@ from elk_ssm._memory import MemoryLimitError, in_words, left_bytes, matrices_byt
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, is_float
 from elk_ssm._types import Array, ArrayLike, PyTree
+from elk_ssm._values import check_count
 from elk_ssm.parallel.backend import Backend, check_backend
 from elk_ssm.parallel.mesh import Shards, check_off_explicit, off_explicit
 from elk_ssm.solve.auto import Auto
@@ -234,16 +235,6 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in get_args(choices):
         names = ", ".join(get_args(choices))
         raise ValueError(f"{name} must be one of {names}; got {value!r}.")
-
-
-def check_count(name: str, value: Any, at_least: int) -> None:
-    """Raise unless `value` is traced or an integer that is large enough."""
-    if is_traced(value):
-        return
-    if not hasattr(value, "__index__") or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer; got {value!r}.")
-    if int(value) < at_least:
-        raise ValueError(f"{name} must be at least {at_least}; got {value}.")
 
 
 def check_tolerance(name: str, value: ArrayLike | None, *, zero: bool) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._closures import HoistedFunction, hoist
-from elk_ssm._failing import batch_hint, shape_of_step
+from elk_ssm._failing import OF_EVALUATE, Words, batch_hint, shape_of_step
 from elk_ssm._jax import used_inputs
 from elk_ssm._trees import Split, StateLayout, describe, is_float
 from elk_ssm._types import Array, Dynamics, FlatStep, PyTree
@@ -105,7 +105,7 @@ def canonicalize(
         ValueError: A shape, structure or length does not fit.
     """
     check_callable(f)
-    check_state(jax.tree.map(_as_array, initial_state))
+    check_state(jax.tree.map(as_array, initial_state))
     initial_state, inputs, length = check_problem(f, initial_state, inputs, length)
     split = Split.of(initial_state)
     discrete, before = _discrete_leaves(f, split, initial_state, inputs, length)
@@ -130,19 +130,19 @@ def check_problem(
 ) -> tuple[PyTree, PyTree, int]:
     """Return state and inputs as arrays, and T; raise as `canonicalize` does."""
     check_callable(f)
-    initial_state = jax.tree.map(_as_array, initial_state)
-    inputs = jax.tree.map(_as_array, inputs)
+    initial_state = jax.tree.map(as_array, initial_state)
+    inputs = jax.tree.map(as_array, inputs)
     length = check_length(inputs, length)
     check_result(f, initial_state, without_time(inputs))
     return initial_state, inputs, length
 
 
-def check_callable(f: Any) -> None:
+def check_callable(f: Any, order: str = "evaluate(f, initial_state, inputs)") -> None:
     """Raise `TypeError` unless f is a function; the usual cause is the order."""
     if not callable(f):
         raise TypeError(
             "The first argument must be the recurrence f(state, input) -> state; got "
-            f"{type(f).__name__}. The order is evaluate(f, initial_state, inputs)."
+            f"{type(f).__name__}. The order is {order}."
         )
 
 
@@ -151,52 +151,54 @@ def without_time(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
 
 
-def _as_array(leaf: Any) -> Any:
+def as_array(leaf: Any, name: str = "States and inputs") -> Any:
+    """Return a leaf as an array of JAX; raise `TypeError` where there is none."""
     if isinstance(leaf, str | bytes):
-        raise TypeError(f"States and inputs are arrays; got the text {leaf!r}.")
+        raise TypeError(f"{name} must be arrays; got the text {leaf!r}.")
     if isinstance(leaf, np.ndarray) and leaf.dtype.hasobject:
         raise TypeError(
-            "States and inputs are arrays of numbers; got an object array, as NumPy "
-            f"makes of rows of different lengths, of shape {leaf.shape}: pad the rows, "
-            "or evaluate one after the other."
+            f"{name} must be arrays of numbers; got an object array, as NumPy makes of "
+            f"rows of different lengths, of shape {leaf.shape}: pad the rows, or "
+            "evaluate one after the other."
         )
     try:
         return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
     except TypeError as error:
-        raise TypeError(
-            f"States and inputs are arrays; got {type(leaf).__name__}."
-        ) from error
+        raise TypeError(f"{name} must be arrays; got {type(leaf).__name__}.") from error
 
 
-def check_length(inputs: PyTree, length: int | None) -> int:
+def check_length(
+    inputs: PyTree, length: int | None, name: str = "inputs", least: int = 1
+) -> int:
     """Return T, from the leading axes of the inputs or from `length`."""
     leaves = jax.tree.leaves(inputs)
     if any(leaf.ndim == 0 for leaf in leaves):
         raise ValueError(
-            "Every leaf of inputs needs a leading time axis; got the scalar leaves of "
+            f"Every leaf of {name} needs a leading time axis; got the scalar leaves of "
             f"{describe(inputs)}. A Python list is a pytree of its entries: pass "
             "jnp.asarray(...) for a sequence of numbers."
         )
     found = {leaf.shape[0] for leaf in leaves}
     if len(found) > 1:
         raise ValueError(
-            "The leaves of inputs must share their leading time axis; got lengths "
+            f"The leaves of {name} must share their leading time axis; got lengths "
             f"{sorted(found)} in {describe(inputs)}."
         )
     if not found and length is None:
-        raise ValueError("Without inputs, pass length=T, the number of steps.")
+        raise ValueError(f"Without {name}, pass length=T, the number of steps.")
     if found and length is not None and found != {length}:
         hint = ""
         if all(leaf.shape[1:2] == (length,) for leaf in leaves):
             hint = " Their first axis looks like a batch axis: use jax.vmap."
         raise ValueError(
-            f"length is {length}, but inputs have {found.pop()} steps.{hint}"
+            f"length is {length}, but {name} have {found.pop()} steps.{hint}"
         )
     steps: Any = found.pop() if found else length
     if isinstance(steps, bool) or not hasattr(steps, "__index__"):
         raise TypeError(f"length must be an integer; got {steps!r}.")
-    if (steps := int(steps)) < 1:
-        raise ValueError(f"There must be at least one step; got T = {steps}.")
+    if (steps := int(steps)) < least:
+        few = "at least one step" if least else "no negative number of steps"
+        raise ValueError(f"There must be {few}; got T = {steps}.")
     return steps
 
 
@@ -227,23 +229,29 @@ def check_state(state: PyTree) -> None:
 def check_result(f: Dynamics, state: PyTree, first_input: PyTree) -> None:
     """Check that f keeps the state's structure, shapes and dtypes."""
     expected = Split.of(state).example
-    found = shape_of_step(f, expected, first_input)
+    check_same(shape_of_step(f, expected, first_input), expected, first_input)
+
+
+def check_same(
+    found: PyTree, expected: PyTree, entry: PyTree, words: Words = OF_EVALUATE
+) -> None:
+    """Check that what f returns has structure, shapes and dtypes of the state."""
     structure: Any = jax.tree.structure(found)
     if structure != jax.tree.structure(expected):
         hint = ""
-        if isinstance(found, tuple) and len(found) == 2:
+        if words == OF_EVALUATE and isinstance(found, tuple) and len(found) == 2:
             hint = " For a step that returns (carry, output) use elk.scan."
         raise ValueError(
-            f"f must return a state of the same structure, {describe(expected)}; got "
-            f"{describe(found)}.{hint}"
+            f"f must return a {words.state} of the same structure, "
+            f"{describe(expected)}; got {describe(found)}.{hint}"
         )
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(found))
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
-        advice = "Cast the initial state or the inputs so that they agree."
+        advice = f"Cast {words.initial} or {words.inputs} so that they agree."
         raise ValueError(
-            "f must keep the shapes and dtypes of the state; it takes "
+            f"f must keep the shapes and dtypes of the {words.state}; it takes "
             f"{describe(expected)} and returns {describe(found)}. "
-            f"{batch_hint(expected, first_input) or advice}"
+            f"{batch_hint(expected, entry, words) or advice}"
         )
 
 

@@ -111,3 +111,13 @@ def _key(value: Any, *, strict: bool) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return "number", (), np.asarray(value, float).tobytes()
     return value
+
+
+def check_count(name: str, value: Any, at_least: int) -> None:
+    """Raise unless `value` is traced or an integer that is large enough."""
+    if is_traced(value):
+        return
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer; got {value!r}.")
+    if int(value) < at_least:
+        raise ValueError(f"{name} must be at least {at_least}; got {value}.")

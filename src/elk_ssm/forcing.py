@@ -22,11 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elk_ssm._failing import NamedMistakeError
 from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import check_callable, check_length
 from elk_ssm._trees import describe, is_float
 from elk_ssm._types import Array, Dynamics, PyTree
 from elk_ssm.solve.nodes import shift
+
+_PAIRS = (
+    "A forced recurrence takes pairs (data, inputs), which its method "
+    "`inputs(initial_state, data, inputs)` makes"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +62,11 @@ class Forced:
     def __call__(self, state: PyTree, entry: PyTree) -> PyTree:
         """Pull the state towards the datum, then apply f to it and the input."""
         if not (isinstance(entry, tuple) and len(entry) == 2):
-            raise ValueError(
-                "A forced recurrence takes pairs (data, inputs), which its method "
-                f"`inputs(initial_state, data, inputs)` makes; got {describe(entry)}."
-            )
+            raise NamedMistakeError(f"{_PAIRS}; got {describe(entry)}.")
         datum, user_input = entry
         leaves = jax.tree.leaves(state)
         tree: Any = jax.tree.structure(state)
-        data = tree.flatten_up_to(datum)
+        data = _data(datum, state)
         moved = [_pull(*each) for each in zip(leaves, data, self._pulls(state))]
         return self.f(jax.tree.unflatten(tree, moved), user_input)
 
@@ -128,7 +131,7 @@ class Forced:
         try:
             return jax.tree.leaves(jax.tree.broadcast(self.alpha, state))
         except ValueError as error:
-            raise ValueError(
+            raise NamedMistakeError(
                 "alpha must be a number, an array, or a pytree that the state extends; "
                 f"alpha is {describe(self.alpha)} and the state {describe(state)}."
             ) from error
@@ -171,7 +174,9 @@ def forced(f: Dynamics, alpha: PyTree) -> Forced:
         >>> int(sol.num_iters) < 10
         True
     """
-    check_callable(f)
+    check_callable(f, "forced(f, alpha)")
+    if not jax.tree.leaves(alpha):
+        raise TypeError(f"alpha must be a number from 0 to 1; got {alpha!r}.")
     return Forced(f, jax.tree.map(_checked, alpha))
 
 
@@ -196,7 +201,7 @@ def _pull(state: Any, datum: Any, alpha: Array) -> Array:
     if datum is None or not is_float(state):
         return state
     if not _fits(jnp.shape(alpha), state.shape):
-        raise ValueError(
+        raise NamedMistakeError(
             f"alpha of shape {jnp.shape(alpha)} does not broadcast to a state of shape "
             f"{state.shape}: give a number, or one entry for each dimension."
         )
@@ -205,6 +210,27 @@ def _pull(state: Any, datum: Any, alpha: Array) -> Array:
     # Both are replaced: NaN times zero would be NaN, in the derivatives too.
     weight = jnp.where(missing, 0, alpha)
     return (1 - weight) * state + weight * jnp.where(missing, 0, datum)
+
+
+def _data(datum: PyTree, state: PyTree) -> list[Any]:
+    """Leaves of a datum, one or None for each leaf of the state."""
+    leaves = jax.tree.leaves(state)
+    tree: Any = jax.tree.structure(state)
+    try:
+        data = tree.flatten_up_to(datum)
+        fit = all(map(_is_datum, data, leaves))
+    except ValueError:
+        fit = False
+    if not fit:
+        raise NamedMistakeError(
+            f"{_PAIRS}; got a datum {describe(datum)} for the state {describe(state)}."
+        )
+    return data
+
+
+def _is_datum(datum: Any, leaf: Any) -> bool:
+    alone = jax.tree_util.all_leaves([datum])
+    return datum is None or (alone and _fits(jnp.shape(datum), jnp.shape(leaf)))
 
 
 def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

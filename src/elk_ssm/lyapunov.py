@@ -23,9 +23,11 @@ import numpy as np
 from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._jax import deliberate_nans
+from elk_ssm._options import check_tolerance
 from elk_ssm._recurrence import Recurrence, canonicalize
 from elk_ssm._showing import arrays, number, show
 from elk_ssm._types import Array, Dynamics, PyTree
+from elk_ssm._values import check_count
 from elk_ssm.evaluation import sequential
 from elk_ssm.solve.nodes import shift
 
@@ -60,7 +62,14 @@ class LyapunovSpectrum(NamedTuple):
         )
 
     def per_time(self, dt: float) -> "LyapunovSpectrum":
-        """The same per unit of time, for a flow integrated with steps of dt."""
+        """The same per unit of time, for a flow integrated with steps of dt.
+
+        Raises:
+            ValueError: dt is not a positive number.
+        """
+        if dt is None:
+            raise ValueError("dt must be a positive number; got None.")
+        check_tolerance("dt", dt, zero=False)
         return LyapunovSpectrum(self.exponents / dt, self.errors / dt)
 
     @property
@@ -112,6 +121,7 @@ def lyapunov_spectrum(
         shrinks in one step by more than the dtype resolves is rounding.
 
     Raises:
+        TypeError: `num_exponents` or `burn_in` is no integer.
         ValueError: `num_exponents` is not from 1 to D, or `burn_in` is not below T.
 
     Example:
@@ -124,6 +134,9 @@ def lyapunov_spectrum(
         >>> [round(float(x), 1) for x in found.exponents]
         [1.1, -0.7]
     """
+    check_count("burn_in", burn_in, 0)
+    if num_exponents is not None:
+        check_count("num_exponents", num_exponents, 1)
     recurrence, states = trajectory_of(f, initial_state, inputs, length)
     steps, size = states.shape
     count = size if num_exponents is None else num_exponents

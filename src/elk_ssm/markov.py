@@ -19,6 +19,7 @@ from elk_ssm.interop.blackjax import (
     kernel_step,
     key_axes,
     mismatch,
+    takes,
 )
 from elk_ssm.interop.chain import Chains, run_chain
 from elk_ssm.parallel.backend import Backend
@@ -114,17 +115,21 @@ def chains(
     """
     check_count("num_samples", num_samples, 1)
     check_count("thinning", thinning, 1)
+    if num_chains is not None:
+        check_count("num_chains", num_chains, 1)
     _check_kept(keep, info)
     make = _maker(kernel, parameters)
     state, parameters = jax.tree.map(jnp.asarray, (state, parameters))
+    _check_leading(parameters, _number(num_chains, state))
     axes = key_axes(key)
     first = make(jax.tree.map(lambda x: x[0], parameters))
     starts = _starts(first, state, key[(0,) * axes], num_chains)
     num_chains = len(jax.tree.leaves(starts)[0])
-    _check_leading("parameters", parameters, num_chains)
+    _check_leading(parameters, num_chains)
     keys = _keys(axes, key, num_chains, num_samples, thinning)
     guess = jax.tree.map(jnp.asarray, guess)
-    _check_leading("guess", guess, num_chains)
+    if guess is not None:
+        _check_guess(guess, starts, num_samples)
     options: dict[str, Any] = {"method": method, "keep": keep, "tol": tol, "atol": atol}
     options |= {"max_iters": max_iters, "history": history}
     options |= {"backend": backend, "adjoint": adjoint}
@@ -148,7 +153,21 @@ def _maker(kernel: Any, parameters: PyTree) -> Callable[[PyTree], MarkovKernel]:
             "returns a kernel, as in lambda p: blackjax.hmc(log_density, **p); got "
             f"{type(kernel).__name__}."
         )
+    if not takes(kernel, 1):
+        raise TypeError(
+            "With parameters, kernel must be a function of one chain's parameters; "
+            "this one takes other arguments. Leave parameters out for a kernel "
+            "step(key, state)."
+        )
     return lambda parameters: as_kernel(kernel(parameters))
+
+
+def _number(num_chains: int | None, state: PyTree) -> int | None:
+    """Return the number of chains, as far as it is seen before the kernel is."""
+    lead = {leaf.shape[:1] for leaf in jax.tree.leaves(state)}
+    if num_chains is None and len(lead) == 1 and lead != {()}:
+        return lead.pop()[0]
+    return num_chains
 
 
 def _starts(
@@ -163,11 +182,13 @@ def _starts(
     if num_chains is None:
         if several:
             return state
+        reason = mismatch(kernel, state, key)
+        if reason is not None:  # neither one state of the kernel nor several
+            raise TypeError(mismatch(kernel, first, key) if stacked else reason)
         raise ValueError(
             "Pass num_chains, or a state of the kernel for each chain, with a leading "
             f"axis on every leaf; got {describe(state)}."
         )
-    check_count("num_chains", num_chains, 1)
     reason = mismatch(kernel, state, key)
     if several and reason is not None:
         if lead != {(num_chains,)}:
@@ -207,12 +228,34 @@ def _keys(
     return key.reshape(num_chains, num_samples, thinning, *key.shape[2:])
 
 
-def _check_leading(name: str, tree: PyTree, num_chains: int) -> None:
-    """Raise unless every leaf has a leading axis of chains."""
-    if any(leaf.shape[:1] != (num_chains,) for leaf in jax.tree.leaves(tree)):
+def _check_leading(parameters: PyTree, num_chains: int | None) -> None:
+    """Raise unless every leaf has a leading axis of chains, of a number if known."""
+    wanted = "chains" if num_chains is None else f"{num_chains} chains"
+    for leaf in jax.tree.leaves(parameters):
+        if leaf.ndim and num_chains in (None, leaf.shape[0]):
+            continue
         raise ValueError(
-            f"Every leaf of {name} needs a leading axis of {num_chains} chains; got "
-            f"{describe(tree)}."
+            f"Every leaf of parameters needs a leading axis of {wanted}; got "
+            f"{describe(parameters)}."
+        )
+
+
+def _check_guess(guess: PyTree, starts: PyTree, num_samples: int) -> None:
+    """Raise `ValueError` unless a guess holds states of the kernel, over time."""
+
+    def over_time(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(x), num_samples, *x.shape[1:]), x.dtype)
+
+    expected = jax.tree.map(over_time, starts)
+    structure: Any = jax.tree.structure(guess)
+    fits = structure == jax.tree.structure(expected) and all(
+        a.shape == b.shape
+        for a, b in zip(jax.tree.leaves(guess), jax.tree.leaves(expected))
+    )
+    if not fits:
+        raise ValueError(
+            "guess must hold states of the kernel, with leading axes (chains, "
+            f"samples), {describe(expected)}; got {describe(guess)}."
         )
 
 
@@ -221,6 +264,11 @@ def _check_kept(keep: str, info: Any) -> None:
         raise ValueError(
             f'keep must be "all" or "last"; got {keep!r}. For every k-th state use '
             "thinning=k."
+        )
+    if not isinstance(info, bool) and not callable(info):
+        raise TypeError(
+            "info must be True, False or a function of one step's info, such as lambda "
+            f"info: info.acceptance_rate; got {info!r}."
         )
     if keep == "last" and info:
         raise ValueError('There is no info with keep="last"; leave info out.')

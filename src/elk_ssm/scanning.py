@@ -4,14 +4,21 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from elk_ssm._closures import hoist
-from elk_ssm._failing import shape_of_step
+from elk_ssm._failing import OF_SCAN, shape_of_step
 from elk_ssm._options import Asked, for_mesh, prepare
-from elk_ssm._recurrence import Recurrence, canonicalize
-from elk_ssm._trees import describe
+from elk_ssm._recurrence import (
+    Recurrence,
+    as_array,
+    canonicalize,
+    check_length,
+    check_same,
+    check_state,
+    without_time,
+)
+from elk_ssm._trees import Split, describe
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.evaluation import run
 from elk_ssm.parallel.backend import Backend
@@ -68,7 +75,7 @@ def scan(
         axis_name: Name of the axis of the mesh for time.
 
     Returns:
-        The final carry and the stacked outputs ys.
+        The final carry and the stacked outputs ys; of no step init and empty ys.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,11 +84,14 @@ def scan(
         >>> float(carry), ys.tolist()
         (1.75, [0.0, 1.0, 1.5])
     """
-    init = jax.tree.map(jnp.asarray, init)
-    if reverse:
-        xs = jax.tree.map(lambda x: jnp.asarray(x)[::-1], xs)
-
+    init, xs, length = arguments_of_scan(f, init, xs, length)
+    if length:
+        check_state(init)
     check_pair(f, init, xs)
+    if length == 0:
+        return jax.lax.scan(f, init, xs, length)
+    if reverse:
+        xs = jax.tree.map(lambda x: x[::-1], xs)
 
     def carry_only(carry: PyTree, x: PyTree) -> PyTree:
         return f(carry, x)[0]
@@ -150,14 +160,32 @@ def _states_before(
 
 
 def check_pair(f: Any, init: PyTree, xs: PyTree) -> None:
-    """Raise `TypeError` unless one step returns a pair."""
-    if not callable(f):
-        raise TypeError(f"f must be callable; got {type(f).__name__}.")
-    first = jax.tree.map(lambda x: jnp.asarray(x)[0] if jnp.ndim(x) else x, xs)
-    found = shape_of_step(f, init, first)
+    """Raise unless one step returns a pair, whose first is a carry like the one before.
+
+    Raises:
+        TypeError: f is not callable, or what it returns is no pair.
+        ValueError: f fails, or changes structure, shapes or dtypes of the carry.
+    """
+    carry, x = Split.of(init).example, without_time(xs)
+    found = shape_of_step(f, carry, x, OF_SCAN)
     if not (isinstance(found, tuple) and len(found) == 2):
         raise TypeError(
             "f must return a pair (carry, y), as for jax.lax.scan; got "
             f"{describe(found)}. For a step that returns the state alone use "
             "elk.evaluate."
         )
+    check_same(found[0], carry, x, OF_SCAN)
+
+
+def arguments_of_scan(
+    f: Any, init: PyTree, xs: PyTree, length: int | None
+) -> tuple[PyTree, PyTree, int]:
+    """Return init and xs as arrays, and the number of steps, which may be 0."""
+    if not callable(f):
+        raise TypeError(
+            f"f must be callable; got {type(f).__name__}. The order is scan(f, init, "
+            "xs)."
+        )
+    init = jax.tree.map(partial(as_array, name="init"), init)
+    xs = jax.tree.map(partial(as_array, name="xs"), xs)
+    return init, xs, check_length(xs, length, "xs", least=0)

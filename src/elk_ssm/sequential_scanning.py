@@ -18,11 +18,11 @@ import jax.numpy as jnp
 
 from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._options import check_adjoint
-from elk_ssm._recurrence import check_length, check_result, without_time
+from elk_ssm._recurrence import without_time
 from elk_ssm._trees import Split, StateLayout, describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.time_axis import LOCAL
-from elk_ssm.scanning import check_pair
+from elk_ssm.scanning import arguments_of_scan, check_pair
 from elk_ssm.solve.adjoint import follow_path, path_chunk
 from elk_ssm.solve.options import Adjoint
 from elk_ssm.solve.path import Path
@@ -93,15 +93,12 @@ def sequential_scan(
         5.2221
     """
     check_adjoint(adjoint)
-    init = jax.tree.map(jnp.asarray, init)
-    xs = jax.tree.map(jnp.asarray, xs)
-    length = check_length(xs, length)
+    init, xs, length = arguments_of_scan(f, init, xs, length)
     check_pair(f, init, xs)
-    check_result(lambda carry, x: f(carry, x)[0], init, without_time(xs))
     split = Split.of(init)
     floats, others = split.part(init)
     _check_real(others, init)
-    if not floats:  # nothing goes back along the carry
+    if not floats or length == 0:  # nothing goes back along the carry
         return jax.lax.scan(f, init, xs, length, reverse, unroll)
     layout = StateLayout.of(floats)
     xs = jax.tree.map(lambda x: x[::-1], xs) if reverse else xs

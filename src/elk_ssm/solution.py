@@ -244,7 +244,8 @@ def _failure_report(solution: _Solved, status: np.ndarray, failed: np.ndarray) -
             continue
         shown = ", ".join(str(i[0] if len(i) == 1 else i) for i in where[:8])
         more = f" and {len(where) - 8} more" if len(where) > 8 else ""
-        place = f" in batch elements {shown}{more}" if status.ndim else ""
+        elements = getattr(solution, "_elements", "batch elements")
+        place = f" in {elements} {shown}{more}" if status.ndim else ""
         said = _advice(member, solution, where[0]) + _detail(solution, where)
         lines.append(f"{member.name}{place}: {said}")
     return "The solve did not converge.\n" + "\n".join(lines)

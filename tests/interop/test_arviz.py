@@ -72,8 +72,12 @@ def test_the_steps_of_a_thinned_sample_become_one():
 
 def test_a_failed_chain_raises_or_is_left_out():
     chains = made()._replace(status=jnp.array([0, 1, 0]))
-    with pytest.raises(RuntimeError, match="batch elements 1"):
+    with pytest.raises(RuntimeError, match="in chains 1: "):
         to_arviz(chains)
+    with pytest.raises(
+        TypeError, match=r"to_arviz takes .* not its states.* got State"
+    ):
+        to_arviz(chains.states)
     found = to_arviz(chains, drop_failed=True)
     assert found.posterior.sizes["chain"] == 2
     with pytest.raises(RuntimeError, match="max_iters_reached"):

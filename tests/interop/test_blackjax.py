@@ -167,6 +167,12 @@ def test_mistakes():
         chain.to_recurrence(None, start, key, 5)
     with pytest.raises(TypeError, match="key must be a PRNG key"):
         chain.to_recurrence(mala, start, 3, 5)
+    with pytest.raises(TypeError, match=r"PRNG key.*got float32\[2\]"):
+        chain.to_recurrence(mala, start, jnp.ones(2), 5)
+    with pytest.raises(TypeError, match=r"kernel must be step\(key, state\).*sampler"):
+        elk.chains(mixture, jnp.zeros(2), key, 5, 2)
+    with pytest.raises(ValueError, match=r"guess must hold states .*logdensity_grad"):
+        elk.chains(mala, start, key, 5, 2, guess=jnp.zeros((2, 5, 2)))
     with pytest.raises(ValueError, match="other numbers side by side than one by one"):
         chain.to_recurrence(mala, start, jax.random.key(0, impl="rbg"), 5)
     with pytest.raises(ValueError, match="one PRNG key; got an array of 1 axes"):

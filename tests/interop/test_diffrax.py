@@ -199,39 +199,3 @@ def test_a_solve_that_does_not_converge_is_stepped_through(x64, close):
     args = (ODE, diffrax.Heun(), *SPAN, start(), 1.5)
     found = parallel.diffeqsolve(*args, method=elk.jacobi(), max_iters=1)
     close(found.ys, diffrax.diffeqsolve(*args).ys, atol=1e-13)
-
-
-ADAPTIVE = diffrax.PIDController(rtol=1e-3, atol=1e-6)
-THREE = diffrax.StepTo(jnp.arange(3.0))
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"stepsize_controller": ADAPTIVE}, ValueError, "side by side"),
-        ({"stepsize_controller": THREE}, ValueError, "dt0=None"),
-        ({"dt0": None}, ValueError, "need dt0"),
-        ({"dt0": -0.1}, ValueError, "do not lead from"),
-        ({"dt0": 0.0}, ValueError, "do not lead from"),
-        ({"solver": diffrax.Kvaerno5()}, ValueError, "tolerances of its own"),
-        ({"solver": "Tsit5"}, TypeError, "solver of diffrax"),
-        ({"event": None}, TypeError, "event"),
-        ({"adjoint": diffrax.BacksolveAdjoint()}, ValueError, "BacksolveAdjoint"),
-        ({"max_steps": 3}, ValueError, "max_steps is 3"),
-        ({"saveat": diffrax.SaveAt(t1=True, made_jump=True)}, ValueError, "that adapt"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_explained(change, error, message):
-    given = {"solver": diffrax.Euler(), "t0": 0.0, "t1": 1.0, "dt0": 0.1} | change
-    term = diffrax.ODETerm(lambda t, y, args: -y)
-    with pytest.raises(error, match=message):
-        parallel.diffeqsolve(term, y0=jnp.ones(1), **given)
-
-
-def test_a_traced_number_of_steps_is_explained():
-    def run(dt0):
-        term = diffrax.ODETerm(lambda t, y, args: -y)
-        return parallel.diffeqsolve(term, diffrax.Euler(), 0, 1, dt0, jnp.ones(1)).ys
-
-    with pytest.raises(ValueError, match="StepTo"):
-        jax.jit(run)(0.1)

@@ -175,3 +175,18 @@ def test_groups_that_do_not_fit_are_named(groups, says):
 def test_what_is_no_groups_at_all_is_named(groups):
     with pytest.raises(TypeError, match="groups must be None, a number of groups"):
         elk.BlockDiagonalJacobian(groups)
+
+
+@pytest.mark.parametrize("made", [elk.BlockDiagonalJacobian, elk.DiagonalJacobian])
+def test_a_chunk_is_a_number_of_steps(made):
+    assert made(chunk=3).time_chunk(2) == 3
+    with pytest.raises(ValueError, match="chunk must be at least 1; got 0"):
+        made(chunk=0)
+    for wrong in (2.5, "3", True):
+        with pytest.raises(TypeError, match="chunk must be an integer; got"):
+            made(chunk=wrong)
+
+
+def test_probes_are_counted():
+    with pytest.raises(ValueError, match="probes must be at least 1; got 0"):
+        elk.StochasticDiagonal(jax.random.key(0), probes=0)

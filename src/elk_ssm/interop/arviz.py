@@ -42,6 +42,7 @@ def to_arviz(chains: Chains, *, drop_failed: bool = False, **options: Any) -> An
 
     Raises:
         ImportError: arviz is not installed.
+        TypeError: What was passed is not the result of `elk.chains`.
         RuntimeError: A chain did not converge (`drop_failed`: none did).
         ValueError: The states have no axis of samples.
 
@@ -55,6 +56,11 @@ def to_arviz(chains: Chains, *, drop_failed: bool = False, **options: Any) -> An
         >>> dict(to_arviz(found).posterior["a"].sizes)
         {'chain': 3, 'draw': 50}
     """
+    if not isinstance(chains, Chains):
+        raise TypeError(
+            "to_arviz takes the result of elk.chains as a whole, not its states alone; "
+            f"got {type(chains).__name__}."
+        )
     _arviz()
     if drop_failed:
         good = np.flatnonzero(np.asarray(chains.status) == Status.converged)

@@ -17,12 +17,14 @@ Nothing here imports blackjax: any object with `step` and `init`, or any functio
 (key, state), is a kernel.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._options import check_count
 from elk_ssm._trees import describe
@@ -32,6 +34,12 @@ from elk_ssm.interop.discrete import InDigits, in_digits
 __all__ = ["KernelStep", "to_recurrence"]
 
 _FOLLOWING = {"position", "logdensity", "logdensity_grad"}
+
+
+_ORDER = (
+    "kernel must be step(key, state), which returns a state of the same kind, or the "
+    "state and an info."
+)
 
 
 class MarkovKernel(NamedTuple):
@@ -187,6 +195,13 @@ def as_kernel(kernel: Any) -> MarkovKernel:
             f"step_size), or a function step(key, state); got {type(kernel).__name__}."
         )
 
+    if not takes(step, 2):
+        raise TypeError(
+            f"{_ORDER} This one takes other arguments: a log density needs a sampler, "
+            "as blackjax.mala(log_density, step_size), and a function of one chain's "
+            "parameters that returns a kernel needs parameters= of elk.chains."
+        )
+
     def pair(key: Array, state: PyTree) -> tuple[PyTree, PyTree]:
         found = step(key, state)
         alone = _same_structure(found, state) or not isinstance(found, tuple)
@@ -197,9 +212,24 @@ def as_kernel(kernel: Any) -> MarkovKernel:
     return MarkovKernel(pair, getattr(kernel, "init", None))
 
 
+def takes(function: Callable, count: int) -> bool:
+    """Whether a function takes so many arguments, as far as its signature says."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True
+
+
 def mismatch(kernel: MarkovKernel, state: PyTree, key: Array) -> str | None:
     """Say why a kernel does not take this state to one of its kind, None if it does."""
     advice = "Pass one of its own states, such as kernel.init(position)."
+    if kernel.init is None:
+        advice = f"{_ORDER} Pass it one of its own states."
     try:
         found = jax.eval_shape(lambda *args: kernel.step(*args)[0], key, state)
     except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -226,7 +256,7 @@ def key_axes(key: Any) -> int:
             axes = key.ndim - 1
     if axes is None:
         raise TypeError(
-            f"key must be a PRNG key, as jax.random.key(0); got {type(key).__name__}."
+            f"key must be a PRNG key, as jax.random.key(0); got {_named(key)}."
         )
     if "rbg" in how:
         raise ValueError(
@@ -234,6 +264,14 @@ def key_axes(key: Any) -> int:
             'chain is defined; use jax.random.key(0, impl="threefry2x32").'
         )
     return axes
+
+
+def _named(key: Any) -> str:
+    if isinstance(key, jax.Array):
+        return describe(key)
+    if isinstance(key, np.ndarray):
+        return f"{describe(key)} of NumPy"
+    return type(key).__name__
 
 
 def _follows_from_position(kernel: MarkovKernel, state: PyTree) -> bool:

@@ -66,6 +66,11 @@ class Chains(NamedTuple):
         """Whether each chain converged, boolean, of the shape of `status`."""
         return self.status == Status.converged
 
+    @property
+    def _elements(self) -> str:
+        """What `raise_if_failed` calls what failed."""
+        return "chains"
+
     def __repr__(self) -> str:
         return show("Chains", **solved(self))
 

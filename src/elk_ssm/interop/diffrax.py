@@ -15,7 +15,7 @@ there is no recurrence of known length. Solve once adaptively, and take its step
     ... stepsize_controller=diffrax.StepTo(ts[jnp.isfinite(ts)]), dt0=None
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,11 @@ from elk_ssm.evaluation import run
 from elk_ssm.interop.diffrax_checks import (
     adjoint_named,
     beginning,
+    check_terms,
+    check_times,
     checked_controller,
+    checked_saveat,
+    is_nowhere,
     promoted,
 )
 from elk_ssm.interop.diffrax_explicit import explicit_step, is_explicit
@@ -145,9 +149,9 @@ def from_diffrax(
         `f, initial_state, inputs` for `elk.evaluate`, in a `Recurrence`.
 
     Raises:
-        TypeError: Something is not diffrax's.
-        ValueError: Steps that adapt, implicit tolerances that are missing, or t0, t1 or
-            dt0 traced without `StepTo`.
+        TypeError: Something is not diffrax's, or a time is no number.
+        ValueError: Steps that adapt, implicit tolerances that are missing, t0 and t1
+            that are the same, or t0, t1 or dt0 traced without `StepTo`.
 
     Example:
         >>> import diffrax, jax.numpy as jnp
@@ -160,6 +164,10 @@ def from_diffrax(
         ((50,), (50, 2), 0.999)
     """
     controller = checked_controller(solver, stepsize_controller)
+    check_terms(terms)
+    check_times(t0, t1, dt0)
+    if is_nowhere(t0, t1):
+        raise ValueError(f"t0 and t1 are both {t0}: there is no step to take.")
     y0 = promoted(y0, (t0, t1, dt0), controller)
     terms, direction = forwards(terms, t0, t1)
     times = step_times(controller, t0, t1, dt0, direction)
@@ -219,8 +227,9 @@ def diffeqsolve(
 
     Raises:
         TypeError: An unknown option, or something is not diffrax's.
-        ValueError: See `from_diffrax`; an adjoint that is not of the discrete steps; or
-            what cannot be saved.
+        ValueError: See `from_diffrax` (t0 and t1 may be the same); an adjoint that is
+            not of the discrete steps; or what cannot be saved, such as times outside of
+            t0 to t1, which give NaN where they are traced.
 
     Example:
         >>> import diffrax, jax.numpy as jnp
@@ -240,15 +249,36 @@ def diffeqsolve(
             "progress meters and states of controllers need steps one by one."
         )
     how = {"stepsize_controller": stepsize_controller, "solver_state": solver_state}
-    made = from_diffrax(terms, solver, t0, t1, dt0, y0, args, **how)
+    check_times(t0, t1, dt0)
+    saveat = checked_saveat(saveat, t0, t1, dt0)
+    problem = terms, solver, t0, t1, dt0, y0, args
+    if is_nowhere(t0, t1):
+        return _without_a_step(problem, saveat, how)
+    made = from_diffrax(*problem, **how)
     count = made.inputs.t0.shape[0]
     if max_steps is not None and count > max_steps:
         raise ValueError(f"There are {count} steps, and max_steps is {max_steps}.")
     recurrence = canonicalize(*made)
     asked = Asked(method, adjoint=adjoint_named(adjoint), fall_back=True, **options)
     sol = run(recurrence, prepare(recurrence, asked))
-    saved = save(made, sol, diffrax.SaveAt(t1=True) if saveat is None else saveat)
+    saved = save(made, sol, saveat)
     if throw:
         failed = saved.result != diffrax.RESULTS.successful
         saved = saved.result.error_if(saved, failed)
     return saved
+
+
+def _without_a_step(problem: tuple, saveat: Any, how: dict) -> Any:
+    """Return what diffrax does where t0 and t1 are the same: y0 at all times."""
+    terms, solver, t0, t1, dt0, y0, _ = problem
+    controller = checked_controller(solver, how["stepsize_controller"])
+    check_terms(terms)
+    promoted(y0, (t0, t1, dt0), controller)
+    found = diffrax.diffeqsolve(
+        *problem,
+        saveat=saveat,
+        max_steps=int(saveat.dense),  # an interpolation has room for one
+        adjoint=diffrax.DirectAdjoint(),
+        **how | {"stepsize_controller": controller},
+    )
+    return replace(found, stats=found.stats | {"num_iters": 0})

@@ -22,8 +22,8 @@ from elk_ssm._types import Array, FlatStep, PyTree
 from elk_ssm._values import Value, register_part
 from elk_ssm.linalg.grouped import NOBODY, Grouped, is_strided
 from elk_ssm.linalg.structure import Operator
+from elk_ssm.surrogate.chunks import Chunked
 from elk_ssm.surrogate.dependence import keeps_apart
-from elk_ssm.surrogate.jacobians import Chunked
 from elk_ssm.surrogate.linearization import Where
 
 Members = tuple[tuple[int, ...], ...]
@@ -52,7 +52,7 @@ class BlockDiagonalJacobian(Value, Chunked):
         exact: Whether there is nothing outside of the blocks.
 
     Raises:
-        TypeError: The groups are none of these.
+        TypeError: The groups are none of these, or chunk is no integer.
         ValueError: When used: a leaf cannot be cut into n parts, or the groups are not
             a partition of the entries.
 
@@ -77,6 +77,7 @@ class BlockDiagonalJacobian(Value, Chunked):
     exact: bool = static(default=False)
 
     def __post_init__(self) -> None:
+        self.check_chunk()
         groups = self.groups
         if groups is None or type(groups) is int:
             return

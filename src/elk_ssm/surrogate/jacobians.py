@@ -21,35 +21,11 @@ from elk_ssm._closures import HoistedFunction, hoist
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
-from elk_ssm._values import Value, register_part
+from elk_ssm._values import Value, check_count, register_part
 from elk_ssm.linalg.structure import Dense, Diagonal, Operator
+from elk_ssm.surrogate.chunks import Chunked
 from elk_ssm.surrogate.dependence import keeps_apart
 from elk_ssm.surrogate.linearization import Where
-
-# What a core's cache holds, and a small part of an accelerator's memory.
-_ENTRIES_AT_ONCE, _ENTRIES_ON_ACCELERATOR = 2**19, 2**28
-
-
-class Chunked:
-    """In common to those that take D tangents, `(D, D)`, for `chunk` steps at once.
-
-    None for `chunk` is what a cache holds on a CPU, and a part of the memory elsewhere;
-    `exact` ones have no such intermediate.
-    """
-
-    chunk: int | None
-    exact: bool
-
-    def time_chunk(self, size: int) -> int | None:
-        """Time steps linearised side by side."""
-        return self._chunk(size, _ENTRIES_AT_ONCE)
-
-    def accelerator_chunk(self, size: int) -> int | None:
-        """The same where memory and not a cache is the limit."""
-        return self._chunk(size, _ENTRIES_ON_ACCELERATOR)
-
-    def _chunk(self, size: int, entries: int) -> int | None:
-        return None if self.exact else self.chunk or max(entries // size**2, 1)
 
 
 class _Unbound:
@@ -119,6 +95,9 @@ class DiagonalJacobian(Value, Chunked, _DiagonalStart):
     chunk: int | None = static(default=None)
     exact: bool = static(default=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self.check_chunk()
+
     def bind(self, recurrence: Recurrence) -> "DiagonalJacobian":
         """See whether f has no other Jacobian than its diagonal."""
         exact = keeps_apart(recurrence, np.arange(recurrence.layout.size))
@@ -156,6 +135,9 @@ class StochasticDiagonal(Value, _DiagonalStart):
 
     key: Array
     probes: int = static(default=1)
+
+    def __post_init__(self) -> None:
+        check_count("probes", self.probes, 1)
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
