@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._options import check_count
+from elk_ssm._showing import known
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.interop.blackjax import (
@@ -22,6 +23,7 @@ from elk_ssm.interop.blackjax import (
     takes,
 )
 from elk_ssm.interop.chain import Chains, run_chain
+from elk_ssm.interop.positions import agrees, follows_from_position
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
@@ -134,12 +136,25 @@ def chains(
     options |= {"max_iters": max_iters, "history": history}
     options |= {"backend": backend, "adjoint": adjoint}
 
+    by_position = _follow_from_positions(make, starts, parameters)
+
     def one(state: PyTree, keys: Array, parameters: PyTree, guess: PyTree) -> Chains:
         entry = keys[0] if thinning == 1 else keys[0, 0]
-        step = kernel_step(make(parameters), state, entry, thinning)
+        step = kernel_step(make(parameters), state, entry, thinning, by_position)
         return run_chain(step, state, keys, guess, info, options)
 
     return jax.vmap(one)(starts, keys, parameters, guess)
+
+
+def _follow_from_positions(
+    make: Callable[[PyTree], MarkovKernel], starts: PyTree, parameters: PyTree
+) -> bool:
+    """Whether the starts of all chains follow from their positions."""
+    first = jax.tree.map(lambda x: x[0], (parameters, starts))
+    if not follows_from_position(make(first[0]), first[1]):
+        return False
+    same = known(jax.vmap(lambda p, x: agrees(make(p), x))(parameters, starts))
+    return same is None or bool(same.all())
 
 
 def _maker(kernel: Any, parameters: PyTree) -> Callable[[PyTree], MarkovKernel]:

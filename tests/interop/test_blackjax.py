@@ -5,6 +5,9 @@ measurements of 442 patients, which scikit-learn ships, and a mixture of Gaussia
 States are blackjax's NamedTuple states: position, log density and its gradient.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,3 +184,74 @@ def test_mistakes():
         chain.to_recurrence(mala, start, key, 0)
     with pytest.raises(TypeError, match="thinning must be an integer"):
         chain.to_recurrence(mala, start, key, 5, thinning=1.5)
+
+
+class Noisy(NamedTuple):
+    """What a pseudo-marginal sampler keeps: a noisy estimate until a move is taken."""
+
+    position: jax.Array
+    logdensity: jax.Array
+
+
+class Sampler(NamedTuple):
+    init: Callable
+    step: Callable
+
+
+def start(position):
+    return Noisy(position, -position @ position / 2)
+
+
+def move(key, state):
+    ours, noise, other = jax.random.split(key, 3)
+    to = state.position + 0.7 * jax.random.normal(ours, state.position.shape)
+    there = -to @ to / 2 + 0.5 * jax.random.normal(noise)
+    taken = jnp.log(jax.random.uniform(other)) < there - state.logdensity
+    return jax.tree.map(
+        lambda a, b: jnp.where(taken, a, b), Noisy(to, there), state
+    ), None
+
+
+def outside(position):
+    return jnp.where(jnp.all(position > 0), -jnp.sum(position), -jnp.inf)
+
+
+NORMAL = blackjax.mcmc.random_walk.normal(0.8 * jnp.ones(2))
+WALK = blackjax.additive_step_random_walk(outside, NORMAL)
+STRANGE = {
+    "a density that is no function of the position": (
+        Sampler(start, move),
+        start(jnp.ones(2)),
+    ),
+    "a start that init did not make": (
+        WALK,
+        WALK.init(jnp.ones(2))._replace(logdensity=jnp.asarray(-50.0)),
+    ),
+    "a start where the density is zero": (WALK, WALK.init(-0.2 * jnp.ones(2))),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_chains_that_a_position_does_not_tell(name, x64):
+    sampler, state = STRANGE[name]
+    state = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), state)
+    keys = jax.random.split(jax.random.key(5), LENGTH)
+
+    def step(state, key):
+        return (after := sampler.step(key, state)[0]), after
+
+    expected = jax.lax.scan(step, state, keys)[1].position
+    for method in (None, elk.deer(), elk.auto(strategy="sequential")):
+        found = elk.chains(sampler, state, keys[None], LENGTH, 1, method=method)
+        assert bool(found.converged[0])
+        assert float(jnp.abs(found.states.position[0] - expected).max()) < 1e-12
+
+
+def test_inside_jit_only_samplers_of_blackjax_are_their_positions(x64):
+    sampler, state = Sampler(start, move), start(jnp.ones(2))
+    keys = jax.random.split(jax.random.key(5), LENGTH)[None]
+
+    def run(state):
+        return elk.chains(sampler, state, keys, LENGTH, 1).states.position
+
+    np.testing.assert_allclose(jax.jit(run)(state), run(state), atol=1e-12)

@@ -114,3 +114,20 @@ def test_a_traced_number_of_steps_is_explained():
 
     with pytest.raises(ValueError, match="StepTo"):
         jax.jit(run)(0.1)
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, lambda subs: {"a": tuple(subs)}])
+def test_subs_keep_their_places(wrap):
+    """Two of them in a tuple, too, which is what a time and its value are."""
+    subs = [diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=jnp.linspace(0, 1, 3))]
+    problem = diffrax.ODETerm(lambda t, y, a: -y), diffrax.Tsit5(), 0.0, 1.0, 0.13
+    options = {"y0": jnp.ones(2), "saveat": diffrax.SaveAt(subs=wrap(subs))}
+    ours, theirs = (
+        solve(*problem, **options)
+        for solve in (parallel.diffeqsolve, diffrax.diffeqsolve)
+    )
+    assert jax.tree.structure(ours.ts) == jax.tree.structure(theirs.ts)
+    for a, b in zip(
+        jax.tree.leaves((ours.ts, ours.ys)), jax.tree.leaves((theirs.ts, theirs.ys))
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)

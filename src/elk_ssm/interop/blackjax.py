@@ -30,11 +30,9 @@ from elk_ssm._options import check_count
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, PyTree
 from elk_ssm.interop.discrete import InDigits, in_digits
+from elk_ssm.interop.positions import follows_from_position, same_kind, same_structure
 
 __all__ = ["KernelStep", "to_recurrence"]
-
-_FOLLOWING = {"position", "logdensity", "logdensity_grad"}
-
 
 _ORDER = (
     "kernel must be step(key, state), which returns a state of the same kind, or the "
@@ -166,13 +164,18 @@ def to_recurrence(
 
 
 def kernel_step(
-    kernel: MarkovKernel, state: PyTree, key: Array, thinning: int = 1
+    kernel: MarkovKernel,
+    state: PyTree,
+    key: Array,
+    thinning: int = 1,
+    by_position: bool | None = None,
 ) -> KernelStep:
     """Check a kernel at one state and key, and find its unknowns."""
     reason = mismatch(kernel, state, key)
     if reason is not None:
         raise TypeError(reason)
-    by_position = _follows_from_position(kernel, state)
+    if by_position is None:
+        by_position = follows_from_position(kernel, state)
     unknowns = state.position if by_position else state
     plain = InDigits(
         jax.tree.structure(unknowns), (None,) * len(jax.tree.leaves(unknowns))
@@ -204,7 +207,7 @@ def as_kernel(kernel: Any) -> MarkovKernel:
 
     def pair(key: Array, state: PyTree) -> tuple[PyTree, PyTree]:
         found = step(key, state)
-        alone = _same_structure(found, state) or not isinstance(found, tuple)
+        alone = same_structure(found, state) or not isinstance(found, tuple)
         if alone:
             return found, None
         return found if len(found) == 2 else (found, None)
@@ -237,7 +240,7 @@ def mismatch(kernel: MarkovKernel, state: PyTree, key: Array) -> str | None:
             f"The kernel failed on a key and the state {describe(state)}. {advice} "
             f"What it said: {error}"
         )
-    if _same_kind(found, state):
+    if same_kind(found, state):
         return None
     return (
         "A kernel must keep structure, shapes and dtypes of its state; it took "
@@ -272,28 +275,3 @@ def _named(key: Any) -> str:
     if isinstance(key, np.ndarray):
         return f"{describe(key)} of NumPy"
     return type(key).__name__
-
-
-def _follows_from_position(kernel: MarkovKernel, state: PyTree) -> bool:
-    """Whether the names of its fields say that a state follows from its position."""
-    fields = set(getattr(state, "_fields", ()))
-    if kernel.init is None or "position" not in fields or fields - _FOLLOWING:
-        return False
-    try:
-        found = jax.eval_shape(kernel.init, state.position)
-    except (TypeError, ValueError, AttributeError):
-        return False  # an init that needs more than a position
-    return _same_kind(found, state)
-
-
-def _same_structure(found: PyTree, state: PyTree) -> bool:
-    structure: Any = jax.tree.structure(found)
-    return structure == jax.tree.structure(state)
-
-
-def _same_kind(found: PyTree, state: PyTree) -> bool:
-    """Whether two states agree in structure, shapes and dtypes."""
-    return _same_structure(found, state) and all(
-        jnp.shape(a) == jnp.shape(b) and jnp.result_type(a) == jnp.result_type(b)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state))
-    )

@@ -98,7 +98,15 @@ def run_chain(
 
     method, keep = options["method"], options["keep"]
     if isinstance(method, Auto) and method.strategy == "sequential":
-        program, consts = hoist(advance, state, keys[0])
+
+        def checked(state: PyTree, keys: Array) -> tuple[PyTree, PyTree, Array]:
+            after, said = advance(state, keys)
+            # A density of zero is a density: as for every method, unknowns count.
+            leaves = filter(is_float, jax.tree.leaves(f.reduce(after)))
+            finite = [jnp.all(jnp.isfinite(x)) for x in leaves]
+            return after, said, jnp.all(jnp.asarray(finite or [True]))
+
+        program, consts = hoist(checked, state, keys[0])
         return _step_by_step(program, keep, consts, state, keys)
     start = f.reduce(state)
     guess = None if guess is None else f.reduce(guess)
@@ -189,10 +197,8 @@ def _step_by_step(
 
     def body(carry: tuple, keys: Array) -> tuple[tuple, tuple]:
         state, failed, step = carry
-        after, said = advance(consts, state, keys)
-        leaves = [x for x in jax.tree.leaves(after) if is_float(x)]
-        finite = jnp.asarray([jnp.all(jnp.isfinite(x)) for x in leaves] or [True])
-        failed = jnp.where((failed < 0) & ~jnp.all(finite), step, failed)
+        after, said, finite = advance(consts, state, keys)
+        failed = jnp.where((failed < 0) & ~finite, step, failed)
         # As for every method, what follows a failed step is the last finite state.
         after = jax.tree.map(lambda a, b: jnp.where(failed < 0, a, b), after, state)
         kept = (None, None) if keep == "last" else (after, said)
