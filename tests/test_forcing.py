@@ -220,3 +220,11 @@ def test_mistakes_are_named_with_their_shapes():
         elk.evaluate(elk.forced(step, np.array([0.1, 0.2])), START, pairs)
     with pytest.raises(ValueError, match="a pytree that the state extends"):
         elk.evaluate(elk.forced(step, [0.1, 0.2, 0.3]), START, pairs)
+
+
+def test_a_free_run_looks_at_no_datum():
+    free = elk.evaluate(lambda x, _: 0.5 * x + 1, jnp.ones(1), length=4).states
+    data = jnp.array([[1.0], [jnp.inf], [jnp.nan], [3.0]])
+    g = elk.forced(lambda x, _: 0.5 * x + 1, 0.0)
+    found = elk.evaluate(g, jnp.ones(1), g.inputs(jnp.ones(1), data))
+    np.testing.assert_array_equal(found.states, free)

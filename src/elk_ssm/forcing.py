@@ -206,7 +206,8 @@ def _pull(state: Any, datum: Any, alpha: Array) -> Array:
             f"{state.shape}: give a number, or one entry for each dimension."
         )
     datum, alpha = jnp.asarray(datum, state.dtype), jnp.asarray(alpha, state.dtype)
-    missing = jnp.isnan(datum)
+    # A free run looks at no datum, and zero times inf would be NaN.
+    missing = jnp.isnan(datum) | (jnp.isinf(datum) & (alpha == 0))
     # Both are replaced: NaN times zero would be NaN, in the derivatives too.
     weight = jnp.where(missing, 0, alpha)
     return (1 - weight) * state + weight * jnp.where(missing, 0, datum)
