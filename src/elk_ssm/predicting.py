@@ -132,11 +132,11 @@ def _count_passes(one_pass: Callable, start: Array, most: int) -> Array:
         goes_on, body, (start, zero, zero, none)
     )
     # What is left goes on as it went: every pass makes at least one more step exact.
-    rate = count / jnp.maximum(close, count)
-    drawn_out = jnp.ceil(rate * jnp.asarray([half, length])).astype(jnp.int32)
+    sizes, reached = jnp.asarray([half, length], jnp.int32), jnp.maximum(close, count)
+    drawn_out = -(-(count * sizes) // jnp.maximum(reached, 1))
     done = jnp.stack([halfway >= 0, close >= length])
     found = jnp.where(done, jnp.stack([halfway, count]), drawn_out)
-    return jnp.clip(found, 1, jnp.asarray([max(half, 1), length]))
+    return jnp.clip(found, 1, jnp.maximum(sizes, 1))
 
 
 def _leading(holds: Array) -> Array:
