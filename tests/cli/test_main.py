@@ -314,7 +314,7 @@ def demo(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Less to compile.
         patch.setattr(demo_module, "STATE_SIZE", 2)
-        patch.setattr(demo_module, "CELL_NAMES", DEMO_CELLS)
+        patch.setattr(demo_module, "CELLS", DEMO_CELLS)
         patch.setattr(demo_module, "METHOD_NAMES", DEMO_METHODS)
         patch.setattr(demo_module, "show_runs", lambda _, runs, __: rows.extend(runs))
         code = cli.main(["demo", f"--length={LENGTH}", f"--output-dir={directory}"])
