@@ -151,18 +151,27 @@ def reference():
 
 
 @pytest.fixture
-def every_platform(monkeypatch):
-    """Trace programs for every platform, as where an accelerator is installed."""
-    monkeypatch.setenv(_platforms.VARIABLE, "all")
-    _forget_platforms()
-    yield
+def platforms(monkeypatch):
+    """Trace programs for other platforms: `platforms("all")`, as with the variable."""
+
+    def forget():
+        _platforms.only_platform.cache_clear()
+        jax.clear_caches()
+
+    def ask(value: str) -> str | None:
+        monkeypatch.setenv(_platforms.VARIABLE, value)
+        forget()
+        return _platforms.only_platform()
+
+    yield ask
     monkeypatch.undo()
-    _forget_platforms()
+    forget()
 
 
-def _forget_platforms():
-    _platforms.only_platform.cache_clear()
-    jax.clear_caches()
+@pytest.fixture
+def every_platform(platforms):
+    """Trace programs for every platform, as where an accelerator is installed."""
+    platforms("all")
 
 
 @pytest.fixture

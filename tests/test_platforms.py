@@ -35,32 +35,16 @@ WEIGHTS = jnp.array([[0.5, 0.2], [-0.1, 0.7]])
 FUNCTIONS = [log_likelihood, last_state]
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Set the variable, and forget what was read before and after."""
-
-    def ask(value):
-        monkeypatch.setenv(_platforms.VARIABLE, value)
-        _platforms.only_platform.cache_clear()
-        jax.clear_caches()
-        return _platforms.only_platform()
-
-    yield ask
-    monkeypatch.undo()
-    _platforms.only_platform.cache_clear()
-    jax.clear_caches()
-
-
 def branches(function):
     """How many choices by platform a program holds; those of JAX are among them."""
     return str(jax.make_jaxpr(function)(WEIGHTS, EMISSIONS)).count("platform_index")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_both_programs_have_the_same_value_and_derivatives(function, asked):
+def test_both_programs_have_the_same_value_and_derivatives(function, platforms):
     found = []
     for platform in ("all", "cpu"):
-        asked(platform)
+        platforms(platform)
         first = jax.value_and_grad(function)(WEIGHTS, EMISSIONS)
         second = jax.jacfwd(jax.grad(function))(WEIGHTS, EMISSIONS)
         found.append((*first, second))
@@ -69,37 +53,37 @@ def test_both_programs_have_the_same_value_and_derivatives(function, asked):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_only_what_can_run_is_traced(function, asked):
-    asked("all")
+def test_only_what_can_run_is_traced(function, platforms):
+    platforms("all")
     every = branches(jax.grad(function))
     for platform in ("cpu", "cuda"):
-        asked(platform)
+        platforms(platform)
         assert branches(jax.grad(function)) < every
 
 
-def test_one_platform_has_its_own_program(asked):
+def test_one_platform_has_its_own_program(platforms):
     def program(backend):
         run = jax.jit(log_likelihood, static_argnums=2)
         return run.lower(WEIGHTS, EMISSIONS, backend).as_text()
 
     for platform, backend in (("cpu", "sequential"), ("cuda", "associative")):
-        asked(platform)
+        platforms(platform)
         assert program("auto") == program(backend)
 
 
 @pytest.mark.parametrize(
     ("value", "only"), [("all", None), ("cpu", "cpu"), ("tpu", "tpu")]
 )
-def test_what_is_asked_for_is_done(value, only, asked):
-    assert asked(value) == only
+def test_what_is_asked_for_is_done(value, only, platforms):
+    assert platforms(value) == only
 
 
-def test_a_platform_that_is_none_is_refused(asked):
+def test_a_platform_that_is_none_is_refused(platforms):
     with pytest.raises(ValueError, match="ELK_SSM_PLATFORMS must be all or one of cpu"):
-        asked("gpu")
+        platforms("gpu")
 
 
-def test_what_is_installed_decides(asked, monkeypatch, tmp_path):
+def test_what_is_installed_decides(platforms, monkeypatch, tmp_path):
     """By what JAX looks for: entry points, a namespace of plugins, a TPU's library."""
     found = dict.fromkeys(("libtpu", "jax_plugins"))
     points = []
@@ -107,22 +91,22 @@ def test_what_is_installed_decides(asked, monkeypatch, tmp_path):
     monkeypatch.setattr(
         _platforms.importlib.util, "find_spec", lambda name: found[name]
     )
-    assert asked("") == "cpu"
+    assert platforms("") == "cpu"
     points.append(metadata.EntryPoint("cuda", "jax_cuda", "jax_plugins"))
-    assert asked("") is None
+    assert platforms("") is None
     points.clear()
     found["libtpu"] = SimpleNamespace()
-    assert asked("") is None
+    assert platforms("") is None
     found["libtpu"] = None
     found["jax_plugins"] = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    assert asked("") == "cpu"
+    assert platforms("") == "cpu"
     (tmp_path / "xla_cuda12").mkdir()
     (tmp_path / "xla_cuda12" / "__init__.py").touch()
-    assert asked("") is None
+    assert platforms("") is None
 
 
-def test_the_plugins_of_this_environment_are_seen(asked):
+def test_the_plugins_of_this_environment_are_seen(platforms):
     """On the machines of the tests there is a CPU alone, unless JAX says otherwise."""
     if {device.platform for device in jax.devices()} == {"cpu"}:
         plugins = [name for name in sys.modules if name.startswith("jax_plugins.")]
-        assert asked("") == (None if plugins else "cpu")
+        assert platforms("") == (None if plugins else "cpu")

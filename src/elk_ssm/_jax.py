@@ -202,8 +202,9 @@ def cpu_or_later(cpu: Callable, default: Callable, static: Any, *operands: Any) 
 
     Tracing what an accelerator would run took most of the time to a first result on a
     CPU. Both are called as `function(static, *operands)` and close over no array;
-    `static` is hashable. Where it is differentiated, both are traced. It is a primitive
-    of our own, until JAX can trace a branch late.
+    `static` is hashable. Where it is differentiated, both are traced, unless only one
+    can run (`by_platform`). It is a primitive of our own, until JAX can trace a branch
+    late.
     """
     flat, tree = jax.tree.flatten(operands)
     flat = [jnp.asarray(x) for x in flat]

@@ -7,7 +7,7 @@ platform is installed, the other program is not traced.
 
 `ELK_SSM_PLATFORMS` in the environment, read once, says otherwise: `all` for a program
 that is exported from a machine with a CPU to another, or the name of the only platform
-that is used (`cpu`, `cuda`, `rocm`, `tpu`), which halves the tracing on that one too.
+that is used (`cpu`, `cuda`, `rocm`, `tpu`), which saves tracing on that one too.
 """
 
 import importlib.util

@@ -85,9 +85,8 @@ class Diagnosis(NamedTuple):
         short blocks or by Newton's method; `docs/prediction.md` has the errors of all
         on the problem suite.
         """
-        looked = stretch_looked_at(self.log_growth.shape[1], self.size)
         found = {
-            name: passes_at(passes, looked, self.length)
+            name: passes_at(passes, self._stretch, self.length)
             for name, passes in self.stretch_passes.items()
         }
         if found["jacobi"] < self.length - 1:
@@ -96,6 +95,11 @@ class Diagnosis(NamedTuple):
         # Over blocks Newton's method takes no more passes than over all states.
         newton = _BEFORE_NEWTON + min(self._newton_passes, found["deer"])
         return found | {"auto": min(newton, -(-self.length // 16))}
+
+    @property
+    def _stretch(self) -> int:
+        """Steps that every method was tried on."""
+        return stretch_looked_at(self.log_growth.shape[1], self.size)
 
     @property
     def _newton_passes(self) -> int:
@@ -124,9 +128,8 @@ class Diagnosis(NamedTuple):
         More than that products of Jacobians die out: those of a cycle do, and another
         start ends on another phase of it.
         """
-        looked = stretch_looked_at(self.log_growth.shape[1], self.size)
-        ends = int(self.stretch_passes["jacobi"][1]) < looked
-        return int(self.forgetting_length) >= 0 and (ends or looked == 1)
+        ends = int(self.stretch_passes["jacobi"][1]) < self._stretch
+        return int(self.forgetting_length) >= 0 and (ends or self._stretch == 1)
 
     @property
     def predicted_passes(self) -> int:

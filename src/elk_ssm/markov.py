@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from elk_ssm._options import check_count
-from elk_ssm._showing import known
 from elk_ssm._trees import describe
 from elk_ssm._types import Array, ArrayLike, PyTree
 from elk_ssm.interop.blackjax import (
@@ -23,7 +22,7 @@ from elk_ssm.interop.blackjax import (
     takes,
 )
 from elk_ssm.interop.chain import Chains, run_chain
-from elk_ssm.interop.positions import agrees, follows_from_position
+from elk_ssm.interop.positions import agrees, is_not_false, may_follow
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.method import Method
@@ -151,10 +150,9 @@ def _follow_from_positions(
 ) -> bool:
     """Whether the starts of all chains follow from their positions."""
     first = jax.tree.map(lambda x: x[0], (parameters, starts))
-    if not follows_from_position(make(first[0]), first[1]):
+    if not may_follow(make(first[0]), first[1]):
         return False
-    same = known(jax.vmap(lambda p, x: agrees(make(p), x))(parameters, starts))
-    return same is None or bool(same.all())
+    return is_not_false(jax.vmap(lambda p, x: agrees(make(p), x))(parameters, starts))
 
 
 def _maker(kernel: Any, parameters: PyTree) -> Callable[[PyTree], MarkovKernel]:

@@ -30,6 +30,7 @@ from elk_ssm._closures import HoistedFunction
 from elk_ssm._forward_mode import forward_mode
 from elk_ssm._types import Array
 from elk_ssm.linalg.structure import Dense
+from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.nodes import shift
 from elk_ssm.solve.stopping import make_tolerance, scale_of
 
@@ -37,11 +38,9 @@ _LONGEST, _LEAST, _MOST_NUMBERS = 512, 32, 2**22
 # Entries of Jacobians that all passes of a method may have together.
 _MOST_ENTRIES = 2**28
 
-_STAND_INS: dict[str, Callable[[Array], Array] | None] = {
+_STAND_INS: dict[str, Callable[[Array], Array]] = {
     "deer": lambda jacobian: jacobian,
     "quasi_deer": lambda j: Dense(j).diag(Dense(j).variances()).matrix,
-    "picard": None,
-    "jacobi": None,
 }
 
 
@@ -86,13 +85,13 @@ def passes_of_methods(
     def jacobi(x: Array) -> tuple[Array, Array]:
         return (found := values(x)), found
 
-    passes = {"picard": picard, "jacobi": jacobi}
-    passes |= {k: partial(newton, a) for k, a in _STAND_INS.items() if a is not None}
     start = jnp.broadcast_to(initial, (length, *initial.shape))
     some = min(length, max(_MOST_ENTRIES // (length * initial.size**2), _LEAST))
+    costly = {name: partial(newton, a) for name, a in _STAND_INS.items()}
+    cheap = {"picard": picard, "jacobi": jacobi}
     return {
-        name: _count_passes(passes[name], start, length if stand_in is None else some)
-        for name, stand_in in _STAND_INS.items()
+        **{name: _count_passes(run, start, some) for name, run in costly.items()},
+        **{name: _count_passes(run, start, length) for name, run in cheap.items()},
     }
 
 
@@ -141,9 +140,7 @@ def _count_passes(one_pass: Callable, start: Array, most: int) -> Array:
 
 def _leading(holds: Array) -> Array:
     """Of how many first steps something holds in every dimension, `()`."""
-    fails = ~jnp.all(holds, axis=1)
-    first = jnp.argmax(fails)
-    return jnp.where(jnp.any(fails), first, holds.shape[0]).astype(jnp.int32)
+    return LOCAL.first_true(~jnp.all(holds, axis=1))[0].astype(jnp.int32)
 
 
 def passes_at(found: Array, looked: int, length: int) -> int:

@@ -11,6 +11,7 @@ from elk_ssm._jax import is_traced
 from elk_ssm._recurrence import as_array
 from elk_ssm._trees import describe
 from elk_ssm._types import PyTree
+from elk_ssm.interop.diffrax_saving import is_sub
 from elk_ssm.interop.diffrax_steps import (
     Carried,
     Equation,
@@ -68,10 +69,7 @@ def checked_saveat(saveat: Any, t0: Any, t1: Any, dt0: Any) -> Any:
             f"{type(saveat).__name__}."
         )
 
-    def is_one(x: Any) -> bool:
-        return isinstance(x, diffrax.SubSaveAt)
-
-    for sub in jax.tree.leaves(saveat.subs, is_leaf=is_one):
+    for sub in jax.tree.leaves(saveat.subs, is_leaf=is_sub):
         if sub.ts is not None and not any(map(is_traced, (sub.ts, t0, t1))):
             _check_saved(sub.ts, t0, t1, np.dtype(time_dtype(t0, t1, dt0)))
     return saveat

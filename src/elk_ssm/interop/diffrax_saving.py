@@ -17,6 +17,11 @@ from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solution import Solution
 
 
+def is_sub(x: Any) -> bool:
+    """Whether something is one of the `subs` of a `diffrax.SaveAt`."""
+    return isinstance(x, diffrax.SubSaveAt)
+
+
 def save(made: Any, sol: Solution, saveat: Any) -> Any:
     """Return a `diffrax.Solution` of a solved `Recurrence`."""
     if saveat.controller_state or saveat.made_jump:
@@ -38,11 +43,8 @@ def save(made: Any, sol: Solution, saveat: Any) -> Any:
     def sub(one: Any) -> tuple[Array, PyTree]:
         return _save_one(made, states, one, side_by_side)
 
-    def is_one(x: Any) -> bool:
-        return isinstance(x, diffrax.SubSaveAt)
-
     # A list, as subs may be in tuples of two themselves.
-    subs, tree = jax.tree.flatten(saveat.subs, is_leaf=is_one)
+    subs, tree = jax.tree.flatten(saveat.subs, is_leaf=is_sub)
     found = [sub(one) for one in subs]
     ts = jax.tree.unflatten(tree, [times * direction for times, _ in found])
     ys = jax.tree.unflatten(tree, [values for _, values in found])

@@ -18,7 +18,12 @@ _FOLLOWING = {"position", "logdensity", "logdensity_grad"}
 
 
 def follows_from_position(kernel: Any, state: PyTree) -> bool:
-    """Whether a state of a kernel, or one of each chain, follows from its position.
+    """Whether a state of a kernel follows from its position."""
+    return may_follow(kernel, state) and is_not_false(agrees(kernel, state))
+
+
+def may_follow(kernel: Any, state: PyTree) -> bool:
+    """Whether states of this kind follow from positions, if `init` makes them.
 
     Args:
         kernel: With a `step` and perhaps an `init`.
@@ -33,11 +38,13 @@ def follows_from_position(kernel: Any, state: PyTree) -> bool:
         found = jax.eval_shape(kernel.init, state.position)
     except (TypeError, ValueError, AttributeError):
         return False  # an init that needs more than a position
-    if not same_kind(found, state):
-        return False
-    if any(known(x) is None for x in jax.tree.leaves(state)):
-        return True
-    return bool(agrees(kernel, state))
+    return same_kind(found, state)
+
+
+def is_not_false(conditions: Any) -> bool:
+    """Whether conditions all hold, or cannot be read here."""
+    values = known(conditions)
+    return values is None or bool(values.all())
 
 
 def agrees(kernel: Any, state: PyTree) -> jax.Array:

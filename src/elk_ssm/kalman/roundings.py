@@ -97,8 +97,7 @@ def log_normal(error: Array, variance: Array, ok: Array, slack: Array) -> Array:
     at most `slack`, and -inf where the value contradicts what is known. A variance
     that is NaN makes it NaN.
     """
-    regular = ok & ~(variance <= 0)
-    safe = jnp.where(regular, variance, 1.0)
-    density = -0.5 * (jnp.log(2 * jnp.pi * safe) + error * (error * inverse_of(safe)))
-    contradicts = ok & (variance <= 0) & (jnp.abs(error) > slack)
-    return jnp.where(regular, density, jnp.where(contradicts, -jnp.inf, 0.0))
+    known = variance <= 0
+    contradicts = ok & known & (jnp.abs(error) > slack)
+    density = regular_log_normal(error, variance, ok & ~known)
+    return jnp.where(contradicts, -jnp.inf, density)

@@ -79,11 +79,7 @@ class Parametric:
     @property
     def specs(self) -> dict[str, Parameter]:
         """What each parameter may be, by name."""
-        return {
-            f"{part.name}.{key}": part.kind.specs[key]
-            for part in self.parts
-            for key in part.values
-        }
+        return {f"{c.name}.{k}": v for c in self.parts for k, v in c.kind.specs.items()}
 
     @property
     def unconstrained(self) -> dict[str, Array]:
