@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from elk_ssm._options import check_count
 from elk_ssm.kalman.completion import gaps_of
-from elk_ssm.kalman.form import Form, chosen_form
+from elk_ssm.kalman.form import Held, chosen_form
 from elk_ssm.kalman.freedom import DYNAMICS, EMISSION, check_free, free_parameters
 from elk_ssm.kalman.lgssm import LGSSM, pose
 from elk_ssm.kalman.maximization import maximized
@@ -156,14 +156,14 @@ def em_of_variances(
 class _How(NamedTuple):
     """What is static of an iteration."""
 
-    form: Form
+    form: Held
     backend: Backend
     ties: Ties | None = None
 
 
 def _read(
     model: LGSSM, emissions: Any, inputs: Any, mask: Any
-) -> tuple[LGSSM, Series, Form]:
+) -> tuple[LGSSM, Series, Held]:
     """Check model and data, and bring both into one form."""
     emissions = jnp.asarray(emissions)
     if emissions.ndim not in (2, 3):

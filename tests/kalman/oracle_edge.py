@@ -4,6 +4,11 @@ Neither inverts a covariance. The numbers of a model are taken as they are, ever
 of them. Only a variance without noise counts as zero where rounding the dynamics to
 double precision alone may have left it: an F of rank one is so to sixteen digits. A
 diffuse dimension is one of variance 1e40, whose reciprocal no float sees.
+
+The margin says how small a part of its variance an exact row had left when it was taken
+in; it is zero where the numbers do not say whether the row was known: of a variance
+that is below the roundings of variances but above those of deviations, or between
+what is diffuse and what is not.
 """
 
 from decimal import Context, Decimal, localcontext
@@ -13,7 +18,7 @@ import numpy as np
 
 DIGITS = Context(prec=110)
 ZERO, DIFFUSE = Decimal(0), Decimal(10) ** 40
-NOTHING = Decimal(10) ** -14
+NOTHING, NOTHING_AT_ALL = Decimal(10) ** -14, Decimal(10) ** -24
 _lifted = np.frompyfunc(Decimal, 1, 1)
 
 
@@ -35,20 +40,26 @@ def decorrelate(R):
     return W, np.diag(A).copy()
 
 
-def update(m, P, H, R, y, scale):
-    """Condition on one emission.
+def update(m, P, H, R, y, scale, own):
+    """Condition on one emission, given the largest variance so far and those now.
 
-    Returns the moments, the rows that taught something, the log density, and how small
-    a part of its variance an exact row had left when it was taken in.
+    Neither is of what is diffuse. Returns the moments, the rows that taught something,
+    the log density and the margin.
     """
     W, r = decorrelate(R)
     taught, log_density, margin, prior = [], 0.0, 1.0, np.diag(P).copy()
     for h, r_k, z in zip(W @ H, r, W @ y):
         g = P @ h
         s, error = h @ g + r_k, z - h @ m
-        if r_k == 0 and s <= NOTHING * (h @ h) * scale:
+        size = h @ h * scale
+        if r_k == 0 and s <= NOTHING * size:
+            margin = 0.0 if s > NOTHING_AT_ALL * size else margin
             continue
-        margin = min(margin, float(s / (h * h @ prior))) if r_k == 0 else margin
+        if r_k == 0:
+            diffuse = s > size / NOTHING
+            of = h * h @ (prior if diffuse else np.minimum(prior, own))
+            between = not diffuse and s > size / NOTHING ** Decimal("0.5")
+            margin = 0.0 if between or of == 0 else min(margin, float(s / of))
         K = g / s
         A = lift(np.eye(len(m))) - np.outer(K, h)
         m, P = m + K * error, A @ P @ A.T + r_k * np.outer(K, K)
@@ -81,14 +92,16 @@ def _smooth(m, P, F, Q, H, R, y, open_dims):
     P = P + np.diag(np.where(open_, DIFFUSE, ZERO))
     evidence = open_.sum() * float(DIFFUSE.ln()) / 2
     ms, Ps, rows, margins = [], [], [], []
-    scale = max(np.diag(P))
+    scale, unseen = ZERO, np.where(open_[:, None] | open_, ZERO, P)
     for t, seen in enumerate(there):
         if t:
             m, P = F @ m, F @ P @ F.T + Q[t]
-        scale, taught = max(scale, max(np.diag(P))), []
+            unseen = F @ unseen @ F.T + Q[t]
+        own = np.diag(unseen if open_.any() else P)
+        scale, taught = max(scale, max(own)), []
         if seen.any():
-            emission = H[seen], R[np.ix_(seen, seen)], y[t, seen]
-            m, P, taught, log_density, margin = update(m, P, *emission, scale)
+            emission = H[seen], R[np.ix_(seen, seen)], y[t, seen], scale, own
+            m, P, taught, log_density, margin = update(m, P, *emission)
             margins.append(margin)
             evidence += log_density
         ms.append(m)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from elk_ssm.kalman.future import Future, Link
+from elk_ssm.kalman.future import Future, Link, future_steps
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.prior import Kept, Moments, moments, prior_of
 from elk_ssm.kalman.roundings import LOG_TWO_PI, scales_of
@@ -39,7 +39,6 @@ from elk_ssm.kalman.runs import (
     compress_with_residual,
     condition_run,
     condition_run_with_evidence,
-    no_rows,
     no_run,
 )
 from elk_ssm.kalman.steps import (
@@ -181,7 +180,7 @@ def _filter_of(problem: Problem) -> _KeptFilter:
 
 
 def _future_of(problem: Problem) -> _ApartFuture:
-    return _ApartFuture(**steps_of(problem, no_rows(problem.initial_mean)))
+    return _ApartFuture(**future_steps(problem))
 
 
 def _given_all(problem: Problem, kept: Kept, rows: Array) -> Moments:

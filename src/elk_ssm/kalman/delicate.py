@@ -34,18 +34,30 @@ def has_exact_emissions(problem: Problem, covs: Array, *, ahead: bool = False) -
         covs: the filtered covariances, `(T, D, D)`.
         ahead: whether to compare it with what was left one step before, too.
     """
-    H, R = to_dense(problem.emission_weights), problem.emission_covariance
-    variances = variances_of(R)
-    if R.mixes:
-        varies = problem.emission_weights.varies, R.varies
-        axes = tuple(0 if so else None for so in varies)
-        each = jax.vmap(whiten_emission, axes) if any(varies) else whiten_emission
-        H, (_, variances) = each(H, to_dense(R))
+    H, variances = _scalars(problem)
     sizes = matvec(H * H, jnp.diagonal(covs, axis1=-2, axis2=-1))
     if ahead:
         sizes = jnp.maximum(sizes, jnp.concatenate([sizes[:1], sizes[:-1]]))
     enough = raised(variances, sizes.ndim) > jnp.abs(rounding_of(sizes))
     return jnp.any(problem.observed & ~enough)
+
+
+def has_noiseless_emissions(problem: Problem) -> Array:
+    """Whether an emission has no noise at all; one of correlated noise, by rounding."""
+    variances = _scalars(problem)[1]
+    return jnp.any(problem.observed & (raised(variances, 2) <= 0))
+
+
+def _scalars(problem: Problem) -> tuple[Array, Array]:
+    """Return decorrelated weights and variances of the emission; varying or not."""
+    H, R = to_dense(problem.emission_weights), problem.emission_covariance
+    if not R.mixes:
+        return H, variances_of(R)
+    varies = problem.emission_weights.varies, R.varies
+    axes = tuple(0 if so else None for so in varies)
+    each = jax.vmap(whiten_emission, axes) if any(varies) else whiten_emission
+    H, (_, variances) = each(H, to_dense(R))
+    return H, variances
 
 
 def has_exact_dynamics(problem: Problem, covs: Array) -> Array:

@@ -23,8 +23,9 @@ from jax.sharding import Mesh
 
 from elk_ssm.kalman.apart import evidence_of, filter_apart
 from elk_ssm.kalman.delicate import has_exact_emissions
-from elk_ssm.kalman.form import Form, chosen_form
-from elk_ssm.kalman.forward import Filtered, filter_carefully, filter_of
+from elk_ssm.kalman.exactly import filter_exactly
+from elk_ssm.kalman.form import Form, Held, chosen_form, on_one_device, unless_exact
+from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import run_task
 from elk_ssm.kalman.reduction import reduced
@@ -133,22 +134,31 @@ def filter_problem(
     problem: Problem,
     backend: Backend,
     shards: Shards | None = None,
-    form: Form = "covariance",
+    form: Held = "covariance",
 ) -> FilterPosterior:
     """Filter a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    way = _filter_apart if form == "square_root" else _filter_group
+    way = _filter_group if form == "covariance" else partial(_filter_apart, held=form)
     task = partial(way, backend=backend)
     (means, covs), evidence = run_task(task, problem, shards)
     return FilterPosterior(evidence, means, covs)
 
 
 def _filter_apart(
-    problem: Problem, axis: TimeAxis, backend: Backend
+    problem: Problem, axis: TimeAxis, backend: Backend, held: Held
 ) -> tuple[tuple[Array, Dense], Array]:
-    means, covs, evidence = filter_apart(problem, axis, backend)[1]
-    return (means, Dense(covs)), evidence_of(problem, axis, evidence)
+    def apart(problem: Problem) -> Filtered:
+        means, covs, evidence = filter_apart(problem, axis, backend)[1]
+        return means, covs, evidence_of(problem, axis, evidence)
+
+    def exactly(problem: Problem) -> Filtered:
+        means, covs, terms = filter_exactly(problem, diffuse=True)
+        return means, covs, jnp.sum(terms)
+
+    held = on_one_device(held, axis)
+    means, covs, evidence = unless_exact(held, apart, exactly, problem)
+    return (means, Dense(covs)), evidence
 
 
 def _filter_group(
@@ -187,7 +197,7 @@ def filter_by_prefixes(problem: Problem) -> Filtered:
 def _unless_exact(problem: Problem, found: Filtered, ahead: bool = False) -> Filtered:
     return lax.cond(
         anywhere(has_exact_emissions(problem, found[1], ahead=ahead)),
-        lambda problem, _: filter_carefully(problem),
+        lambda problem, _: filter_exactly(problem),
         lambda _, found: found,
         problem,
         found,

@@ -1,19 +1,33 @@
-"""How a recursion over a linear-Gaussian model is held, and which way a model needs."""
+"""How a recursion over a linear-Gaussian model is held, and which way a model needs.
 
-from typing import Literal, TypeAlias, get_args
+With the initial state kept apart an exact emission of what is known already is told
+from one that is not by no threshold (see `exactly`). Whether there is one is seen
+beforehand where values are not traced, so that one program is compiled and not two.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+from jax import lax
 
 from elk_ssm._jax import is_traced
+from elk_ssm.kalman.delicate import has_noiseless_emissions
 from elk_ssm.kalman.initial import is_diffuse
 from elk_ssm.kalman.lgssm import LGSSM, Problem
+from elk_ssm.linalg.structure import to_dense
+from elk_ssm.parallel.anywhere import anywhere
+from elk_ssm.parallel.time_axis import TimeAxis
 
 _LOSS = 1e-4
 Form: TypeAlias = Literal["auto", "covariance", "square_root"]
+# With the initial state kept apart, where no emission is exact, or with exact
+# emissions told from others, or whichever of the two it needs.
+Held: TypeAlias = Literal["covariance", "apart", "exactly", "either"]
 
 
-def chosen_form(form: str, model: LGSSM, problem: Problem) -> Form:
-    """Return the form to use, or say that there is none of that name.
+def chosen_form(form: str, model: LGSSM, problem: Problem) -> Held:
+    """Return what to run for a form, or say that there is none of that name.
 
     Args:
         form: As the user asked for.
@@ -29,9 +43,50 @@ def chosen_form(form: str, model: LGSSM, problem: Problem) -> Form:
             "a Diffuse initial covariance needs form='square_root' or 'auto'; "
             "got form='covariance'."
         )
-    if form != "auto":
-        return form  # type: ignore[return-value]
-    return "square_root" if diffuse or is_vague(problem) else "covariance"
+    if form == "auto":
+        form = "square_root" if diffuse or is_vague(problem) else "covariance"
+    return "covariance" if form == "covariance" else _apart_or_exactly(problem)
+
+
+def unless_exact(
+    held: Held, apart: Callable[[Problem], Any], exactly: Callable, problem: Problem
+) -> Any:
+    """Call the one of two ways that a model needs; a batch is of one kind.
+
+    Args:
+        held: How it is held; not as a covariance.
+        apart: The way with the initial state kept apart.
+        exactly: The one for exact emissions.
+        problem: The model with its data.
+    """
+    if held != "either":
+        return (exactly if held == "exactly" else apart)(problem)
+    exact = anywhere(has_noiseless_emissions(problem))
+    return lax.cond(exact, exactly, apart, problem)
+
+
+def on_one_device(held: Held, axis: TimeAxis) -> Held:
+    """Return the way that there is where time may be sharded, or say that none is."""
+    if not axis.is_sharded or held == "covariance":
+        return held
+    if held == "exactly":
+        raise ValueError(
+            "form='square_root' has no exact emissions under a mesh: the emission "
+            "covariance is singular. Leave mesh out, or give every emission some noise."
+        )
+    return "apart"
+
+
+def _apart_or_exactly(problem: Problem) -> Held:
+    R = problem.emission_covariance
+    if is_traced(R.array):
+        return "either"
+    if not R.mixes:
+        return "exactly" if bool(np.any(np.asarray(R.array) <= 0)) else "apart"
+    values = np.linalg.eigvalsh(np.nan_to_num(np.asarray(to_dense(R), float)))
+    # The decorrelation decides; this is only to spare a program.
+    least = np.finfo(R.array.dtype).eps ** 0.5 * np.max(np.abs(values), axis=-1)
+    return "apart" if bool(np.all(values[..., 0] > least)) else "either"
 
 
 def is_vague(problem: Problem) -> bool:

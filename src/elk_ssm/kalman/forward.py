@@ -2,7 +2,6 @@ r"""The Kalman filter as a recursion: predict, then condition on one emission.""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 import jax.numpy as jnp
@@ -28,11 +27,6 @@ Filtered: TypeAlias = tuple[Array, Array, Array]
 def filter_by_steps(problem: Problem, update: Callable) -> Filtered:
     """Filter by one scan."""
     return run(filter_of(problem, update), backend="sequential")
-
-
-def filter_carefully(problem: Problem) -> Filtered:
-    """Filter by one scan whose program is small."""
-    return filter_by_steps(problem, partial(condition_carefully, unrolled=False))
 
 
 def filter_of(problem: Problem, update: Callable = condition_carefully) -> "_Filter":

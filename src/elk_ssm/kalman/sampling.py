@@ -18,7 +18,8 @@ from jax import Array
 from elk_ssm._order import model_first
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.apart import links_apart
-from elk_ssm.kalman.form import Form, chosen_form
+from elk_ssm.kalman.exactly import links_exactly
+from elk_ssm.kalman.form import Form, Held, chosen_form, unless_exact
 from elk_ssm.kalman.future import future_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import by_groups
@@ -86,7 +87,7 @@ def sample_problem(
     problem: Problem,
     count: int,
     backend: Backend,
-    form: Form = "covariance",
+    form: Held = "covariance",
 ) -> Array:
     """Sample the states of a model that has been posed against its data."""
     task = partial(_links, backend=backend, form=form)
@@ -97,11 +98,12 @@ def sample_problem(
 
 
 def _links(
-    problem: Problem, axis: TimeAxis, backend: Backend, form: Form
+    problem: Problem, axis: TimeAxis, backend: Backend, form: Held
 ) -> tuple[tuple[Dense, Array, Dense], None]:
     """Return the links into every step, and square roots of their covariances."""
-    if form == "square_root":
-        A, b, C = links_apart(problem, backend)
+    if form != "covariance":
+        apart = partial(links_apart, backend=backend)
+        A, b, C = unless_exact(form, apart, links_exactly, problem)
     else:
         A, b, C = run(future_of(problem), reverse=True, backend=backend, axis=axis)
     roots = jax.vmap(square_root)(C)

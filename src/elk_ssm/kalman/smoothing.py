@@ -21,9 +21,10 @@ from jax.sharding import Mesh
 
 from elk_ssm.kalman.apart import evidence_of, filter_apart, smooth_apart
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
+from elk_ssm.kalman.exactly import smooth_exactly
 from elk_ssm.kalman.filtering import filter_by_prefixes
-from elk_ssm.kalman.form import Form, chosen_form
-from elk_ssm.kalman.forward import Filtered, filter_carefully, filter_of
+from elk_ssm.kalman.form import Form, Held, chosen_form, on_one_device, unless_exact
+from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.future import two_filters
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import by_groups, piece_of, run_task
@@ -134,12 +135,12 @@ def smooth_problem(
     backend: Backend,
     cross: bool = False,
     shards: Shards | None = None,
-    form: Form = "covariance",
+    form: Held = "covariance",
 ) -> SmootherPosterior:
     """Smooth a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    way = _smooth_apart if form == "square_root" else _smooth_group
+    way = _smooth_group if form == "covariance" else partial(_smooth_apart, held=form)
     task = partial(way, backend=backend, cross=cross)
     return _posterior(*run_task(task, problem, shards))
 
@@ -185,24 +186,30 @@ def _smooth_group(
 
 
 def _smooth_apart(
-    problem: Problem, axis: TimeAxis, backend: Backend, cross: bool
+    problem: Problem, axis: TimeAxis, backend: Backend, cross: bool, held: Held
 ) -> tuple[tuple, Array]:
     """The same with the initial state kept apart."""
-    kept, (means, covs, evidence) = filter_apart(problem, axis, backend)
-    found = smooth_apart(problem, kept, axis, backend)
-    smoothed, spreads, lagged = _two_filters(found, cross, axis)
-    moments = means, Dense(covs), smoothed, Dense(spreads)
+
+    def apart(problem: Problem) -> tuple[Filtered, Smoothed]:
+        kept, (means, covs, evidence) = filter_apart(problem, axis, backend)
+        found = smooth_apart(problem, kept, axis, backend)
+        filtered = means, covs, evidence_of(problem, axis, evidence)
+        return filtered, _two_filters(found, cross, axis)
+
+    def exactly(problem: Problem) -> tuple[Filtered, Smoothed]:
+        (means, covs, terms), found = smooth_exactly(problem, diffuse=True)
+        return (means, covs, jnp.sum(terms)), _two_filters(found, cross)
+
+    held = on_one_device(held, axis)
+    filtered, smoothed = unless_exact(held, apart, exactly, problem)
+    (means, covs, evidence), (smoothed_means, spreads, lagged) = filtered, smoothed
+    moments = means, Dense(covs), smoothed_means, Dense(spreads)
     crosses = None if lagged is None else Dense(lagged)
-    return (*moments, crosses), evidence_of(problem, axis, evidence)
+    return (*moments, crosses), evidence
 
 
 def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     """Filter and smooth by scans, in which way the model needs."""
-
-    def carefully(problem: Problem, _: Any) -> tuple[Filtered, Smoothed]:
-        filtered = filter_carefully(problem)
-        return filtered, _look_back(problem, filtered, "sequential", cross)
-
     few = reduced(problem)
     filtered, smoothed = smooth_quickly(few.problem, cross)
     quickly = few.completed(filtered), smoothed
@@ -211,11 +218,16 @@ def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
         # Not with the quick way as a branch: XLA compiles small loops in one piece
         # on a CPU, but not inside of a conditional, where they take ten times longer.
         anywhere(exact | has_exact_dynamics(problem, filtered[1])),
-        carefully,
+        partial(_exactly, cross=cross),
         lambda _, quickly: quickly,
         problem,
         quickly,
     )
+
+
+def _exactly(problem: Problem, _: Any, cross: bool) -> tuple[Filtered, Smoothed]:
+    filtered, found = smooth_exactly(problem)
+    return filtered, _two_filters(found, cross)
 
 
 def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
@@ -227,7 +239,7 @@ def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     ways = (
         partial(look_back_all, backend="associative", cross=cross),
         partial(_look_back, backend="associative", cross=cross),
-        partial(_look_back, backend="sequential", cross=cross),
+        lambda problem, _: _exactly(problem, None, cross)[1],
     )
     return filtered, lax.switch(which, ways, problem, filtered)
 

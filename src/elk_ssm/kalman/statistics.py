@@ -29,7 +29,7 @@ from elk_ssm.kalman.completion import (
     completed,
     without_infinite,
 )
-from elk_ssm.kalman.form import Form
+from elk_ssm.kalman.form import Held
 from elk_ssm.kalman.lgssm import LGSSM, emission_dim, pose
 from elk_ssm.kalman.smoothing import SmootherPosterior, smooth_problem
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
@@ -110,7 +110,7 @@ def expected_statistics(
     model: LGSSM,
     series: Series,
     equations: tuple[bool, bool],
-    how: tuple[Form, Backend],
+    how: tuple[Held, Backend],
 ) -> Statistics:
     """Smooth the series and sum up.
 
@@ -118,7 +118,7 @@ def expected_statistics(
         model: The model.
         series: The series.
         equations: Whether the statistics of dynamics and emission are asked for.
-        how: Form and backend of the smoother.
+        how: How it is held and the backend of the smoother.
     """
     form, backend = how
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import scales_of
@@ -18,7 +18,7 @@ from elk_ssm.kalman.runs import Run, combine_runs, compress, condition_run, no_r
 from elk_ssm.kalman.scalar_updates import Rows
 from elk_ssm.kalman.whitening import WhitenedEmission, emission_rows, whiten_emission
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
-from elk_ssm.linalg.structure import to_dense
+from elk_ssm.linalg.structure import to_dense, variances_of
 from elk_ssm.parallel.recursion import Element, Recursion, State
 
 
@@ -46,12 +46,15 @@ class Steps(Recursion[State, Element]):
         initial: The state before the first of them.
         problem: The model and its data, one group of dimensions.
         whole: Its decorrelated emission, if static.
+        seen: A variance of a state that is seen as large as the noise of an emission,
+            `()`: the scale of a state that nothing moves.
     """
 
     entries: Entry
     initial: State
     problem: Problem
     whole: WhitenedEmission | None
+    seen: Array
 
     def rows(self, entry: Entry) -> Rows:
         """Return the emission of one step as independent scalars."""
@@ -82,6 +85,7 @@ class Steps(Recursion[State, Element]):
         # Of the initial state and of the step's noise.
         prior = to_dense(self.problem.initial_covariance)
         scales = scales_of(transition.weights, prior, transition.noise)
+        scales = jnp.where(jnp.max(scales) > 0, scales, self.seen)
         return condition_run(*transition, self.rows(entry), scales)
 
 
@@ -115,7 +119,16 @@ def steps_of(problem: Problem, initial: Any) -> dict[str, Any]:
         "initial": initial,
         "problem": problem,
         "whole": whole,
+        "seen": _seen(problem),
     }
+
+
+def _seen(problem: Problem) -> Array:
+    squares = jnp.max(to_dense(problem.emission_weights) ** 2, initial=0)
+    noise = jnp.max(variances_of(problem.emission_covariance), initial=0)
+    ok = (squares > 0) & (noise > 0) & jnp.isfinite(noise)
+    ratio = jnp.where(ok, noise, 1) / jnp.where(ok, squares, 1)
+    return lax.stop_gradient(ratio)
 
 
 def entries_of(problem: Problem) -> Entry:
