@@ -298,10 +298,12 @@ def _over_noise(case: Case, given: Numbers, right: Truth) -> float:
     for k in range(D):
         below = np.where(np.arange(D) > k, noise[:, k] / (noise[k, k] or 1), 0)
         noise, inverse = (x - np.outer(below, x[k]) for x in (noise, inverse))
-    seen = (inverse @ F) ** 2 @ np.diagonal(right.filtered[:-1], 0, 1, 2).T
-    most = np.max(seen / np.maximum(np.diag(noise), np.finfo(float).tiny)[:, None])
-    careful = most > 1 / (3 * float(np.finfo(case.dtype).eps) ** 0.5)
-    return 0.0 if case.way[0] != "covariance" or careful else most
+    covs = np.diagonal(right.filtered[:-1], 0, 1, 2).clip(0)
+    seen = (inverse @ F) ** 2 @ covs.T
+    least = 3 * float(np.finfo(case.dtype).eps) ** 0.5 * seen.max(axis=1)
+    if case.way[0] != "covariance" or np.any(np.diag(noise) <= least):
+        return 0.0
+    return np.max(seen.max(axis=1) / np.diag(noise))
 
 
 def _bounds(

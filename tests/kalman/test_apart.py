@@ -166,7 +166,7 @@ def test_which_form_the_default_takes():
         return chosen_form(form, model, pose(model, y, None, None))
 
     assert chosen(1.0) == "covariance"
-    assert chosen(1e6) == "square_root"
+    assert chosen(1e6) == "apart"
     assert chosen(1e6, "covariance") == "covariance"
     traced = []
     jax.eval_shape(lambda v: (traced.append(chosen(v)), v)[1], jnp.float32(1e6))
