@@ -196,6 +196,8 @@ def _smoother(kind: str, way: int) -> Any:
 
 SCRIPT = """\
 # python - < this, in the root of the repository
+import os
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 from benchmarks import fuzz_nonlinear
 case = fuzz_nonlinear.{case}
 print(fuzz_nonlinear.check(case).failures)

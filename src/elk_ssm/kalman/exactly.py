@@ -135,8 +135,8 @@ def condition_exactly(belief: Belief, rows: Rows) -> tuple[Belief, Array]:
         v = jnp.where(jnp.sqrt(jnp.sum(v * v)) <= tiny * sizes, 0.0, v)
         a = jnp.sum(v * v)
         seen = jnp.sum(unknown * h[:, None], axis=0)
-        whole = jnp.sum(reach * jnp.abs(h))
-        open_ = ok & (jnp.sum(jnp.abs(seen)) > tiny * whole)
+        whole = _tiny(reach, 0.5) * jnp.sum(reach * jnp.abs(h))
+        open_ = ok & (jnp.sum(jnp.abs(seen)) > whole)
         known = (r <= 0) & (a <= 0)
         proper = ok & ~known & ~open_
 
@@ -172,8 +172,7 @@ def condition_exactly(belief: Belief, rows: Rows) -> tuple[Belief, Array]:
             moved = jnp.where(open_, _as_square(columns), moved)
             grown = deviations + jnp.abs(settled) * (sizes + safe_sqrt(noise))
             deviations = lax.stop_gradient(jnp.where(open_, grown, deviations))
-            change = settled[:, None] * seen
-            unknown = _cleared(unknown - change, lax.stop_gradient(jnp.abs(change)))
+            unknown = unknown - settled[:, None] * seen
             pivot = jnp.where(open_, square, 1.0)
             density = density - jnp.where(open_, jnp.log(pivot) + LOG_TWO_PI, 0.0) / 2
         moved = lax.stop_gradient(moved)
@@ -190,7 +189,7 @@ def condition_exactly(belief: Belief, rows: Rows) -> tuple[Belief, Array]:
     belief, deviations, total = over_rows(take_in, start, rows)
     if belief.unknown.shape[1]:
         left = jnp.sum(jnp.abs(belief.unknown), axis=1)
-        gone = left <= tiny * reach
+        gone = left <= _tiny(reach, 0.5) * reach
         unknown = jnp.where(gone[:, None], 0.0, belief.unknown)
         belief = belief._replace(unknown=unknown)
     return _without_rounding(belief, deviations, rows), total
@@ -299,8 +298,9 @@ def _without_garbage(rows: Array) -> Array:
     U = jnp.abs(rows[:, :-1])
     sizes = jnp.sqrt(jnp.sum(U * U, axis=0))
     least = 32 * len(sizes) * jnp.finfo(rows.dtype).eps * sizes
-    gone = jnp.all(least >= U, axis=1)
-    return jnp.where(gone[:, None], 0.0, rows)
+    known = jnp.where(least >= U, 0.0, rows[:, :-1])
+    said = jnp.where(jnp.any(known != 0, axis=1), rows[:, -1], 0.0)
+    return jnp.append(known, said[:, None], axis=1)
 
 
 @dataclass(frozen=True)

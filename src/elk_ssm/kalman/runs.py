@@ -203,7 +203,9 @@ def triangular(table: Array, size: int) -> Array:
         below = index >= k
         x = jnp.where(below, table[:, k], 0.0)
         spare = jnp.where(below, table[:, -1], 0.0)
-        return reflected(table, jnp.where(jnp.any(x != 0), x, spare), k)
+        table = reflected(table, jnp.where(jnp.any(x != 0), x, spare), k)
+        # Roundings: of a column, and not of the spare one.
+        return table.at[:, k].set(jnp.where(index > k, 0.0, table[:, k]))
 
     # A loop: written out, the program takes the compiler twice as long.
     return lax.fori_loop(0, size, clear, table)

@@ -2,7 +2,10 @@ r"""Correlated noise decorrelated, so that emissions are taken in one scalar at 
 
     R = L diag(d) L',      L unit lower triangular,
 
-which allows zero variances where a Cholesky factor would not.
+which allows zero variances where a Cholesky factor would not. Entries are eliminated
+in the order of their variances, the largest first, so that no factor is larger than
+one: the other way round a value of little noise is subtracted thousands of times from
+one of much, which costs as many digits.
 """
 
 from typing import NamedTuple
@@ -19,7 +22,10 @@ from elk_ssm.parallel.anywhere import anywhere
 
 
 class Whitener(NamedTuple):
-    """`inverse @ R @ inverse.T = diag(variances)`, `inverse` unit lower triangular."""
+    """`inverse @ R @ inverse.T = diag(variances)`; `inverse` has a diagonal of ones.
+
+    It is lower triangular where the dimensions are ordered by their variances.
+    """
 
     inverse: Array
     variances: Array
@@ -27,7 +33,23 @@ class Whitener(NamedTuple):
 
 @jax.jit
 def whiten(covariance: Array) -> Whitener:
-    """Decorrelate a PSD `(E, E)` matrix, which may be singular."""
+    """Decorrelate a PSD `(E, E)` matrix, which may be singular.
+
+    A singular one is eliminated in the order that it is in: then the first ones of
+    values that say the same count in a density, whatever their variances.
+    """
+    order = jnp.argsort(-jnp.diagonal(covariance))
+    place = jnp.argsort(order)
+    plain = _eliminated(covariance)
+    inverse, variances = _eliminated(covariance[order][:, order])
+    singular = jnp.any(plain.variances <= 0)
+    return Whitener(
+        jnp.where(singular, plain.inverse, inverse[place][:, place]),
+        jnp.where(singular, plain.variances, variances[place]),
+    )
+
+
+def _eliminated(covariance: Array) -> Whitener:
     size = covariance.shape[-1]
     rows = jnp.arange(size)
 
