@@ -43,6 +43,8 @@ from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows, projec
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 
 _RUN = "(d,d),(d),(d,d),(d,n)"
+# Rows are of a size if the exponents of two of their largest entries differ by less.
+_SIMILAR = 8
 
 
 class Run(NamedTuple):
@@ -188,16 +190,16 @@ def compress_with_residual(rows: Array) -> tuple[Array, Array]:
 def triangular(table: Array, size: int) -> Array:
     """Clear the first columns of a table below their diagonals, orthogonally.
 
-    The largest rows first: so each keeps its own digits, however much the sizes of rows
-    differ (Powell and Reid, 1969; Cox and Higham, 1998, Stability of Householder QR
-    factorization for weighted least squares problems).
+    Rows that are larger by hundreds come first: so each keeps its own digits, however
+    much the sizes of rows differ (Powell and Reid, 1969; Cox and Higham, 1998,
+    Stability of Householder QR factorization for weighted least squares problems).
 
     A column of zeros leaves a row to spare, which takes in what is left of the last
     column: so nothing is lost that the derivative by such a column would be about.
     """
     index = jnp.arange(table.shape[0])
     largest = jnp.max(jnp.abs(lax.stop_gradient(table[:, :size])), axis=1)
-    table = table[jnp.argsort(-largest)]
+    table = table[jnp.argsort(-(jnp.frexp(largest)[1] // _SIMILAR))]
 
     def clear(k, table):
         below = index >= k
