@@ -43,14 +43,20 @@ from elk_ssm.kalman.roundings import (
     rounding_of,
     safe_sqrt,
 )
-from elk_ssm.kalman.runs import as_emission, reflected
+from elk_ssm.kalman.runs import Run, as_emission, no_rows, reflected
 from elk_ssm.kalman.scalar_updates import (
     Rows,
     condition_carefully,
     condition_row,
     over_rows,
 )
-from elk_ssm.kalman.steps import Entry, Steps, propagate, steps_of, transition_into
+from elk_ssm.kalman.steps import (
+    Entry,
+    RunsOfSteps,
+    propagate,
+    steps_of,
+    transition_into,
+)
 from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import Dense, to_dense
@@ -108,7 +114,7 @@ def _as_square(columns: Array) -> Array:
         found = jnp.sum(x * x) > least[k]
         table = jnp.where(found, reflected(table, x, row), table)
         # Below the pivot nothing but roundings is left.
-        row = row + found
+        row = row + found.astype(row.dtype)
         table = table.at[:, k].set(jnp.where(index < row, table[:, k], 0.0))
         return table, row
 
@@ -117,92 +123,104 @@ def _as_square(columns: Array) -> Array:
     return transpose(table[:size])
 
 
+class _Sizes(NamedTuple):
+    """What roundings within a step are measured by, of every dimension, `(D,)`.
+
+    Attributes:
+        deviations: What a row of the root came of.
+        reach: What a row of `unknown` came of.
+    """
+
+    deviations: Array
+    reach: Array
+
+
 def condition_exactly(belief: Belief, rows: Rows) -> tuple[Belief, Array]:
     """Condition on all rows.
 
     Returns:
         What is believed then, and the log density of the observed values, `()`.
     """
-    tiny = _tiny(belief.mean)
-    reach = lax.stop_gradient(jnp.sum(jnp.abs(belief.unknown), axis=1))
-    deviations = jnp.sqrt(jnp.sum(belief.root**2, axis=1))
-
-    def take_in(carry: tuple, row: tuple) -> tuple:
-        (mean, cov, root, unknown, rounded), deviations, total = carry
-        h, r, z, ok = row
-        v = lax.stop_gradient(h @ root)
-        sizes = jnp.sum(jnp.abs(h) * deviations)
-        v = jnp.where(jnp.sqrt(jnp.sum(v * v)) <= tiny * sizes, 0.0, v)
-        a = jnp.sum(v * v)
-        seen = jnp.sum(unknown * h[:, None], axis=0)
-        whole = _tiny(reach, 0.5) * jnp.sum(reach * jnp.abs(h))
-        open_ = ok & (jnp.sum(jnp.abs(seen)) > whole)
-        known = (r <= 0) & (a <= 0)
-        proper = ok & ~known & ~open_
-
-        g = jnp.sum(cov * h[None, :], axis=-1)
-        variance = _valued(jnp.sum(g * h), a)
-        along = matvec(root, v)
-        new, K, _ = condition_row(cov, h, _valued(g, along), variance, r, proper)
-        noise = lax.stop_gradient(jnp.where(r > 0, r, 0.0))
-        s = a + noise
-        share = reciprocal(s + jnp.sqrt(noise * s), proper)
-        change = along[:, None] * (v * share)
-        moved = root - change
-
-        error = z - jnp.sum(h * mean)
-        near = lax.stop_gradient(jnp.sum(jnp.abs(h * mean)))
-        here = rounding_of(largest + near)
-        off = jnp.sum(jnp.abs(h * rounded))
-        slack = 64 * (here + 4 * off) + tiny * sizes
-        s = jnp.where(known, 0.0, variance + r)
-        density = log_normal(error, s, ok & ~open_, lax.stop_gradient(slack))
-
-        if unknown.shape[1]:
-            square = jnp.sum(seen * seen)
-            settled = matvec(unknown, seen) * reciprocal(square, open_)
-            K = jnp.where(open_, settled, K)
-            less = _eye(mean) - settled[:, None] * h
-            turned = matmul(less, matmul(cov, transpose(less)))
-            turned = turned + r * settled[:, None] * settled
-            new = jnp.where(open_, turned, new)
-            columns = jnp.append(
-                _product(less, root), (safe_sqrt(noise) * settled)[:, None], axis=1
-            )
-            moved = jnp.where(open_, _as_square(columns), moved)
-            grown = deviations + jnp.abs(settled) * (sizes + safe_sqrt(noise))
-            deviations = lax.stop_gradient(jnp.where(open_, grown, deviations))
-            unknown = unknown - settled[:, None] * seen
-            pivot = jnp.where(open_, square, 1.0)
-            density = density - jnp.where(open_, jnp.log(pivot) + LOG_TWO_PI, 0.0) / 2
-        moved = lax.stop_gradient(moved)
-        new = _valued(symmetrize(new), matmul(moved, transpose(moved)))
-        gain = lax.stop_gradient(K)
-        rounded = rounded - gain * (jnp.sum(h * rounded) - here / 4)
-        after = Belief(mean + K * error, new, moved, unknown, rounded)
-        return (after, deviations, total + density)
-
     observed = jnp.where(rows.observed, rows.values, 0.0)
     # A decorrelated value may be the small difference of large ones.
     largest = lax.stop_gradient(jnp.max(jnp.abs(observed), initial=0))
-    start = belief, deviations, jnp.zeros((), belief.mean.dtype)
-    belief, deviations, total = over_rows(take_in, start, rows)
-    if belief.unknown.shape[1]:
-        left = jnp.sum(jnp.abs(belief.unknown), axis=1)
-        gone = left <= _tiny(reach, 0.5) * reach
-        unknown = jnp.where(gone[:, None], 0.0, belief.unknown)
-        belief = belief._replace(unknown=unknown)
-    return _without_rounding(belief, deviations, rows), total
+
+    def take_in(carry: tuple, row: tuple) -> tuple:
+        belief, sizes, total = carry
+        h, r, z, ok = row
+        mean, cov, root, unknown, rounded = belief
+        spread = jnp.sum(jnp.abs(h) * sizes.deviations)
+        v = matvec(transpose(root), lax.stop_gradient(h))
+        v = jnp.where(jnp.sqrt(jnp.sum(v * v)) <= _tiny(v) * spread, 0.0, v)
+        a = jnp.sum(v * v)
+        u = jnp.sum(unknown * h[:, None], axis=0)
+        open_ = jnp.sum(jnp.abs(u)) > _tiny(u) * jnp.sum(jnp.abs(h) * sizes.reach)
+        known = (r <= 0) & (a <= 0)
+        open_, proper = ok & open_, ok & ~known & ~open_
+
+        g = jnp.sum(cov * h[None, :], axis=-1)
+        variance = _valued(jnp.sum(g * h), a)
+        g = _valued(g, matvec(root, v))
+        cov, K, _ = condition_row(cov, h, g, variance, r, proper)
+        noise = lax.stop_gradient(jnp.where(r > 0, r, 0.0))
+        share = reciprocal(a + noise + jnp.sqrt(noise * (a + noise)), proper)
+        root = root - _outer(matvec(root, v), v * share)
+
+        error = z - jnp.sum(h * mean)
+        here = rounding_of(largest + jnp.sum(jnp.abs(h * mean)))
+        carried = 4 * jnp.sum(jnp.abs(h * rounded))
+        slack = lax.stop_gradient(64 * (here + carried) + _tiny(v) * spread)
+        s = jnp.where(known, 0.0, variance + r)
+        density = log_normal(error, s, ok & ~open_, slack)
+        if unknown.shape[1]:
+            square = jnp.where(open_, jnp.sum(u * u), 1.0)
+            settled = matvec(unknown, u) * reciprocal(square, open_)
+            less = _eye(mean) - _outer(settled, h)
+            turned = matmul(less, matmul(belief.cov, transpose(less)))
+            turned = turned + r * _outer(settled, settled)
+            own = safe_sqrt(noise) * lax.stop_gradient(settled)
+            columns = _product(lax.stop_gradient(less), belief.root)
+            columns = _as_square(jnp.append(columns, own[:, None], axis=1))
+            K = jnp.where(open_, settled, K)
+            cov = jnp.where(open_, turned, cov)
+            root = jnp.where(open_, columns, root)
+            unknown = unknown - _outer(settled, u)
+            density = density - jnp.where(open_, jnp.log(square) + LOG_TWO_PI, 0.0) / 2
+            grown = jnp.abs(settled) * (spread + safe_sqrt(noise))
+            sizes = sizes._replace(deviations=sizes.deviations + grown)
+        root, gain = lax.stop_gradient((root, K))
+        rounded = rounded - gain * (jnp.sum(h * rounded) - here / 4)
+        cov = _valued(symmetrize(cov), matmul(root, transpose(root)))
+        belief = Belief(mean + K * error, cov, root, unknown, rounded)
+        return belief, lax.stop_gradient(sizes), total + density
+
+    reach = jnp.sum(jnp.abs(belief.unknown), axis=1)
+    sizes = _Sizes(_deviations(belief.root), lax.stop_gradient(reach))
+    start = belief, sizes, jnp.zeros((), belief.mean.dtype)
+    belief, sizes, total = over_rows(take_in, start, rows)
+    return _without_rounding(belief, sizes, rows), total
 
 
-def _without_rounding(belief: Belief, deviations: Array, rows: Rows) -> Belief:
-    """Clear the rows of which nothing but rounding is left beside exact scalars."""
+def _without_rounding(belief: Belief, sizes: _Sizes, rows: Rows) -> Belief:
+    """Clear the rows of which nothing but rounding is left."""
+    left = jnp.sum(jnp.abs(belief.unknown), axis=1)
+    settled = left <= _tiny(left) * sizes.reach
+    unknown = jnp.where(settled[:, None], 0.0, belief.unknown)
+    # Others than exact scalars may leave a variance that is small and right.
     exact = jnp.any(rows.observed & (rows.variances <= 0))
-    left = jnp.sqrt(jnp.sum(belief.root**2, axis=1))
-    gone = exact & (left <= _tiny(left) * deviations)
-    root = jnp.where(gone[:, None], 0.0, belief.root)
+    deviations = _deviations(belief.root)
+    known = exact & (deviations <= _tiny(deviations) * sizes.deviations)
+    root = jnp.where(known[:, None], 0.0, belief.root)
     cov = _valued(belief.cov, matmul(root, transpose(root)))
-    return belief._replace(root=root, cov=cov)
+    return belief._replace(root=root, cov=cov, unknown=unknown)
+
+
+def _deviations(root: Array) -> Array:
+    return jnp.sqrt(jnp.sum(root * root, axis=1))
+
+
+def _outer(left: Array, right: Array) -> Array:
+    return left[:, None] * right[None, :]
 
 
 def _eye(like: Array) -> Array:
@@ -210,8 +228,13 @@ def _eye(like: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _Exactly(Steps[Belief, Any]):
-    """The output of a step is what is believed then, and what it adds to log p(y)."""
+class _Exactly(RunsOfSteps[Belief]):
+    """The output of a step is what is believed then, and what it adds to log p(y).
+
+    Attributes:
+        first: A root of the prior, `(D, D)`, and what it leaves unknown, `(D, d)`.
+        noise: A root of Q, `(D, D)`; `None` where it varies.
+    """
 
     first: tuple[Array, Array]
     noise: Array | None
@@ -223,22 +246,28 @@ class _Exactly(Steps[Belief, Any]):
         mean, cov = propagate(into, state.mean, state.cov)
         noise = _root_of(into.noise) if self.noise is None else self.noise
         own = jnp.where(begins, self.first[0], noise)
-        F_, root = lax.stop_gradient((F, state.root))
-        root = _as_square(jnp.append(_product(F_, root), own, axis=1))
-        root = lax.stop_gradient(root)
+        root = _product(lax.stop_gradient(F), state.root)
+        root = lax.stop_gradient(_as_square(jnp.append(root, own, axis=1)))
         cov = _valued(cov, matmul(root, transpose(root)))
         unknown = jnp.where(begins, self.first[1], _product(F, state.unknown))
         sizes = matvec(jnp.abs(F), jnp.abs(state.mean)) + jnp.abs(into.offset)
-        signs = jnp.where((jnp.arange(len(mean)) + entry.step) % 2 > 0, 1, -1)
-        rounded = matvec(F, state.error) + signs * rounding_of(sizes) / 4
+        own = rounding_of(sizes) / 4
+        own = jnp.where((jnp.arange(len(mean)) + entry.step) % 2 > 0, own, -own)
+        rounded = matvec(F, state.error) + own
         belief = Belief(mean, cov, root, unknown, lax.stop_gradient(rounded))
         after, term = condition_exactly(belief, self.rows(entry))
         return after, (after, term)
 
-    def element(self, entry: Entry) -> Any:
-        raise NotImplementedError
+    def known(self, state: Belief) -> Run:
+        """Return the run that ends in what is believed, where nothing is unknown."""
+        zero = jnp.zeros_like(state.cov)
+        return Run(zero, state.mean, state.cov, no_rows(state.mean))
 
-    combine = known = state = nothing = element  # type: ignore[assignment]
+    def state(self, element: Run) -> Belief:
+        """Return what is believed at the end of a run."""
+        zero = jnp.zeros_like(self.first[1])
+        root = _root_of(element.C)
+        return Belief(element.b, element.C, root, zero, jnp.zeros_like(element.b))
 
 
 def believe(problem: Problem, *, diffuse: bool) -> tuple[Belief, Array]:
@@ -248,22 +277,17 @@ def believe(problem: Problem, *, diffuse: bool) -> tuple[Belief, Array]:
         problem: The model and its data, one group of dimensions.
         diffuse: Whether a variance of the first state may be infinite.
     """
-    problem, first = _proper(problem)
-    unknown = (
-        jnp.diag(first)[:, :] if diffuse else jnp.zeros((len(first), 0), first.dtype)
-    )
+    problem, open_ = _proper(problem)
+    unknown = jnp.diag(open_)[:, : None if diffuse else 0]
     prior = _root_of(to_dense(problem.initial_covariance))
     Q = problem.covariance
     noise = None if Q.varies else lax.stop_gradient(_root_of(to_dense(Q)))
     mean = jnp.zeros_like(problem.initial_mean)
     none = jnp.diag(mean)
     start = Belief(mean, none, none, jnp.zeros_like(unknown), mean)
-    filter_ = _Exactly(
-        **steps_of(problem, start),
-        first=(lax.stop_gradient(prior), unknown),
-        noise=noise,
-    )
-    return run(filter_, backend="sequential")
+    first = lax.stop_gradient(prior), unknown
+    steps = _Exactly(**steps_of(problem, start), first=first, noise=noise)
+    return run(steps, backend="sequential")
 
 
 def _root_of(covariance: Array) -> Array:
@@ -295,10 +319,11 @@ def filter_exactly(problem: Problem, *, diffuse: bool = False) -> Filtered:
 
 
 def _without_garbage(rows: Array) -> Array:
+    """Clear what roundings left in rows: it would settle what is unknown."""
     U = jnp.abs(rows[:, :-1])
     sizes = jnp.sqrt(jnp.sum(U * U, axis=0))
     least = 32 * len(sizes) * jnp.finfo(rows.dtype).eps * sizes
-    known = jnp.where(least >= U, 0.0, rows[:, :-1])
+    known = jnp.where(least[None, :] >= U, 0.0, rows[:, :-1])
     said = jnp.where(jnp.any(known != 0, axis=1), rows[:, -1], 0.0)
     return jnp.append(known, said[:, None], axis=1)
 

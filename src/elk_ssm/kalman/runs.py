@@ -198,8 +198,7 @@ def triangular(table: Array, size: int) -> Array:
     column: so nothing is lost that the derivative by such a column would be about.
     """
     index = jnp.arange(table.shape[0])
-    largest = jnp.max(jnp.abs(lax.stop_gradient(table[:, :size])), axis=1)
-    table = table[jnp.argsort(-(jnp.frexp(largest)[1] // _SIMILAR))]
+    table = table[_by_size(lax.stop_gradient(table[:, :size]))]
 
     def clear(k, table):
         below = index >= k
@@ -211,6 +210,13 @@ def triangular(table: Array, size: int) -> Array:
 
     # A loop: written out, the program takes the compiler twice as long.
     return lax.fori_loop(0, size, clear, table)
+
+
+def _by_size(table: Array) -> Array:
+    """Return an order of rows, whatever the units of columns."""
+    largest = jnp.max(jnp.abs(table), axis=0)
+    shares = jnp.abs(table) / jnp.where(largest > 0, largest, 1)[None, :]
+    return jnp.argsort(-(jnp.frexp(jnp.max(shares, axis=1))[1] // _SIMILAR))
 
 
 def reflected(table: Array, x: Array, row: int | Array) -> Array:

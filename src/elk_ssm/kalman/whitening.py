@@ -2,10 +2,11 @@ r"""Correlated noise decorrelated, so that emissions are taken in one scalar at 
 
     R = L diag(d) L',      L unit lower triangular,
 
-which allows zero variances where a Cholesky factor would not. Entries are eliminated
-in the order of their variances, the largest first, so that no factor is larger than
-one: the other way round a value of little noise is subtracted thousands of times from
-one of much, which costs as many digits.
+which allows zero variances where a Cholesky factor would not.
+
+Of an emission, values that say little are decorrelated first. The other way round a
+value whose noise is nothing beside the state, times thousands where units are such, is
+taken from one of much noise, and its roundings are more than what that one says.
 """
 
 from typing import NamedTuple
@@ -22,9 +23,9 @@ from elk_ssm.parallel.anywhere import anywhere
 
 
 class Whitener(NamedTuple):
-    """`inverse @ R @ inverse.T = diag(variances)`; `inverse` has a diagonal of ones.
+    """`inverse @ R @ inverse.T = diag(variances)`.
 
-    It is lower triangular where the dimensions are ordered by their variances.
+    `inverse` is unit lower triangular in the order of elimination.
     """
 
     inverse: Array
@@ -33,23 +34,7 @@ class Whitener(NamedTuple):
 
 @jax.jit
 def whiten(covariance: Array) -> Whitener:
-    """Decorrelate a PSD `(E, E)` matrix, which may be singular.
-
-    A singular one is eliminated in the order that it is in: then the first ones of
-    values that say the same count in a density, whatever their variances.
-    """
-    order = jnp.argsort(-jnp.diagonal(covariance))
-    place = jnp.argsort(order)
-    plain = _eliminated(covariance)
-    inverse, variances = _eliminated(covariance[order][:, order])
-    singular = jnp.any(plain.variances <= 0)
-    return Whitener(
-        jnp.where(singular, plain.inverse, inverse[place][:, place]),
-        jnp.where(singular, plain.variances, variances[place]),
-    )
-
-
-def _eliminated(covariance: Array) -> Whitener:
+    """Decorrelate a PSD `(E, E)` matrix, which may be singular."""
     size = covariance.shape[-1]
     rows = jnp.arange(size)
 
@@ -103,8 +88,28 @@ def whiten_emission(weights: Array, covariance: Array) -> WhitenedEmission:
     The row of an infinite variance is set apart; it counts as missing anyhow.
     """
     identity = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
-    whitener = whiten(jnp.where(covariance == jnp.inf, identity, covariance))
+    covariance = jnp.where(covariance == jnp.inf, identity, covariance)
+    plain, order = whiten(covariance), _by_information(weights, covariance)
+    place = jnp.argsort(order)
+    ordered = whiten(covariance[order][:, order])
+    inverse, variances = ordered.inverse[place][:, place], ordered.variances[place]
+    # Of values that say the same the first ones count in a density.
+    singular = jnp.any(plain.variances <= 0)
+    whitener = Whitener(
+        jnp.where(singular, plain.inverse, inverse),
+        jnp.where(singular, plain.variances, variances),
+    )
     return WhitenedEmission(matmul(whitener.inverse, weights), whitener)
+
+
+def _by_information(weights: Array, covariance: Array) -> Array:
+    """Order values by how much of all that is said of a dimension each of them says."""
+    variances = lax.stop_gradient(jnp.diagonal(covariance))
+    there = variances > 0
+    says = weights**2 / jnp.where(there, variances, 1)[:, None]
+    whole = jnp.sum(jnp.where(there[:, None], says, 0), axis=0)
+    shares = lax.stop_gradient(says / jnp.where(whole > 0, whole, 1)[None, :])
+    return jnp.argsort(jnp.max(shares, axis=1))
 
 
 def isolated(covariance: Operator, observed: Array) -> Operator:
