@@ -66,6 +66,21 @@ def test_the_sharded_smoother_is_the_dense_posterior(
         assert found.smoothed_means.sharding.spec[0] == "time"
 
 
+def test_there_is_no_square_root_of_exact_emissions(mesh):
+    one, y = ScaledIdentity(1.0), jnp.ones((UNEVEN, 1))
+
+    def value(r):
+        R = ScaledIdentity(r)
+        model = elk.LGSSM(jnp.zeros(1), elk.Diffuse(), one, one, one, R)
+        return elk.lgssm_log_likelihood(model, y, mesh=mesh)
+
+    with pytest.raises(ValueError, match="no exact emissions under a mesh"):
+        value(0.0)
+    of_traced = jax.jit(value)
+    assert np.isnan(of_traced(0.0))
+    assert np.isfinite(of_traced(0.3))
+
+
 def diagonal_model(decay):
     one = ScaledIdentity(1.0)
     return elk.LGSSM(jnp.zeros(2), one, Diagonal(decay), one, one, ScaledIdentity(0.3))

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from elk_ssm.kalman.apart import evidence_of, filter_apart
 from elk_ssm.kalman.delicate import has_exact_emissions
 from elk_ssm.kalman.exactly import filter_exactly
-from elk_ssm.kalman.form import Form, Held, chosen_form, on_one_device, unless_exact
+from elk_ssm.kalman.form import Form, Held, chosen_form, unless_exact
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import run_task
@@ -91,11 +91,11 @@ def lgssm_filter(
         mask: `(T, E)` or `(T,)`, True where observed; NaN is missing all the same.
         form: `"covariance"`; `"square_root"`, which keeps the initial state apart and
             is right for any prior variance, in float32 too, at 1.2 to 2 times the cost
-            from D = 4 on and much more below, but not where emissions are exact
-            (see `kalman/apart.py`), or have less noise than the rounding of the
-            variance that process noise adds up to, held as a covariance; or
-            `"auto"`: the second where the prior is so wide that the first would lose
-            it, which is seen of values that are not traced.
+            from D = 4 on and much more below (see `kalman/apart.py`), but where
+            emissions have less noise than the rounding of the variance that process
+            noise adds up to, held as a covariance; or `"auto"`: the second where the
+            prior is so wide that the first would lose it, which is seen of values that
+            are not traced. Exact emissions are right in either, step after step.
         backend: `"sequential"`, `"associative"`, or `"auto"`: sequential on a CPU.
         mesh: Devices over which time is sharded, one piece of the series on each; the
             emissions may be sharded so already. See `elk_ssm.evaluate`.
@@ -156,8 +156,7 @@ def _filter_apart(
         means, covs, terms = filter_exactly(problem, diffuse=True)
         return means, covs, jnp.sum(terms)
 
-    held = on_one_device(held, axis)
-    means, covs, evidence = unless_exact(held, apart, exactly, problem)
+    means, covs, evidence = unless_exact(held, apart, exactly, problem, axis)
     return (means, Dense(covs)), evidence
 
 

@@ -1,13 +1,16 @@
 """How a recursion over a linear-Gaussian model is held, and which way a model needs.
 
-With the initial state kept apart an exact emission of what is known already is told
-from one that is not by no threshold (see `exactly`). Whether there is one is seen
-beforehand where values are not traced, so that one program is compiled and not two.
+With the initial state kept apart no threshold tells an exact emission of what is known
+already from another one, so such models are run from a root (see `exactly`). Whether
+there is one is seen beforehand where values are not traced: one program is compiled
+then and not two.
 """
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -17,7 +20,7 @@ from elk_ssm.kalman.initial import is_diffuse
 from elk_ssm.kalman.lgssm import LGSSM, Problem
 from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.anywhere import anywhere
-from elk_ssm.parallel.time_axis import TimeAxis
+from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 _LOSS = 1e-4
 Form: TypeAlias = Literal["auto", "covariance", "square_root"]
@@ -49,32 +52,37 @@ def chosen_form(form: str, model: LGSSM, problem: Problem) -> Held:
 
 
 def unless_exact(
-    held: Held, apart: Callable[[Problem], Any], exactly: Callable, problem: Problem
+    held: Held,
+    apart: Callable[[Problem], Any],
+    exactly: Callable[[Problem], Any],
+    problem: Problem,
+    axis: TimeAxis = LOCAL,
 ) -> Any:
     """Call the one of two ways that a model needs; a batch is of one kind.
 
     Args:
         held: How it is held; not as a covariance.
         apart: The way with the initial state kept apart.
-        exactly: The one for exact emissions.
+        exactly: The one for exact emissions, on one device only.
         problem: The model with its data.
+        axis: Where time lives.
+
+    Raises:
+        ValueError: An emission is exact, and time sharded. Where that is not known
+            beforehand, everything is NaN.
     """
-    if held != "either":
-        return (exactly if held == "exactly" else apart)(problem)
-    exact = anywhere(has_noiseless_emissions(problem))
-    return lax.cond(exact, exactly, apart, problem)
-
-
-def on_one_device(held: Held, axis: TimeAxis) -> Held:
-    """Return the way that there is where time may be sharded, or say that none is."""
-    if not axis.is_sharded or held == "covariance":
-        return held
-    if held == "exactly":
+    if held == "exactly" and axis.is_sharded:
         raise ValueError(
             "form='square_root' has no exact emissions under a mesh: the emission "
             "covariance is singular. Leave mesh out, or give every emission some noise."
         )
-    return "apart"
+    if held != "either":
+        return (exactly if held == "exactly" else apart)(problem)
+    exact = has_noiseless_emissions(problem)
+    if not axis.is_sharded:
+        return lax.cond(anywhere(exact), exactly, apart, problem)
+    hidden = axis.total(exact.astype(problem.values.dtype)) > 0
+    return jax.tree.map(lambda x: jnp.where(hidden, jnp.nan, x), apart(problem))
 
 
 def _apart_or_exactly(problem: Problem) -> Held:
@@ -99,7 +107,7 @@ def is_vague(problem: Problem) -> bool:
     H, noise = problem.emission_weights.array, problem.emission_covariance.variances()
     if any(map(is_traced, (prior, H, noise))):
         return False
-    # An emission without noise, zero here, is taken in exactly by covariances only.
+    # Beside an emission without noise, zero here, both forms are run from a root.
     least = np.min(np.asarray(noise), initial=np.inf)
     most = np.max(np.asarray(prior)) * np.max(np.square(np.asarray(H)), initial=0)
     return bool(least > 0 and most * np.finfo(problem.values.dtype).eps > _LOSS * least)

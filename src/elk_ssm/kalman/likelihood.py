@@ -30,10 +30,11 @@ def lgssm_log_likelihood(
     **Exact emissions.** A value without noise (a singular R, or R = 0) whose predicted
     variance is zero is known already. It contributes the density on the observed
     subspace: a factor of one where it agrees with what is known, up to rounding, and
-    zero, a log likelihood of -inf, where it contradicts it. Zero means less than
-    eps^(3/4) of the variance of the state (6e-6 in float32, 2e-12 in float64). The
-    rule is the same for both backends; under a mesh, R = 0 together with Q = 0 keeps
-    half the digits.
+    zero, a log likelihood of -inf, where it contradicts it. Zero means a deviation of
+    less than sqrt(eps) of the state's (3e-4 in float32, 1.5e-8 in float64); a root of
+    the covariance tells it from what rounding left (see `kalman/exactly.py`). The rule
+    is the same for both forms and backends; under a mesh, R = 0 together with Q = 0
+    keeps half the digits, and there is no square root.
 
     **Diffuse priors.** Held as a covariance, a prior variance of 1e12 costs as many
     digits, about twelve of the sixteen of float64. `form="square_root"` keeps them all,

@@ -3,7 +3,8 @@ r"""Smoothers of a linear-Gaussian model: which recursion a model needs.
 | the model | recursion |
 |---|---|
 | process noise in every direction | Rauch, Tung and Striebel, `rauch_tung_striebel` |
-| a singular or relatively small Q; exact emissions | two filters, `future` |
+| a singular or relatively small Q | two filters, `future`; step by step, `exactly` |
+| exact emissions | two filters from a root of every covariance, `exactly` |
 | a prior so wide that covariances lose it | the initial state kept apart, `apart` |
 | time sharded over a mesh | two filters, which share what a mesh gathers |
 
@@ -23,7 +24,7 @@ from elk_ssm.kalman.apart import evidence_of, filter_apart, smooth_apart
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.exactly import smooth_exactly
 from elk_ssm.kalman.filtering import filter_by_prefixes
-from elk_ssm.kalman.form import Form, Held, chosen_form, on_one_device, unless_exact
+from elk_ssm.kalman.form import Form, Held, chosen_form, unless_exact
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.future import two_filters
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
@@ -200,8 +201,7 @@ def _smooth_apart(
         (means, covs, terms), found = smooth_exactly(problem, diffuse=True)
         return (means, covs, jnp.sum(terms)), _two_filters(found, cross)
 
-    held = on_one_device(held, axis)
-    filtered, smoothed = unless_exact(held, apart, exactly, problem)
+    filtered, smoothed = unless_exact(held, apart, exactly, problem, axis)
     (means, covs, evidence), (smoothed_means, spreads, lagged) = filtered, smoothed
     moments = means, Dense(covs), smoothed_means, Dense(spreads)
     crosses = None if lagged is None else Dense(lagged)
