@@ -17,8 +17,12 @@ _ULIMITS = {
     "RLIMIT_AS": ("ulimit -v", "VmSize"),
     "RLIMIT_DATA": ("ulimit -d", "VmData"),
 }
-# Where a container's limit is: version 2 of control groups, and version 1.
-_CONTAINER = ("memory.max", "memory/memory.limit_in_bytes")
+# Where a container's limit is, and what of its statistics no file could be dropped for:
+# version 2 of control groups, and version 1.
+_CONTAINER = (
+    ("memory.max", "memory.stat", "anon"),
+    ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss"),
+)
 
 
 class Limit(NamedTuple):
@@ -44,10 +48,11 @@ def limits() -> list[Limit]:
             soft, _ = resource.getrlimit(getattr(resource, kind))
             if soft != resource.RLIM_INFINITY:
                 found.append(Limit(name, soft, _held(field)))
-    for place in _CONTAINER:
+    for place, statistics, name in _CONTAINER:
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit.
             most = int(Path("/sys/fs/cgroup", place).read_text())
-            found.append(Limit("container", most))
+            held = _named(Path("/sys/fs/cgroup", statistics), name)
+            found.append(Limit("container", most, held))
     return found
 
 
@@ -66,9 +71,14 @@ def process_bytes() -> int:
 
 def _held(field: str) -> int:
     """Return a number of `/proc/self/status`, in bytes; zero where there is none."""
+    return 1024 * _named(Path("/proc/self/status"), f"{field}:")
+
+
+def _named(path: Path, name: str) -> int:
+    """Return the number after a name in a file of such lines, or zero."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == field:
-                return 1024 * int(value.split()[0])
+        for line in path.read_text().splitlines():
+            first, *others = line.split()[:2] or [""]
+            if first == name:
+                return int(others[0])
     return 0

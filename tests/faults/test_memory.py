@@ -120,18 +120,24 @@ def test_less_than_jax_takes_is_refused_before_it_crashes(kind, tmp_path):
 
 
 def test_a_container_says_what_it_gives(tmp_path, monkeypatch):
-    for place, text, most in (
-        ("memory.max", "3000000000\n", 3_000_000_000),
-        ("memory/memory.limit_in_bytes", "2000000000\n", 2_000_000_000),
+    """What files hold in memory is dropped for others, so it is not held."""
+    every = _limits._CONTAINER
+    for (place, statistics, name), most, held in zip(
+        every, (3_000_000_000, 2_000_000_000), (700_000_000, 500_000_000), strict=True
     ):
         (tmp_path / place).parent.mkdir(exist_ok=True)
-        (tmp_path / place).write_text(text)
-        monkeypatch.setattr(_limits, "_CONTAINER", (str(tmp_path / place),))
-        assert _limits.Limit("container", most) in _limits.limits()
+        (tmp_path / place).write_text(f"{most}\n")
+        said = f"file 9\n{name} {held}\n{name}_thp 4\nempty\n\n"
+        (tmp_path / statistics).write_text(said)
+        here = *(str(tmp_path / x) for x in (place, statistics)), name
+        monkeypatch.setattr(_limits, "_CONTAINER", (here,))
+        assert _limits.Limit("container", most, held) in _limits.limits()
         assert _limits.process_bytes() <= most
         assert _memory.device_bytes() <= most
+        assert _memory.left_bytes() <= most - held
     (tmp_path / "memory.max").write_text("max\n")
-    monkeypatch.setattr(_limits, "_CONTAINER", (str(tmp_path / "memory.max"),))
+    here = str(tmp_path / "memory.max"), "there is none", "anon"
+    monkeypatch.setattr(_limits, "_CONTAINER", (here,))
     assert all(limit.name != "container" for limit in _limits.limits())
 
 
