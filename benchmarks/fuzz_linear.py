@@ -18,9 +18,10 @@ as a matrix rounds it where it is largest, before an emission, between two scala
 one, and after it. In the square root C is of the noise alone, as the first state is
 kept apart. An emission with less noise than ten of these roundings of C is too delicate
 for the form and precision, as is a bound of a tenth of the answer. Exact emissions
-leave half of the digits, and are drawn in double precision. The quick smoother of covariances conditions on a successor of
-process noise q and variance C and loses C / q of the digits, at most half of them, from
-where the careful one takes over (`kalman/delicate.py`).
+leave half of the digits, and are drawn in double precision. The quick smoother of
+covariances conditions on a successor of process noise q and variance C and loses C / q
+of the digits, at most half of them, from where the careful one takes over
+(`kalman/delicate.py`).
 """
 
 from __future__ import annotations
