@@ -188,7 +188,7 @@ def _read(
         pose(model, y, *(None if x is None else x[i] for x in (inputs, mask)))
         for i, y in enumerate(emissions)
     ]
-    form = chosen_form("auto", model, posed[0])
+    form = chosen_form("auto", model, posed[0], smooth=True)
     dtype, observed = posed[0].values.dtype, jnp.stack([x.observed for x in posed])
     gaps = gaps_of(observed.reshape(-1, observed.shape[-1]))
     emissions = jnp.where(observed, emissions, 0).astype(dtype)

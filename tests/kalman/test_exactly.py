@@ -9,8 +9,10 @@ from tests.kalman import oracle_edge
 
 import elk_ssm as elk
 from benchmarks import fuzz_linear
+from elk_ssm.kalman.filtering import filter_problem
 from elk_ssm.kalman.form import chosen_form
 from elk_ssm.kalman.lgssm import pose
+from elk_ssm.kalman.smoothing import smooth_problem
 from elk_ssm.linalg.structure import ScaledIdentity
 
 ONE, ZERO = ScaledIdentity(1.0), ScaledIdentity(0.0)
@@ -157,10 +159,37 @@ def test_the_form_is_chosen_by_what_is_known_beforehand():
     full = jnp.array([[1.0, 0.5], [0.5, 1.0]])
     assert [held(ONE), held(ZERO), held(full)] == ["apart", "exactly", "apart"]
     assert held(jnp.ones((2, 2))) == "either"
-    assert held(ZERO, "covariance") == "covariance"
+    assert held(ZERO, "covariance") == "careful"
     traced = []
     jax.eval_shape(lambda R: (traced.append(held(R)), R)[1], full)
     assert traced == ["either"]
+
+
+@pytest.mark.parametrize(
+    ("Q", "R", "smooth", "held"),
+    [
+        (np.eye(2), np.eye(2), True, "covariance"),
+        (np.diag([1.0, 0.0]), np.eye(2), True, "careful"),
+        (np.diag([1.0, 0.0]), np.eye(2), False, "covariance"),
+        (np.outer([0.5, 1.0], [0.5, 1.0]), np.eye(2), True, "careful"),
+        (np.eye(2), np.diag([1.0, 0.0]), False, "careful"),
+        (np.stack([np.eye(2)] * 3), np.eye(2), True, "covariance"),
+    ],
+)
+def test_a_model_that_surely_needs_care_is_one_program(Q, R, smooth, held):
+    F = jnp.array([[0.9, 0.2], [0.1, 0.7]])
+    model = elk.LGSSM(jnp.zeros(2), ONE, F, jnp.asarray(Q), jnp.eye(2), jnp.asarray(R))
+    y = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))
+    problem = pose(model, y, None, None)
+    assert chosen_form("auto", model, problem, smooth=smooth) == held
+    task = smooth_problem if smooth else filter_problem
+    text = task.lower(problem, "sequential", form=held).as_text()
+    plain = task.lower(problem, "sequential", form="covariance").as_text()
+    branches = [x.count("stablehlo.case") for x in (text, plain)]
+    assert branches[0] < branches[1] if held == "careful" else branches[0] > 0
+    found, other = (task(problem, "sequential", form=x) for x in (held, "covariance"))
+    for one, same in zip(jax.tree.leaves(found), jax.tree.leaves(other)):
+        np.testing.assert_allclose(one, same, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_of_very_different_sizes_keep_their_digits():

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from elk_ssm.kalman.apart import evidence_of, filter_apart
 from elk_ssm.kalman.delicate import has_exact_emissions
 from elk_ssm.kalman.exactly import filter_exactly
-from elk_ssm.kalman.form import Form, Held, chosen_form, unless_exact
+from elk_ssm.kalman.form import COVARIANCES, Form, Held, chosen_form, unless_exact
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import run_task
@@ -139,7 +139,8 @@ def filter_problem(
     """Filter a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    way = _filter_group if form == "covariance" else partial(_filter_apart, held=form)
+    way = _filter_group if form in COVARIANCES else _filter_apart
+    way = partial(way, held=form)
     task = partial(way, backend=backend)
     (means, covs), evidence = run_task(task, problem, shards)
     return FilterPosterior(evidence, means, covs)
@@ -161,12 +162,13 @@ def _filter_apart(
 
 
 def _filter_group(
-    problem: Problem, axis: TimeAxis, backend: Backend
+    problem: Problem, axis: TimeAxis, backend: Backend, held: Held
 ) -> tuple[tuple[Array, Dense], Array]:
     if axis.is_sharded:
         found = run(filter_of(problem), backend=backend, axis=axis)
     else:
-        found = by_backend(backend, _filter_by_steps, filter_by_prefixes, problem)
+        steps = filter_exactly if held == "careful" else _filter_by_steps
+        found = by_backend(backend, steps, filter_by_prefixes, problem)
     means, covs, terms = found
     return (means, Dense(covs)), axis.total(jnp.sum(terms))
 

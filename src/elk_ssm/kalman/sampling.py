@@ -19,7 +19,7 @@ from elk_ssm._order import model_first
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.kalman.apart import links_apart
 from elk_ssm.kalman.exactly import links_exactly
-from elk_ssm.kalman.form import Form, Held, chosen_form, unless_exact
+from elk_ssm.kalman.form import COVARIANCES, Form, Held, chosen_form, unless_exact
 from elk_ssm.kalman.future import future_of
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
 from elk_ssm.kalman.places import by_groups
@@ -101,7 +101,7 @@ def _links(
     problem: Problem, axis: TimeAxis, backend: Backend, form: Held
 ) -> tuple[tuple[Dense, Array, Dense], None]:
     """Return the links into every step, and square roots of their covariances."""
-    if form != "covariance":
+    if form not in COVARIANCES:
         apart = partial(links_apart, backend=backend)
         A, b, C = unless_exact(form, apart, links_exactly, problem)
     else:

@@ -13,7 +13,7 @@ accurate, and the choice is made for a whole batch.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from elk_ssm.kalman.apart import evidence_of, filter_apart, smooth_apart
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.exactly import smooth_exactly
 from elk_ssm.kalman.filtering import filter_by_prefixes
-from elk_ssm.kalman.form import Form, Held, chosen_form, unless_exact
+from elk_ssm.kalman.form import COVARIANCES, Form, Held, chosen_form, unless_exact
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.future import two_filters
 from elk_ssm.kalman.lgssm import LGSSM, Problem, pose
@@ -126,7 +126,7 @@ def lgssm_smoother(
     if shards is not None:
         data = off_explicit(data, "lgssm_smoother")
     problem = pose(*data)
-    found = chosen_form(form, model, problem)
+    found = chosen_form(form, model, problem, smooth=True)
     return smooth_problem(problem, backend, bool(cross_covariances), shards, found)
 
 
@@ -141,8 +141,8 @@ def smooth_problem(
     """Smooth a model that has been posed against its data."""
     if problem.num_steps == 0:
         raise ValueError("emissions must have at least one step; got T = 0.")
-    way = _smooth_group if form == "covariance" else partial(_smooth_apart, held=form)
-    task = partial(way, backend=backend, cross=cross)
+    way = _smooth_group if form in COVARIANCES else _smooth_apart
+    task = partial(way, backend=backend, cross=cross, held=form)
     return _posterior(*run_task(task, problem, shards))
 
 
@@ -170,7 +170,11 @@ def _posterior(found: tuple, evidence: Array) -> SmootherPosterior:
 
 
 def _smooth_group(
-    problem: Problem, axis: TimeAxis, backend: Backend, cross: bool
+    problem: Problem,
+    axis: TimeAxis,
+    backend: Backend,
+    cross: bool,
+    held: Held = "covariance",
 ) -> tuple[tuple, Array]:
     """Filter and smooth; Cov(z_{t-1}, z_t | y) is at entry t."""
     if axis.is_sharded:
@@ -178,7 +182,8 @@ def _smooth_group(
         filtered, found = run_both(filter_of(problem), back, backend=backend, axis=axis)
         smoothed = _two_filters(found, cross, axis)
     else:
-        ways = (partial(way, cross=cross) for way in (_by_steps, _by_prefixes))
+        steps = _exactly if held == "careful" else _by_steps
+        ways = (partial(way, cross=cross) for way in (steps, _by_prefixes))
         filtered, smoothed = by_backend(backend, *ways, problem)
     (means, covs, terms), (smoothed_means, spreads, lagged) = filtered, smoothed
     moments = means, Dense(covs), smoothed_means, Dense(spreads)
@@ -218,14 +223,14 @@ def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
         # Not with the quick way as a branch: XLA compiles small loops in one piece
         # on a CPU, but not inside of a conditional, where they take ten times longer.
         anywhere(exact | has_exact_dynamics(problem, filtered[1])),
-        partial(_exactly, cross=cross),
+        lambda problem, _: _exactly(problem, cross),
         lambda _, quickly: quickly,
         problem,
         quickly,
     )
 
 
-def _exactly(problem: Problem, _: Any, cross: bool) -> tuple[Filtered, Smoothed]:
+def _exactly(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     filtered, found = smooth_exactly(problem)
     return filtered, _two_filters(found, cross)
 
@@ -239,7 +244,7 @@ def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     ways = (
         partial(look_back_all, backend="associative", cross=cross),
         partial(_look_back, backend="associative", cross=cross),
-        lambda problem, _: _exactly(problem, None, cross)[1],
+        lambda problem, _: _exactly(problem, cross)[1],
     )
     return filtered, lax.switch(which, ways, problem, filtered)
 
