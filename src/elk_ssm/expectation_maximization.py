@@ -189,6 +189,8 @@ def _read(
         for i, y in enumerate(emissions)
     ]
     form = chosen_form("auto", model, posed[0], smooth=True)
+    # What needs no care now may need some later.
+    form = "covariance" if form == "quick" else form
     dtype, observed = posed[0].values.dtype, jnp.stack([x.observed for x in posed])
     gaps = gaps_of(observed.reshape(-1, observed.shape[-1]))
     emissions = jnp.where(observed, emissions, 0).astype(dtype)

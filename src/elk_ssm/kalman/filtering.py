@@ -167,24 +167,26 @@ def _filter_group(
     if axis.is_sharded:
         found = run(filter_of(problem), backend=backend, axis=axis)
     else:
-        steps = filter_exactly if held == "careful" else _filter_by_steps
-        found = by_backend(backend, steps, filter_by_prefixes, problem)
+        ways = partial(_filter_by_steps, held=held), partial(filter_by_prefixes, held)
+        found = by_backend(backend, *ways, problem)
     means, covs, terms = found
     return (means, Dense(covs)), axis.total(jnp.sum(terms))
 
 
-def _filter_by_steps(problem: Problem) -> Filtered:
+def _filter_by_steps(problem: Problem, held: Held) -> Filtered:
     """Filter step by step, taking care only where it is called for.
 
     Most models never meet an innovation whose variance is lost in rounding, and the
     scan that looks for none is up to a fifth faster, or several times where XLA
     compiles its whole loop at once.
     """
+    if held == "careful":
+        return filter_exactly(problem)
     few = reduced(problem)
-    return _unless_exact(problem, few.completed(filter_quickly(few.problem)))
+    return _unless_exact(problem, few.completed(filter_quickly(few.problem)), held)
 
 
-def filter_by_prefixes(problem: Problem) -> Filtered:
+def filter_by_prefixes(held: Held, problem: Problem) -> Filtered:
     """Filter by combining elements, then one step from every posterior.
 
     Where an emission has next to no noise, the order in which evidence is taken in
@@ -192,10 +194,14 @@ def filter_by_prefixes(problem: Problem) -> Filtered:
     """
     few = reduced(problem)
     found = few.completed(run(filter_of(few.problem), backend="associative"))
-    return _unless_exact(problem, found, ahead=True)
+    return _unless_exact(problem, found, held, ahead=True)
 
 
-def _unless_exact(problem: Problem, found: Filtered, ahead: bool = False) -> Filtered:
+def _unless_exact(
+    problem: Problem, found: Filtered, held: Held, ahead: bool = False
+) -> Filtered:
+    if held == "quick":
+        return found
     return lax.cond(
         anywhere(has_exact_emissions(problem, found[1], ahead=ahead)),
         lambda problem, _: filter_exactly(problem),

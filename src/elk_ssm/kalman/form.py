@@ -18,17 +18,25 @@ from elk_ssm._jax import is_traced
 from elk_ssm.kalman.delicate import has_noiseless_emissions
 from elk_ssm.kalman.initial import is_diffuse
 from elk_ssm.kalman.lgssm import LGSSM, Problem
-from elk_ssm.linalg.structure import Operator, to_dense
+from elk_ssm.kalman.regular import is_singular, need_of
+from elk_ssm.linalg.structure import to_dense
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 _LOSS = 1e-4
 Form: TypeAlias = Literal["auto", "covariance", "square_root"]
-# By covariances, which find out whether the model needs care, or surely does; with the
-# initial state kept apart, where no emission is exact, or with exact emissions told
-# from others, or whichever of the two it needs.
-Held: TypeAlias = Literal["covariance", "careful", "apart", "exactly", "either"]
-COVARIANCES = ("covariance", "careful")
+# By covariances, which find out whether the model needs care, or surely does or does
+# not; with the initial state kept apart, where no emission is exact, or with exact
+# emissions told from others, or whichever of the two it needs.
+Held: TypeAlias = Literal[
+    "covariance", "careful", "quick", "apart", "exactly", "either"
+]
+COVARIANCES = ("covariance", "careful", "quick")
+_OF_NEED: dict[str, Held] = {
+    "none": "quick",
+    "care": "careful",
+    "unknown": "covariance",
+}
 
 
 def chosen_form(
@@ -55,10 +63,7 @@ def chosen_form(
         form = "square_root" if diffuse or is_vague(problem) else "covariance"
     if form != "covariance":
         return _apart_or_exactly(problem)
-    # Known beforehand, it is one program and not two.
-    careful = _is_singular(problem.emission_covariance)
-    careful = careful or (smooth and _is_singular(problem.covariance))
-    return "careful" if careful else "covariance"
+    return _OF_NEED[need_of(problem, smooth=smooth)]
 
 
 def unless_exact(
@@ -95,24 +100,12 @@ def unless_exact(
     return jax.tree.map(lambda x: jnp.where(hidden, jnp.nan, x), apart(problem))
 
 
-def _is_singular(covariance: Operator) -> bool:
-    """Whether some direction surely has no noise; not where values are traced."""
-    if is_traced(covariance.array):
-        return False
-    array = np.asarray(covariance.array)
-    variances = np.diagonal(array, 0, -2, -1) if covariance.mixes else array
-    if np.any(variances <= 0) or not covariance.mixes or covariance.varies:
-        return bool(np.any(variances <= 0))
-    values = np.linalg.eigvalsh(np.nan_to_num(array))
-    return bool(np.any(values[..., 0] <= np.finfo(array.dtype).eps * values[..., -1]))
-
-
 def _apart_or_exactly(problem: Problem) -> Held:
     R = problem.emission_covariance
     if is_traced(R.array):
         return "either"
     if not R.mixes:
-        return "exactly" if _is_singular(R) else "apart"
+        return "exactly" if is_singular(R) else "apart"
     values = np.linalg.eigvalsh(np.nan_to_num(np.asarray(to_dense(R), float)))
     # The decorrelation decides; this is only to spare a program.
     least = np.finfo(R.array.dtype).eps ** 0.5 * np.max(np.abs(values), axis=-1)

@@ -182,8 +182,8 @@ def _smooth_group(
         filtered, found = run_both(filter_of(problem), back, backend=backend, axis=axis)
         smoothed = _two_filters(found, cross, axis)
     else:
-        steps = _exactly if held == "careful" else _by_steps
-        ways = (partial(way, cross=cross) for way in (steps, _by_prefixes))
+        every = _by_steps, _by_prefixes
+        ways = (partial(way, cross=cross, held=held) for way in every)
         filtered, smoothed = by_backend(backend, *ways, problem)
     (means, covs, terms), (smoothed_means, spreads, lagged) = filtered, smoothed
     moments = means, Dense(covs), smoothed_means, Dense(spreads)
@@ -213,11 +213,15 @@ def _smooth_apart(
     return (*moments, crosses), evidence
 
 
-def _by_steps(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
+def _by_steps(problem: Problem, cross: bool, held: Held) -> tuple[Filtered, Smoothed]:
     """Filter and smooth by scans, in which way the model needs."""
+    if held == "careful":
+        return _exactly(problem, cross)
     few = reduced(problem)
     filtered, smoothed = smooth_quickly(few.problem, cross)
     quickly = few.completed(filtered), smoothed
+    if held == "quick":
+        return quickly
     exact = has_exact_emissions(problem, filtered[1])
     return lax.cond(
         # Not with the quick way as a branch: XLA compiles small loops in one piece
@@ -235,9 +239,13 @@ def _exactly(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
     return filtered, _two_filters(found, cross)
 
 
-def _by_prefixes(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
+def _by_prefixes(
+    problem: Problem, cross: bool, held: Held
+) -> tuple[Filtered, Smoothed]:
     """Return the same from prefix scans."""
-    filtered = filter_by_prefixes(problem)
+    filtered = filter_by_prefixes(held, problem)
+    if held == "quick":
+        return filtered, look_back_all(problem, filtered, cross, "associative")
     emissions = anywhere(has_exact_emissions(problem, filtered[1], ahead=True))
     dynamics = anywhere(has_exact_dynamics(problem, filtered[1]))
     which = jnp.where(emissions, 2, jnp.where(dynamics, 1, 0))
