@@ -18,8 +18,7 @@ from elk_ssm._jax import is_traced
 from elk_ssm.kalman.delicate import has_noiseless_emissions
 from elk_ssm.kalman.initial import is_diffuse
 from elk_ssm.kalman.lgssm import LGSSM, Problem
-from elk_ssm.kalman.regular import is_singular, need_of
-from elk_ssm.linalg.structure import to_dense
+from elk_ssm.kalman.regular import is_singular, least_share, need_of
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
@@ -106,10 +105,9 @@ def _apart_or_exactly(problem: Problem) -> Held:
         return "either"
     if not R.mixes:
         return "exactly" if is_singular(R) else "apart"
-    values = np.linalg.eigvalsh(np.nan_to_num(np.asarray(to_dense(R), float)))
     # The decorrelation decides; this is only to spare a program.
-    least = np.finfo(R.array.dtype).eps ** 0.5 * np.max(np.abs(values), axis=-1)
-    return "apart" if bool(np.all(values[..., 0] > least)) else "either"
+    least = np.finfo(R.array.dtype).eps ** 0.5
+    return "apart" if bool(np.all(least_share(R) > least)) else "either"
 
 
 def is_vague(problem: Problem) -> bool:

@@ -61,8 +61,20 @@ def is_singular(covariance: Operator) -> bool:
     variances = np.diagonal(array, 0, -2, -1) if covariance.mixes else array
     if np.any(variances <= 0) or not covariance.mixes or covariance.varies:
         return bool(np.any(variances <= 0))
-    values = np.linalg.eigvalsh(np.nan_to_num(array))
-    return bool(np.any(values[..., 0] <= np.finfo(array.dtype).eps * values[..., -1]))
+    return bool(np.any(least_share(covariance) <= np.finfo(array.dtype).eps))
+
+
+def least_share(covariance: Operator) -> np.ndarray:
+    """Return the least eigenvalue of the correlations, whatever the units, `(...)`."""
+    array = np.asarray(covariance.array, float)
+    variances = np.diagonal(array, 0, -2, -1)
+    deviations = np.sqrt(variances)
+    with np.errstate(all="ignore"):
+        array = array / (deviations[..., :, None] * deviations[..., None, :])
+    # What is infinite is never asked.
+    array = np.where(np.isfinite(array), array, np.eye(array.shape[-1]))
+    known = np.any(variances <= 0, axis=-1)
+    return np.where(known, 0, np.linalg.eigvalsh(array)[..., 0])
 
 
 def _matrix(operator: Operator) -> np.ndarray:
@@ -97,13 +109,13 @@ def _most(P: np.ndarray, F: np.ndarray, Q: np.ndarray) -> np.ndarray | None:
 def _share(noise: Operator, weights: np.ndarray, variances: np.ndarray) -> Any:
     """Return the least noise of a scalar over the variance that is seen, or less.
 
-    Correlated noise is decorrelated before by some W with a unit diagonal: a row w of
-    it has noise w R w', at least the least eigenvalue of R times w w', and sees at most
-    w w' times all that is seen.
+    Correlated noise is decorrelated before by some W: in units of the deviations a row
+    w of it has noise w C w', at least the least eigenvalue of C times w w', and sees at
+    most w w' times all that is seen.
     """
     seen = weights**2 @ variances
-    matrix = _matrix(noise)
     with np.errstate(all="ignore"):
+        seen = seen / np.diag(_matrix(noise))
         if not noise.mixes:
-            return np.min(np.diag(matrix) / seen)
-        return np.linalg.eigvalsh(np.nan_to_num(matrix))[0] / np.sum(seen)
+            return 1 / np.max(seen)
+        return np.min(least_share(noise)) / np.sum(seen)

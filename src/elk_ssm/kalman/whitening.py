@@ -103,13 +103,16 @@ def whiten_emission(weights: Array, covariance: Array) -> WhitenedEmission:
 
 
 def _by_information(weights: Array, covariance: Array) -> Array:
-    """Order values by how much of all that is said of a dimension each of them says."""
+    """Order values by how much of all that is said of a dimension each of them says.
+
+    Where one is independent of all others, as if missing, does not matter.
+    """
     variances = lax.stop_gradient(jnp.diagonal(covariance))
-    there = variances > 0
+    there = (variances > 0) & (jnp.sum(covariance != 0, axis=1) > 1)
     says = weights**2 / jnp.where(there, variances, 1)[:, None]
     whole = jnp.sum(jnp.where(there[:, None], says, 0), axis=0)
     shares = lax.stop_gradient(says / jnp.where(whole > 0, whole, 1)[None, :])
-    return jnp.argsort(jnp.max(shares, axis=1))
+    return jnp.argsort(jnp.where(there, jnp.max(shares, axis=1), 0))
 
 
 def isolated(covariance: Operator, observed: Array) -> Operator:
