@@ -40,7 +40,7 @@ from elk_ssm.kalman.roundings import (
     safe_sqrt,
 )
 from elk_ssm.kalman.runs import reflected
-from elk_ssm.kalman.scalar_updates import Rows, condition_row, over_rows
+from elk_ssm.kalman.scalar_updates import Rows, condition_row, outer, over_rows
 from elk_ssm.kalman.whitening import square_root
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 
@@ -147,7 +147,7 @@ def condition_exactly(belief: Belief, rows: Rows) -> tuple[Belief, Array]:
         cov, K, _ = condition_row(cov, h, g, variance, r, proper)
         noise = lax.stop_gradient(jnp.where(r > 0, r, 0.0))
         share = reciprocal(a + noise + jnp.sqrt(noise * (a + noise)), proper)
-        root = root - _outer(matvec(root, v), v * share)
+        root = root - outer(matvec(root, v), v * share)
 
         error = z - jnp.sum(h * mean)
         here = rounding_of(largest + jnp.sum(jnp.abs(h * mean)))
@@ -160,7 +160,7 @@ def condition_exactly(belief: Belief, rows: Rows) -> tuple[Belief, Array]:
             K = jnp.where(open_, settled, K)
             cov = jnp.where(open_, turned, cov)
             root = jnp.where(open_, columns, root)
-            unknown = unknown - _outer(settled, u)
+            unknown = unknown - outer(settled, u)
             square = jnp.where(open_, jnp.sum(u * u), 1.0)
             density = density - jnp.where(open_, jnp.log(square) + LOG_TWO_PI, 0.0) / 2
             grown = jnp.abs(settled) * (spread + jnp.sqrt(noise))
@@ -182,8 +182,8 @@ def _settle(belief: Belief, h: Array, u: Array, r: Array) -> tuple[Array, Array,
     """Return K, the root and the covariance where a scalar sees what is unknown."""
     square = jnp.sum(u * u)
     K = matvec(belief.unknown, u) * reciprocal(square, square > 0)
-    less = jnp.eye(len(h), dtype=h.dtype) - _outer(K, h)
-    cov = matmul(less, matmul(belief.cov, transpose(less))) + r * _outer(K, K)
+    less = jnp.eye(len(h), dtype=h.dtype) - outer(K, h)
+    cov = matmul(less, matmul(belief.cov, transpose(less))) + r * outer(K, K)
     less, own = lax.stop_gradient((less, safe_sqrt(r) * K))
     columns = jnp.append(product(less, belief.root), own[:, None], axis=1)
     return K, as_square(columns), cov
@@ -205,10 +205,6 @@ def _without_rounding(belief: Belief, sizes: _Sizes, rows: Rows) -> Belief:
 
 def _deviations(root: Array) -> Array:
     return jnp.sqrt(jnp.sum(root * root, axis=1))
-
-
-def _outer(left: Array, right: Array) -> Array:
-    return left[:, None] * right[None, :]
 
 
 def root_of(covariance: Array) -> Array:

@@ -24,6 +24,7 @@ from elk_ssm.kalman.belief import (
 from elk_ssm.kalman.forward import Filtered, Moments
 from elk_ssm.kalman.future import Future, Link, future_steps
 from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.prior import proper_part
 from elk_ssm.kalman.roundings import rounding_of
 from elk_ssm.kalman.runs import Run, as_emission, no_rows
 from elk_ssm.kalman.scalar_updates import condition_carefully
@@ -89,9 +90,10 @@ def believe(problem: Problem, *, diffuse: bool) -> tuple[Belief, Array]:
         problem: The model and its data, one group of dimensions.
         diffuse: Whether a variance of the first state may be infinite.
     """
-    problem, open_ = _proper(problem)
-    unknown = jnp.diag(open_)[:, : None if diffuse else 0]
-    prior = root_of(to_dense(problem.initial_covariance))
+    finite, known = proper_part(problem)
+    problem = problem._replace(initial_covariance=Dense(finite))
+    unknown = jnp.diag(1 - known)[:, : None if diffuse else 0]
+    prior = root_of(finite)
     Q = problem.covariance
     noise = None if Q.varies else lax.stop_gradient(root_of(to_dense(Q)))
     mean = jnp.zeros_like(problem.initial_mean)
@@ -100,15 +102,6 @@ def believe(problem: Problem, *, diffuse: bool) -> tuple[Belief, Array]:
     first = lax.stop_gradient(prior), unknown
     steps = _Exactly(**steps_of(problem, start), first=first, noise=noise)
     return run(steps, backend="sequential")
-
-
-def _proper(problem: Problem) -> tuple[Problem, Array]:
-    """Return a problem whose prior is finite, and where it was not, `(D,)` of 0, 1."""
-    covariance = to_dense(problem.initial_covariance)
-    diffuse = jnp.diagonal(covariance) == jnp.inf
-    finite = jnp.where(diffuse[:, None] | diffuse[None, :], 0, covariance)
-    which = diffuse.astype(covariance.dtype)
-    return problem._replace(initial_covariance=Dense(finite)), which
 
 
 def filter_exactly(problem: Problem, *, diffuse: bool = False) -> Filtered:
@@ -169,5 +162,7 @@ def links_exactly(problem: Problem) -> Link:
 
 
 def _look_back(problem: Problem, beliefs: Belief) -> tuple[Moments, Link]:
-    given = _Given(**future_steps(_proper(problem)[0]), beliefs=beliefs)
+    finite = Dense(proper_part(problem)[0])
+    problem = problem._replace(initial_covariance=finite)
+    given = _Given(**future_steps(problem), beliefs=beliefs)
     return run(given, backend="sequential", reverse=True)

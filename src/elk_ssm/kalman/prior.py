@@ -115,8 +115,16 @@ def _solve_lower(lower: Array, rhs: Array) -> Array:
 
 def prior_of(problem: Problem) -> Prior:
     """Return the prior of a problem; a variance of inf is a diffuse dimension."""
+    finite, known = proper_part(problem)
+    return Prior(problem.initial_mean, square_root(finite) + jnp.diag(1 - known), known)
+
+
+def proper_part(problem: Problem) -> tuple[Array, Array]:
+    """Return the covariance of what is not diffuse, `(D, D)`, and what that is, `(D,)`.
+
+    The second is one where there is a covariance, and zero where there is none.
+    """
     covariance = to_dense(problem.initial_covariance)
     diffuse = jnp.diagonal(covariance) == jnp.inf
     finite = jnp.where(diffuse[:, None] | diffuse[None, :], 0, covariance)
-    known = jnp.where(diffuse, 0, 1).astype(covariance.dtype)
-    return Prior(problem.initial_mean, square_root(finite) + jnp.diag(1 - known), known)
+    return finite, jnp.where(diffuse, 0, 1).astype(covariance.dtype)

@@ -143,7 +143,7 @@ def _rank_one(cov: Array, h: Array, g: Array, inverse: Array) -> Array:
 
     Only its value is put right: as a function of h it is g g' / a all the same.
     """
-    product = _outer(g * inverse, g)
+    product = outer(g * inverse, g)
     axis = (h != 0) & (jnp.sum(h != 0) == 1)
     off = jnp.where(axis[:, None] | axis[None, :], cov - product, 0.0)
     return product + lax.stop_gradient(off)
@@ -189,5 +189,6 @@ def _dot(left, right):
     return jnp.sum(left * right)
 
 
-def _outer(left, right):
+def outer(left: Array, right: Array) -> Array:
+    """Return left right', of vectors `(N,)` and `(M,)`."""
     return left[:, None] * right[None, :]
