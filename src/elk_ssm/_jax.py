@@ -38,6 +38,7 @@ __all__ = [
     "needed_equations",
     "run_program",
     "scan_counts",
+    "solving_program",
     "used_inputs",
     "zero_tangent",
 ]
@@ -91,6 +92,19 @@ def called_program(equation: Any) -> Any:
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
     found = next(equation.params[k] for k in names if k in equation.params)
     return found if isinstance(found, ClosedJaxpr) else ClosedJaxpr(found, ())
+
+
+def solving_program(equation: Any, values: list[Any]) -> tuple[Any, list[Any]] | None:
+    """The closed program by which `jax.lax.custom_linear_solve` solves, and its inputs.
+
+    By names of its parameters, as `called_program`; None for any other equation.
+    """
+    if equation.primitive.name != "custom_linear_solve":
+        return None
+    lengths, programs = equation.params["const_lengths"], equation.params["jaxprs"]
+    begin = lengths.matvec + lengths.vecmat
+    consts = values[begin : begin + lengths.solve]
+    return programs.solve, [*consts, *values[sum(lengths) :]]
 
 
 def bind_equation(equation: Any, *args: Any) -> list[Any]:

@@ -1,9 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elk_ssm.parallel.prefix import prefix_scan
+from elk_ssm.parallel.prefix import _rounds, prefix_scan, written_out
 
 
 def affine(first, second):
@@ -45,3 +47,40 @@ def test_derivatives_pass_through():
 
     expected = sum(k * 0.5 ** (k - 1) for k in range(1, 9))
     assert np.allclose(jax.jit(jax.grad(last))(0.5), expected, rtol=1e-5)
+
+
+def matrices(first, second):
+    mapped = jnp.einsum("...ij,...j->...i", second[0], first[1])
+    return second[0] @ first[0], mapped + second[1]
+
+
+def refuse(_):
+    raise AssertionError("an element of few entries is written out")
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 64, 101])
+def test_small_elements_written_out_are_the_same(length):
+    rng = np.random.default_rng(length)
+    A, b = 0.6 * rng.normal(size=(length, 2, 2)), rng.normal(size=(length, 2))
+    with jax.enable_x64(True):
+
+        def last(scan, A):
+            return scan((A, jnp.asarray(b)))
+
+        A = jnp.asarray(A)
+        ways = partial(written_out, matrices, refuse), partial(prefix_scan, matrices)
+        for way in (lambda f: f, jax.jit, jax.jacrev):
+            found, expected = (way(lambda A, s=s: last(s, A))(A) for s in ways)
+            for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+                np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16])
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_the_rounds_bring_all_that_is_earlier_to_every_element(size, count):
+    held = np.array([[{i * size + j} for i in range(count)] for j in range(size)])
+    for source, target, reach in _rounds(size, count):
+        earlier = [set()] * reach + list(held[source][: count - reach])
+        held[target] = [x | y for x, y in zip(earlier, held[target])]
+    for (j, i), seen in np.ndenumerate(held):
+        assert seen == set(range(i * size + j + 1))

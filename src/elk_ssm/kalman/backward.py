@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array
 
 from elk_ssm.kalman.elements import SmootherElement, combine_smoother
 from elk_ssm.linalg.structure import Operator
+from elk_ssm.parallel.every_step import at_every_step
 from elk_ssm.parallel.recursion import Recursion
 
 
@@ -34,7 +34,7 @@ class Backward(Recursion[Marginals, SmootherElement]):
 
     def prepared(self) -> "Backward":
         """Find the transitions once for both runs through the steps."""
-        entries = jax.vmap(self.transition)(self.entries)
+        entries = at_every_step(self.transition, self.entries)
         return replace(self, entries=entries, transition=lambda element: element)
 
     def step(self, state: Marginals, entry: Any) -> tuple[Marginals, Any]:

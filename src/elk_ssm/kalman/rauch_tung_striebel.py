@@ -23,6 +23,7 @@ direction; `delicate` says where, and `future` holds the way round it.
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -46,20 +47,28 @@ def rauch_tung_striebel(
     `at_once` says that transitions are asked for all together.
     """
     means, covs, Q = *filtered[:2], problem.covariance
-    # A static Q is decorrelated once for all steps.
     static = None if Q.varies else whitener_of(Q)
 
-    def transition(entry: Entry) -> tuple[Dense, Array, Dense]:
-        F, c, noise = transition_into(problem, entry)
+    def moments(entry: Entry) -> tuple[Array, ...]:
         # What comes of step 0, whose F is zero, is about no state.
         before = jnp.maximum(entry.step - 1, 0)
+        return covs[before], means[before], means[entry.step]
+
+    def transition(entry: Entry, known: tuple[Array, ...]) -> tuple[Dense, Any, Dense]:
+        cov, before, here = known
+        F, c, noise = transition_into(problem, entry)
+        # A static Q is decorrelated once for all steps.
         whitener = static or whitener_of(Dense(noise))
-        E, L = _condition_backward(covs[before], F, whitener, at_once)
-        predicted = matvec(F, means[before]) + c
-        return Dense(E), means[entry.step] - predicted, Dense(L)
+        E, L = _condition_backward(cov, F, whitener, at_once)
+        return Dense(E), here - (matvec(F, before) + c), Dense(L)
 
     end = Marginals(jnp.zeros_like(means[-1]), Dense(covs[-1]))
-    return _RauchTungStriebel(entries_of(problem), end, transition, cross)
+    entries = entries_of(problem)
+    if at_once:
+        both = entries, jax.vmap(moments)(entries)
+        return _RauchTungStriebel(both, end, lambda both: transition(*both), cross)
+    one = lambda entry: transition(entry, moments(entry))  # noqa: E731
+    return _RauchTungStriebel(entries, end, one, cross)
 
 
 @dataclass(frozen=True)

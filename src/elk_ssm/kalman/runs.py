@@ -45,6 +45,8 @@ from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 _RUN = "(d,d),(d),(d,d),(d,n)"
 # Rows are of a size if the exponents of two of their largest entries differ by less.
 _SIMILAR = 8
+# Up to so many dimensions rows are ordered by masks.
+_UNROLLED = 8
 
 
 class Run(NamedTuple):
@@ -198,7 +200,9 @@ def triangular(table: Array, size: int) -> Array:
     column: so nothing is lost that the derivative by such a column would be about.
     """
     index = jnp.arange(table.shape[0])
-    table = table[_by_size(lax.stop_gradient(table[:, :size]))]
+    table = _largest_first(table, lax.stop_gradient(table[:, :size]))
+    # Or an accelerator's compiler orders the rows anew for each reflection.
+    table = lax.optimization_barrier(table)
 
     def clear(k, table):
         below = index >= k
@@ -212,11 +216,25 @@ def triangular(table: Array, size: int) -> Array:
     return lax.fori_loop(0, size, clear, table)
 
 
-def _by_size(table: Array) -> Array:
-    """Return an order of rows, whatever the units of columns."""
-    largest = jnp.max(jnp.abs(table), axis=0)
-    shares = jnp.abs(table) / jnp.where(largest > 0, largest, 1)[None, :]
-    return jnp.argsort(-(jnp.frexp(jnp.max(shares, axis=1))[1] // _SIMILAR))
+def _largest_first(table: Array, weights: Array) -> Array:
+    """Order the rows of a table by the size of weights, whatever the units of columns.
+
+    Few rows change places by masks, as no accelerator sorts in the kernel it is in.
+    """
+    largest = jnp.max(jnp.abs(weights), axis=0)
+    shares = jnp.abs(weights) / jnp.where(largest > 0, largest, 1)[None, :]
+    sizes = jnp.floor((jnp.log2(jnp.max(shares, axis=1)) + 1) / _SIMILAR)
+    sizes = jnp.where(jnp.isnan(sizes), jnp.inf, sizes)
+    if len(table) > 2 * _UNROLLED:
+        return table[jnp.argsort(-sizes)]
+    index = jnp.arange(len(table))
+    ours, others = sizes[:, None], sizes[None, :]
+    tied = (others == ours) & (index[None, :] < index[:, None])
+    places = jnp.sum((others > ours) | tied, axis=1)
+    ordered = table
+    for place, row in zip(places, table):
+        ordered = jnp.where((index == place)[:, None], row[None], ordered)
+    return ordered
 
 
 def reflected(table: Array, x: Array, row: int | Array) -> Array:

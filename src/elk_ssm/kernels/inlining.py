@@ -13,7 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from elk_ssm._jax import Literal, bind_equation, called_program, scan_counts
+from elk_ssm._jax import (
+    Literal,
+    bind_equation,
+    called_program,
+    scan_counts,
+    solving_program,
+)
 from elk_ssm.kernels.indexing import at_known_index
 
 UNROLLED = 16
@@ -39,6 +45,9 @@ def read(env: dict[Any, Any], atom: Any) -> Any:
 def _evaluate(equation: Any, values: list[Any]) -> list[Any]:
     inner, name = called_program(equation), equation.primitive.name
     if inner is not None:
+        return inline(inner.jaxpr, inner.consts, values)
+    if (solving := solving_program(equation, values)) is not None:
+        inner, values = solving
         return inline(inner.jaxpr, inner.consts, values)
     if name == "scan" and equation.params["length"] <= UNROLLED:
         return _unrolled(equation.params, values)

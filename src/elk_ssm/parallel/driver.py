@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from elk_ssm.parallel.backend import Backend, by_backend
+from elk_ssm.parallel.every_step import at_every_step
 from elk_ssm.parallel.prefix import prefix_scan
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
@@ -156,12 +157,11 @@ def _prefix(
     """Combine all elements of a shard, and let them act on the state that enters."""
     if recursion.fan_in:
         return _by_tree(recursion, axis, reverse=reverse, before=before, every=every)
-    combine, entries, first = recursion.combine, recursion.entries, -reverse
-    elements = jax.vmap(recursion.element)(entries)
-    begin = _beginning(recursion, axis), jax.tree.map(lambda x: x[first], elements)
-    begun = combine(*begin)
-    elements = jax.tree.map(lambda x, y: x.at[first].set(y), elements, begun)
-    up_to = prefix_scan(combine, elements, reverse=reverse)
+    entries, begin = recursion.entries, _beginning(recursion, axis)
+    elements = at_every_step(recursion.element, entries)
+    elements = jax.tree.map(lambda x, y: _ahead(x, y, reverse), begin, elements)
+    up_to = prefix_scan(recursion.combine, elements, reverse=reverse)
+    up_to = jax.tree.map(lambda x: x[:-1] if reverse else x[1:], up_to)
     if axis.is_sharded:
         if every is None:
             every = axis.gather(jax.tree.map(lambda x: x[0 if reverse else -1], up_to))
@@ -255,10 +255,14 @@ def _shift(start: Any, after: Any, reverse: bool) -> Any:
     """Return the state before each step from those after."""
 
     def one(first: Array, x: Array) -> Array:
-        moved = [x[1:], first[None]] if reverse else [first[None], x[:-1]]
-        return jnp.concatenate(moved)
+        return _ahead(first, x[1:] if reverse else x[:-1], reverse)
 
     return jax.tree.map(one, start, after)
+
+
+def _ahead(first: Array, x: Array, reverse: bool) -> Array:
+    """Put what comes first in the direction of the run before all else."""
+    return jnp.concatenate([x, first[None]] if reverse else [first[None], x])
 
 
 def _if(real: Array | None, moved: Any, same: Any) -> Any:

@@ -4,24 +4,38 @@ r"""Prefix combinations of an associative operator, compiled once whatever the l
 
 `jax.lax.associative_scan` writes its operator out twice for each of its log2(T)
 levels, so a Kalman operator takes a minute to compile at T = 10,000. Here T is cut into
-blocks of C elements and the operator occurs three times:
+B blocks of C elements, e_ij is the element j of block i, l the last j, and one loop, in
+which the operator occurs once, goes through the rounds
 
-    1. inside the blocks   a scan over C positions, all T / C blocks side by side
-    2. across the blocks   log2(T / C) doublings of the block totals (Hillis and Steele)
-    3. together            every block is joined to all that lies before it
+    1. inside the blocks   e_ij <- e_i,j-1 * e_ij     j = 1, ..., l
+    2. across the blocks   e_il <- e_i-r,l * e_il     r = 1, 2, 4, ... < B
+    3. together            e_ij <- e_i-1,l * e_ij     j = 0, ..., l - 1
 
-The depth is C + log2(T / C) + 1 and the work about 2 T, both no worse than before.
+of all blocks side by side (2 is Hillis and Steele's scan): 2 C - 2 + log2(B) rounds of
+T / C combinations each.
+
+An accelerator is sent one kernel after another, so a round is to be few of them. There
+blocks are short; and an operator of small elements is written out for their entries
+(`kernels.entries`), which are then columns of one array.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from elk_ssm._platforms import by_platform
+from elk_ssm.kernels.entries import entry_by_entry
+
 Element = TypeVar("Element")
-_LONGEST_BLOCK = 16
+# Longest blocks on a CPU, where work counts, and elsewhere; most entries of an element
+# that is written out.
+_LONGEST, _LONGEST_ELSEWHERE, _ENTRIES = 16, 4, 64
 
 
 def prefix_scan(
@@ -52,65 +66,94 @@ def prefix_scan(
     if reverse:
         flip = lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree)  # noqa: E731
         return flip(prefix_scan(combine, flip(elements)))
+    long, short = (
+        partial(_by_blocks, combine, n) for n in (_LONGEST, _LONGEST_ELSEWHERE)
+    )
+    default = partial(written_out, combine, short)
+    return by_platform(elements, cpu=long, default=default)
+
+
+def written_out(combine: Callable, scan: Callable, elements: Element) -> Element:
+    """Scan with the operator written out for entries, if elements have few of them.
+
+    Args:
+        combine: As for `prefix_scan`, in the order of the arguments of a forward scan.
+        scan: What scans otherwise.
+        elements: As for `prefix_scan`.
+    """
+    leaves, tree = jax.tree.flatten(elements)
+    places = np.cumsum([0, *(math.prod(x.shape[1:]) for x in leaves)])
+    if len({x.dtype for x in leaves}) > 1 or places[-1] > _ENTRIES:
+        return scan(elements)
+
+    def unpacked(row: Array) -> Any:
+        parts = zip(leaves, places, places[1:])
+        found = [
+            row[..., i:j].reshape(*row.shape[:-1], *x.shape[1:]) for x, i, j in parts
+        ]
+        return jax.tree.unflatten(tree, found)
+
+    def packed(element: Any, axes: int = 0) -> Array:
+        parts = [x.reshape(*x.shape[:axes], -1) for x in jax.tree.leaves(element)]
+        return jnp.concatenate(parts, -1)
+
+    def joined(earlier: Array, later: Array) -> Array:
+        return packed(combine(unpacked(earlier), unpacked(later)))
+
+    row = jax.ShapeDtypeStruct((int(places[-1]),), leaves[0].dtype)
+    entries = entry_by_entry(joined, row, row, axis=-1)
+    if entries is None:
+        return scan(elements)
+    rows = packed(elements, 1)
+    return unpacked(_by_blocks(entries, _LONGEST_ELSEWHERE, rows, blocks=-1))
+
+
+def _by_blocks(combine: Callable, longest: int, elements: Any, blocks: int = 0) -> Any:
+    """Scan by blocks of at most `longest`; `combine` has them along axis 0 or -1."""
     length = jax.tree.leaves(elements)[0].shape[0]
-    size = min(_LONGEST_BLOCK, max(1, round(length ** (1 / 3))))
-    inside = _inside_blocks(combine, _split(elements, size))
-    totals = _doubling(combine, jax.tree.map(lambda leaf: leaf[-1], inside))
-    return _join(combine, inside, totals, length)
-
-
-def _split(elements: Any, size: int) -> Any:
-    """Reshape `(T, ...)` to `(C, T / C, ...)`, zeros after the end."""
-
-    def split(leaf: Array) -> Array:
-        padding = [(0, -leaf.shape[0] % size)] + [(0, 0)] * (leaf.ndim - 1)
-        blocks = jnp.pad(leaf, padding).reshape(-1, size, *leaf.shape[1:])
-        return jnp.moveaxis(blocks, 1, 0)
-
-    return jax.tree.map(split, elements)
-
-
-def _inside_blocks(combine: Callable, blocks: Any) -> Any:
-    def step(before, element):
-        after = combine(before, element)
-        return after, after
-
-    first = jax.tree.map(lambda leaf: leaf[0], blocks)
-    rest = jax.tree.map(lambda leaf: leaf[1:], blocks)
-    combined = lax.scan(step, first, rest)[1]
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, combined)
-
-
-def _doubling(combine: Callable, totals: Any) -> Any:
-    """Let every block reach back 1, 2, 4, ... blocks."""
-    count = jax.tree.leaves(totals)[0].shape[0]
+    size = min(longest, max(1, round(length ** (1 / 3))))
+    count = -(-length // size)
     index = jnp.arange(count)
 
-    def double(level, reached):
-        reach = 2**level
-        source = jnp.maximum(index - reach, 0)
-        earlier = jax.tree.map(lambda leaf: leaf[source], reached)
-        further = combine(earlier, reached)
-        return jax.tree.map(lambda a, b: _where(index >= reach, a, b), further, reached)
+    def one(held: Any, round: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        source, target, reach = round
+        place = jnp.maximum(index - reach, 0)
+        take = partial(jnp.take, indices=place, axis=blocks, mode="clip")
+        earlier = jax.tree.map(lambda x: take(x[source]), held)
+        later = jax.tree.map(lambda x: x[target], held)
+        joined = combine(earlier, later)
 
-    return lax.fori_loop(0, (count - 1).bit_length(), double, totals)
+        def chosen(x: Array, y: Array) -> Array:
+            shape = [1] * x.ndim
+            shape[blocks] = count
+            return jnp.where((index >= reach).reshape(shape), x, y)
 
+        new = jax.tree.map(chosen, joined, later)
+        return jax.tree.map(lambda x, y: x.at[target].set(y), held, new), None
 
-def _join(combine: Callable, inside: Any, totals: Any, length: int) -> Any:
-    """Put all earlier blocks before every element of a block; the first has none."""
-
-    def flatten(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])[:length]
-
-    size = jax.tree.leaves(inside)[0].shape[0]
-    inside = jax.tree.map(flatten, inside)
-    block = jnp.arange(length) // size
-    source = jnp.maximum(block - 1, 0)
-    earlier = jax.tree.map(lambda leaf: leaf[source], totals)
-    joined = combine(earlier, inside)
-    return jax.tree.map(lambda a, b: _where(block > 0, a, b), joined, inside)
+    held = jax.tree.map(lambda x: _split(x, size, blocks), elements)
+    rounds = _rounds(size, count)
+    if len(rounds):
+        held = lax.scan(one, held, tuple(jnp.asarray(rounds).T))[0]
+    return jax.tree.map(lambda x: _together(x, blocks)[:length], held)
 
 
-def _where(condition: Array, chosen: Array, other: Array) -> Array:
-    shape = condition.shape + (1,) * (chosen.ndim - 1)
-    return jnp.where(condition.reshape(shape), chosen, other)
+def _rounds(size: int, count: int) -> np.ndarray:
+    """Position that is read, the one that is written, and the blocks in between."""
+    inside = [(j - 1, j, 0) for j in range(1, size)]
+    levels = range((count - 1).bit_length())
+    across = [(size - 1, size - 1, 2**level) for level in levels]
+    together = [(size - 1, j, 1) for j in range(size - 1) if count > 1]
+    return np.array([*inside, *across, *together], np.int32).reshape(-1, 3)
+
+
+def _split(leaf: Array, size: int, blocks: int) -> Array:
+    """Turn `(T, ...)` into C arrays of T / C blocks, zeros after the end."""
+    padding = [(0, -leaf.shape[0] % size)] + [(0, 0)] * (leaf.ndim - 1)
+    cut = jnp.pad(leaf, padding).reshape(-1, size, *leaf.shape[1:])
+    return jnp.moveaxis(cut, (1, 0), (0, 1 if blocks == 0 else -1))
+
+
+def _together(held: Array, blocks: int) -> Array:
+    cut = jnp.moveaxis(held, (0, 1 if blocks == 0 else -1), (1, 0))
+    return cut.reshape(-1, *cut.shape[2:])

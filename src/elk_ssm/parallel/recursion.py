@@ -12,7 +12,7 @@ run. A recursion is a subclass that holds its entries and the state before the f
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
-import jax
+from elk_ssm.parallel.every_step import at_every_step
 
 State = TypeVar("State")
 Element = TypeVar("Element")
@@ -87,4 +87,4 @@ class Recursion(ABC, Generic[State, Element]):
             after: The state after each step, as the elements give it.
         """
         del after
-        return jax.vmap(self.step)(before, entries)[1]
+        return at_every_step(self.step, before, entries)[1]
