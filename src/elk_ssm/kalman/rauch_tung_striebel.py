@@ -2,8 +2,8 @@ r"""The Rauch-Tung-Striebel smoother.
 
 Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
 where m^p is the predicted mean. z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
-observations of z_t, so E_t, L_t come from conditioning N(m_t, P_t) on them by D small
-steps (see `scalar_updates`), and no difference of two nearly equal smoothed and
+observations of z_t, so E_t, L_t come from conditioning N(m_t, P_t) on them, by D small
+steps (see `scalar_updates`) or at once (see `vector_updates`), and no difference of two nearly equal smoothed and
 predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
 With E_{T-1} = 0 and L_{T-1} = P_{T-1},
 
@@ -21,40 +21,57 @@ direction; `delicate` says where, and `future` holds the way round it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.kalman.backward import Backward, Marginals
 from elk_ssm.kalman.elements import SmootherElement
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.scalar_updates import condition_row, over_rows, project
 from elk_ssm.kalman.steps import Entry, entries_of, transition_into
+from elk_ssm.kalman.vector_updates import (
+    alone_on_cpu,
+    gain_of,
+    has_enough_noise,
+    is_large,
+    left_after,
+    moments_of,
+)
 from elk_ssm.kalman.whitening import Whitener, whitener_of
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
-from elk_ssm.linalg.structure import Dense
+from elk_ssm.linalg.structure import Dense, Operator
 
 
 def rauch_tung_striebel(
-    problem: Problem, filtered: tuple[Array, ...], cross: bool, at_once: bool = False
+    problem: Problem,
+    filtered: tuple[Array, ...],
+    cross: bool,
+    at_once: bool = False,
+    vectors: bool = False,
 ) -> Backward:
     """Return the smoother, from the filtered means and covariances.
 
     The means of its states are distances from the filtered means. The output of a step
     is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
-    `at_once` says that transitions are asked for all together.
+    `at_once` says that transitions are asked for all together. With `vectors` a step is
+    conditioned on its whole successor where that is faster; there is no derivative then.
     """
     means, covs, Q = *filtered[:2], problem.covariance
     # A static Q is decorrelated once for all steps.
     static = None if Q.varies else whitener_of(Q)
+    look_back = partial(_by_scalars, unrolled=at_once)
+    if vectors and is_large(covs, Q.array.shape[-1]):
+        look_back = _by_vector
 
     def transition(entry: Entry) -> tuple[Dense, Array, Dense]:
-        F, c, noise = transition_into(problem, entry)
+        F, c, _ = transition_into(problem, entry)
         # What comes of step 0, whose F is zero, is about no state.
         before = jnp.maximum(entry.step - 1, 0)
-        whitener = static or whitener_of(Dense(noise))
-        E, L = _condition_backward(covs[before], F, whitener, at_once)
+        noise = problem._replace(**entry.varying).covariance
+        E, L = look_back(covs[before], F, noise, static)
         predicted = matvec(F, means[before]) + c
         return Dense(E), means[entry.step] - predicted, Dense(L)
 
@@ -80,17 +97,23 @@ class _RauchTungStriebel(Backward):
         return before, (state, lagged if self.cross else None)
 
 
-def _condition_backward(
-    cov: Array, weights: Array, whitener: Whitener, unrolled: bool
+def _by_scalars(
+    cov: Array,
+    weights: Array,
+    noise: Operator,
+    known: Whitener | None,
+    unrolled: bool = False,
 ) -> tuple[Array, Array]:
     """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
 
     Args:
         cov: the filtered covariance at t, `(D, D)`.
         weights: F into t + 1, `(D, D)`.
-        whitener: that of Q into t + 1.
+        noise: Q into t + 1.
+        known: its whitener, where that is static.
         unrolled: As for `over_rows`.
     """
+    inverse, variances = known or whitener_of(noise)
 
     def take_in(carry, row):
         E, L = carry
@@ -99,7 +122,24 @@ def _condition_backward(
         left = target - jnp.sum(E * h[:, None], axis=0)
         return E + K[:, None] * left[None, :], L
 
-    inverse = whitener.inverse
-    rows = (matmul(inverse, weights), whitener.variances, inverse)
+    rows = (matmul(inverse, weights), variances, inverse)
     E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows, unrolled=unrolled)
     return E, symmetrize(L)
+
+
+def _at_once(
+    cov: Array, weights: Array, noise: Operator, known: Whitener | None
+) -> tuple[Array, Array]:
+    """Return the same at once, where that costs no digits."""
+    across, total = moments_of(cov, weights, noise)
+
+    def at_once() -> tuple[Array, Array]:
+        E = gain_of(total, across)
+        return E, left_after(cov, weights, noise, E)
+
+    pivots = None if known is None else known.variances
+    enough = has_enough_noise(cov, weights, noise, total, pivots)
+    return lax.cond(enough, at_once, lambda: _by_scalars(cov, weights, noise, known))
+
+
+_by_vector = alone_on_cpu(_at_once, _by_scalars)

@@ -1,0 +1,162 @@
+r"""Conditioning one Gaussian on a whole vector, where that costs no digits.
+
+For x ~ N(m, P) and z = H x + N(0, R), with G = P H',
+
+    S = H G + R,    K = G S^{-1},    A = I - K H
+    P <- A P A' + K R K'
+
+by one Cholesky factor of S. This form of the covariance (Joseph's) has errors of the
+square of those of K. One step of refinement does as much for the mean: of e = z - H m,
+
+    x = S^{-1} e,    rho = e - H K e - R x
+    m <- m + K (e + rho)                     log N(e; 0, S) has e' S^{-1} e = x' (e + rho)
+
+since S lost digits of R where it is small beside H G, and rho did not. Within the bound
+below, means and covariances are closer to the exact ones than those that scalars leave.
+
+Beside next to no noise the factor breaks down, and `scalar_updates` has to do it. S is
+no smaller than R, so that its pivots are no smaller than those of R; they have to be
+above half the digits of the diagonal of S. It is decided at every step.
+
+A step of a long series on a CPU, of many dimensions, is up to four times faster this
+way. The factor is LAPACK's, for one matrix: batched calls can hang on a CPU with few
+cores, so that a batch takes in scalars, and so do derivatives and accelerators.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm._jax import unless_batched
+from elk_ssm._platforms import by_platform
+from elk_ssm.kalman.roundings import LOG_TWO_PI
+from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.whitening import Emission, isolated
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
+from elk_ssm.linalg.structure import Operator, to_dense
+
+# Fewer dimensions, or scalars, are taken in as fast one by one.
+_FEWEST = 10
+# Which types LAPACK has.
+_KNOWN = ("float32", "float64")
+
+
+def by_scalars(
+    mean: Array, cov: Array, emission: Emission
+) -> tuple[Array, Array, Array]:
+    """Condition N(mean, cov) on an emission; see `condition`."""
+    return condition(mean, cov, emission.rows())
+
+
+def by_vector(
+    mean: Array, cov: Array, emission: Emission
+) -> tuple[Array, Array, Array]:
+    """Do the same at once where it is accurate, there is no batch, and it is faster.
+
+    Has no derivative in reverse.
+    """
+    large = is_large(cov, emission.values.shape[0])
+    return (_emission if large else by_scalars)(mean, cov, emission)
+
+
+def is_large(cov: Array, seen: int) -> bool:
+    """Whether so many scalars of a state are taken in faster at once."""
+    return min(cov.shape[-1], seen) >= _FEWEST and cov.dtype.name in _KNOWN
+
+
+def alone_on_cpu(at_once: Callable, scalars: Callable) -> Callable:
+    """Return the function that is `at_once` for one model on a CPU, else `scalars`."""
+
+    def alone(*operands: Any) -> Any:
+        return by_platform(*operands, cpu=at_once, default=scalars)
+
+    return unless_batched(alone, scalars)
+
+
+def _emission_at_once(
+    mean: Array, cov: Array, emission: Emission
+) -> tuple[Array, Array, Array]:
+    seen = emission.observed
+    H = jnp.where(seen[:, None], to_dense(emission.weights), 0.0)
+    R, whole = isolated(emission.covariance, seen), emission.whole
+    pivots = None if whole is None else jnp.where(seen, whole.whitener.variances, 1.0)
+    across, total = moments_of(cov, H, R)
+
+    def at_once() -> tuple[Array, Array, Array]:
+        error = jnp.where(seen, emission.values - matvec(H, mean), 0.0)
+        (K, x), scales = _solve(total, across, error)
+        step = matvec(K, error)
+        left = error - matvec(H, step) - R.mv(x)
+        terms = x * (error + left) + jnp.where(seen, LOG_TWO_PI, 0.0)
+        log_density = -0.5 * jnp.sum(terms) - jnp.sum(jnp.log(scales))
+        return mean + (step + matvec(K, left)), left_after(cov, H, R, K), log_density
+
+    enough = has_enough_noise(cov, H, R, total, pivots)
+    return lax.cond(enough, at_once, lambda: by_scalars(mean, cov, emission))
+
+
+_emission = alone_on_cpu(_emission_at_once, by_scalars)
+
+
+def moments_of(cov: Array, weights: Array, noise: Operator) -> tuple[Array, Array]:
+    """Return P H' and S = H P H' + R."""
+    across = matmul(cov, transpose(weights))
+    return across, matmul(weights, across) + to_dense(noise)
+
+
+def has_enough_noise(
+    cov: Array, weights: Array, noise: Operator, total: Array, pivots: Array | None
+) -> Array:
+    """Whether conditioning at once keeps the digits that scalars keep, `()`.
+
+    Args:
+        cov: P.
+        weights: H.
+        noise: R.
+        total: S.
+        pivots: Those of R, where they are known beforehand.
+    """
+    if pivots is None:
+        pivots = _pivots(noise)
+    sizes = matvec(weights * weights, jnp.diagonal(cov)) + noise.variances()
+    sizes = jnp.maximum(sizes, jnp.diagonal(total))
+    # NaN is not enough.
+    return jnp.all(pivots > jnp.finfo(cov.dtype).eps ** 0.5 * sizes)
+
+
+def _pivots(noise: Operator) -> Array:
+    if not noise.mixes:
+        return noise.variances()
+    return jnp.diagonal(_root(noise.to_dense())) ** 2
+
+
+def gain_of(total: Array, across: Array) -> Array:
+    """Return K = P H' S^{-1}."""
+    return _solve(total, across, None)[0][0]
+
+
+def _solve(
+    total: Array, across: Array, error: Array | None
+) -> tuple[tuple[Array, Array], Array]:
+    """Return K and S^{-1} e, and the diagonal of the factor of S."""
+    table = across if error is None else jnp.concatenate([across, error[None]])
+    root = _root(total)
+    for transposed in (True, False):
+        table = lax.linalg.triangular_solve(
+            root, table, left_side=False, lower=True, transpose_a=transposed
+        )
+    return (table[: across.shape[0]], table[-1]), jnp.diagonal(root)
+
+
+def _root(matrix: Array) -> Array:
+    return lax.linalg.cholesky(matrix, symmetrize_input=False)
+
+
+def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Array:
+    """Return A P A' + K R K'."""
+    A = jnp.eye(cov.shape[0], dtype=cov.dtype) - matmul(gain, weights)
+    noisy = matmul(gain, noise.to_dense()) if noise.mixes else gain * noise.variances()
+    kept = matmul(matmul(A, cov), transpose(A))
+    return symmetrize(kept + matmul(noisy, transpose(gain)))
