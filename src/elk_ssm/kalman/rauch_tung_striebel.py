@@ -34,11 +34,11 @@ from elk_ssm.kalman.scalar_updates import condition_row, over_rows, project
 from elk_ssm.kalman.steps import Entry, entries_of, transition_into
 from elk_ssm.kalman.vector_updates import (
     alone_on_cpu,
-    gain_of,
     has_enough_noise,
     is_large,
     left_after,
     moments_of,
+    solve,
 )
 from elk_ssm.kalman.whitening import Whitener, whitener_of
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
@@ -134,11 +134,11 @@ def _at_once(
     across, total = moments_of(cov, weights, noise)
 
     def at_once() -> tuple[Array, Array]:
-        E = gain_of(total, across)
+        E = solve(total, across)[0]
         return E, left_after(cov, weights, noise, E)
 
     pivots = None if known is None else known.variances
-    enough = has_enough_noise(cov, weights, noise, total, pivots)
+    enough = jnp.all(has_enough_noise(cov, weights, noise, total, pivots))
     return lax.cond(enough, at_once, lambda: _by_scalars(cov, weights, noise, known))
 
 

@@ -34,7 +34,7 @@ from elk_ssm._platforms import by_platform
 from elk_ssm.kalman.roundings import LOG_TWO_PI
 from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.whitening import Emission, isolated
-from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
+from elk_ssm.linalg.small import matmul, symmetrize, transpose
 from elk_ssm.linalg.structure import Operator, to_dense
 
 # Fewer dimensions, or scalars, are taken in as fast one by one.
@@ -78,38 +78,45 @@ def alone_on_cpu(at_once: Callable, scalars: Callable) -> Callable:
 def _emission_at_once(
     mean: Array, cov: Array, emission: Emission
 ) -> tuple[Array, Array, Array]:
-    seen = emission.observed
-    H = jnp.where(seen[:, None], to_dense(emission.weights), 0.0)
-    R, whole = isolated(emission.covariance, seen), emission.whole
+    H, seen, whole = to_dense(emission.weights), emission.observed, emission.whole
+    R = isolated(emission.covariance, seen)
     pivots = None if whole is None else jnp.where(seen, whole.whitener.variances, 1.0)
-    across, total = moments_of(cov, H, R)
+    across, total = moments_of(cov, H, R, seen)
 
     def at_once() -> tuple[Array, Array, Array]:
-        error = jnp.where(seen, emission.values - matvec(H, mean), 0.0)
-        (K, x), scales = _solve(total, across, error)
-        step = matvec(K, error)
-        left = error - matvec(H, step) - R.mv(x)
+        # What is missing has no gain, and H need not be cleared of it.
+        error = jnp.where(seen, emission.values - times(H, mean), 0.0)
+        found, scales = solve(total, jnp.concatenate([across, error[None]]))
+        K, x = found[:-1], found[-1]
+        step = times(K, error)
+        left = jnp.where(seen, error - times(H, step) - R.mv(x), 0.0)
         terms = x * (error + left) + jnp.where(seen, LOG_TWO_PI, 0.0)
-        log_density = -0.5 * jnp.sum(terms) - jnp.sum(jnp.log(scales))
-        return mean + (step + matvec(K, left)), left_after(cov, H, R, K), log_density
+        log_density = -jnp.sum(0.5 * terms + jnp.log(scales))
+        return mean + (step + times(K, left)), left_after(cov, H, R, K), log_density
 
-    enough = has_enough_noise(cov, H, R, total, pivots)
+    enough = jnp.all(has_enough_noise(cov, H, R, total, pivots) | ~seen)
     return lax.cond(enough, at_once, lambda: by_scalars(mean, cov, emission))
 
 
 _emission = alone_on_cpu(_emission_at_once, by_scalars)
 
 
-def moments_of(cov: Array, weights: Array, noise: Operator) -> tuple[Array, Array]:
-    """Return P H' and S = H P H' + R."""
+def moments_of(
+    cov: Array, weights: Array, noise: Operator, seen: Array | None = None
+) -> tuple[Array, Array]:
+    """Return P H' and S = H P H' + R, without what is not `seen`, `(E,)`."""
     across = matmul(cov, transpose(weights))
-    return across, matmul(weights, across) + to_dense(noise)
+    inner = matmul(weights, across)
+    if seen is not None:
+        across = jnp.where(seen[None, :], across, 0.0)
+        inner = jnp.where(seen[:, None] & seen[None, :], inner, 0.0)
+    return across, inner + to_dense(noise)
 
 
 def has_enough_noise(
     cov: Array, weights: Array, noise: Operator, total: Array, pivots: Array | None
 ) -> Array:
-    """Whether conditioning at once keeps the digits that scalars keep, `()`.
+    """Whether conditioning at once keeps the digits that scalars keep, `(E,)`.
 
     Args:
         cov: P.
@@ -120,10 +127,10 @@ def has_enough_noise(
     """
     if pivots is None:
         pivots = _pivots(noise)
-    sizes = matvec(weights * weights, jnp.diagonal(cov)) + noise.variances()
-    sizes = jnp.maximum(sizes, jnp.diagonal(total))
+    sizes = jnp.sum(weights * weights * jnp.diagonal(cov)[None, :], axis=-1)
+    sizes = jnp.maximum(sizes + noise.variances(), jnp.diagonal(total))
     # NaN is not enough.
-    return jnp.all(pivots > jnp.finfo(cov.dtype).eps ** 0.5 * sizes)
+    return pivots > jnp.finfo(cov.dtype).eps ** 0.5 * sizes
 
 
 def _pivots(noise: Operator) -> Array:
@@ -132,26 +139,19 @@ def _pivots(noise: Operator) -> Array:
     return jnp.diagonal(_root(noise.to_dense())) ** 2
 
 
-def gain_of(total: Array, across: Array) -> Array:
-    """Return K = P H' S^{-1}."""
-    return _solve(total, across, None)[0][0]
-
-
-def _solve(
-    total: Array, across: Array, error: Array | None
-) -> tuple[tuple[Array, Array], Array]:
-    """Return K and S^{-1} e, and the diagonal of the factor of S."""
-    table = across if error is None else jnp.concatenate([across, error[None]])
+def solve(total: Array, table: Array) -> tuple[Array, Array]:
+    """Return X with X S = table, and the diagonal of the factor of S."""
     root = _root(total)
     for transposed in (True, False):
         table = lax.linalg.triangular_solve(
             root, table, left_side=False, lower=True, transpose_a=transposed
         )
-    return (table[: across.shape[0]], table[-1]), jnp.diagonal(root)
+    return table, jnp.diagonal(root)
 
 
 def _root(matrix: Array) -> Array:
-    return lax.linalg.cholesky(matrix, symmetrize_input=False)
+    # LAPACK goes by columns: the transpose of an array that lies by rows is as it is.
+    return lax.linalg.cholesky(transpose(matrix), symmetrize_input=False)
 
 
 def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Array:
@@ -160,3 +160,8 @@ def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Arra
     noisy = matmul(gain, noise.to_dense()) if noise.mixes else gain * noise.variances()
     kept = matmul(matmul(A, cov), transpose(A))
     return symmetrize(kept + matmul(noisy, transpose(gain)))
+
+
+def times(matrix: Array, vector: Array) -> Array:
+    """Multiply one matrix by one vector; `matvec` copies the transpose."""
+    return jnp.matmul(matrix, vector, precision=lax.Precision.HIGHEST)
