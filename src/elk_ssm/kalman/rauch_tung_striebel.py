@@ -3,8 +3,9 @@ r"""The Rauch-Tung-Striebel smoother.
 Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
 where m^p is the predicted mean. z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
 observations of z_t, so E_t, L_t come from conditioning N(m_t, P_t) on them, by D small
-steps (see `scalar_updates`) or at once (see `vector_updates`), and no difference of two nearly equal smoothed and
-predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
+steps (see `scalar_updates`) or as one vector (see `vector_updates`), and no difference
+of two nearly equal smoothed and predicted covariances is formed (P + E (P^s - P^p) E'
+loses definiteness that way).
 With E_{T-1} = 0 and L_{T-1} = P_{T-1},
 
     m^s_t = m_t + E_t (m^s_{t+1} - m^p_{t+1})
@@ -57,14 +58,13 @@ def rauch_tung_striebel(
     The means of its states are distances from the filtered means. The output of a step
     is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
     `at_once` says that transitions are asked for all together. With `vectors` a step is
-    conditioned on its whole successor where that is faster; there is no derivative then.
+    conditioned on its successor as a vector where that is faster, without derivatives.
     """
     means, covs, Q = *filtered[:2], problem.covariance
     # A static Q is decorrelated once for all steps.
     static = None if Q.varies else whitener_of(Q)
-    look_back = partial(_by_scalars, unrolled=at_once)
-    if vectors and is_large(covs, Q.array.shape[-1]):
-        look_back = _by_vector
+    large = vectors and is_large(covs, covs.shape[-1])
+    look_back = _by_vector if large else partial(_by_scalars, unrolled=at_once)
 
     def transition(entry: Entry) -> tuple[Dense, Array, Dense]:
         F, c, _ = transition_into(problem, entry)
@@ -127,19 +127,19 @@ def _by_scalars(
     return E, symmetrize(L)
 
 
-def _at_once(
+def _by_factor(
     cov: Array, weights: Array, noise: Operator, known: Whitener | None
 ) -> tuple[Array, Array]:
-    """Return the same at once, where that costs no digits."""
+    """Return the same by one factor, where that costs no digits."""
     across, total = moments_of(cov, weights, noise)
 
-    def at_once() -> tuple[Array, Array]:
+    def quickly() -> tuple[Array, Array]:
         E = solve(total, across)[0]
         return E, left_after(cov, weights, noise, E)
 
     pivots = None if known is None else known.variances
     enough = jnp.all(has_enough_noise(cov, weights, noise, total, pivots))
-    return lax.cond(enough, at_once, lambda: _by_scalars(cov, weights, noise, known))
+    return lax.cond(enough, quickly, lambda: _by_scalars(cov, weights, noise, known))
 
 
-_by_vector = alone_on_cpu(_at_once, _by_scalars)
+_by_vector = alone_on_cpu(_by_factor, _by_scalars)

@@ -5,22 +5,22 @@ For x ~ N(m, P) and z = H x + N(0, R), with G = P H',
     S = H G + R,    K = G S^{-1},    A = I - K H
     P <- A P A' + K R K'
 
-by one Cholesky factor of S. This form of the covariance (Joseph's) has errors of the
-square of those of K. One step of refinement does as much for the mean: of e = z - H m,
+by one Cholesky factor of S. Errors of K enter this form of the covariance (Joseph's)
+squared. One step of refinement does as much for the mean: with e = z - H m,
 
     x = S^{-1} e,    rho = e - H K e - R x
-    m <- m + K (e + rho)                     log N(e; 0, S) has e' S^{-1} e = x' (e + rho)
+    m <- m + K (e + rho),    -2 log N(e; 0, S) = x' (e + rho) + log det 2 pi S
 
-since S lost digits of R where it is small beside H G, and rho did not. Within the bound
-below, means and covariances are closer to the exact ones than those that scalars leave.
+as S lost digits of R where that is small beside H G, and rho did not. What comes of it
+is nearer to the exact moments than what scalars leave, mostly by two to ten times.
 
 Beside next to no noise the factor breaks down, and `scalar_updates` has to do it. S is
-no smaller than R, so that its pivots are no smaller than those of R; they have to be
-above half the digits of the diagonal of S. It is decided at every step.
+no smaller than R, and so are its pivots: where those of R are above sqrt(eps) times the
+diagonal of S, all is well. It is decided at every step.
 
-A step of a long series on a CPU, of many dimensions, is up to four times faster this
-way. The factor is LAPACK's, for one matrix: batched calls can hang on a CPU with few
-cores, so that a batch takes in scalars, and so do derivatives and accelerators.
+A step of many dimensions is up to four times faster on a CPU this way. The factor is
+LAPACK's, of one matrix: batched calls can hang on a CPU with few cores, so that a batch
+takes in scalars, and so do derivatives and accelerators.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ from elk_ssm.kalman.whitening import Emission, isolated
 from elk_ssm.linalg.small import matmul, symmetrize, transpose
 from elk_ssm.linalg.structure import Operator, to_dense
 
-# Fewer dimensions, or scalars, are taken in as fast one by one.
-_FEWEST = 10
+# Fewer dimensions, or fewer scalars of them, are taken in as fast one by one.
+_DIMENSIONS, _SCALARS = 12, 5
 # Which types LAPACK has.
 _KNOWN = ("float32", "float64")
 
@@ -63,19 +63,20 @@ def by_vector(
 
 def is_large(cov: Array, seen: int) -> bool:
     """Whether so many scalars of a state are taken in faster at once."""
-    return min(cov.shape[-1], seen) >= _FEWEST and cov.dtype.name in _KNOWN
+    many = cov.shape[-1] >= _DIMENSIONS and seen >= _SCALARS
+    return many and cov.dtype.name in _KNOWN
 
 
-def alone_on_cpu(at_once: Callable, scalars: Callable) -> Callable:
-    """Return the function that is `at_once` for one model on a CPU, else `scalars`."""
+def alone_on_cpu(by_factor: Callable, scalars: Callable) -> Callable:
+    """Return the function that is `by_factor` for one model on a CPU, else `scalars`."""
 
     def alone(*operands: Any) -> Any:
-        return by_platform(*operands, cpu=at_once, default=scalars)
+        return by_platform(*operands, cpu=by_factor, default=scalars)
 
     return unless_batched(alone, scalars)
 
 
-def _emission_at_once(
+def _by_factor(
     mean: Array, cov: Array, emission: Emission
 ) -> tuple[Array, Array, Array]:
     H, seen, whole = to_dense(emission.weights), emission.observed, emission.whole
@@ -83,7 +84,7 @@ def _emission_at_once(
     pivots = None if whole is None else jnp.where(seen, whole.whitener.variances, 1.0)
     across, total = moments_of(cov, H, R, seen)
 
-    def at_once() -> tuple[Array, Array, Array]:
+    def quickly() -> tuple[Array, Array, Array]:
         # What is missing has no gain, and H need not be cleared of it.
         error = jnp.where(seen, emission.values - times(H, mean), 0.0)
         found, scales = solve(total, jnp.concatenate([across, error[None]]))
@@ -95,10 +96,10 @@ def _emission_at_once(
         return mean + (step + times(K, left)), left_after(cov, H, R, K), log_density
 
     enough = jnp.all(has_enough_noise(cov, H, R, total, pivots) | ~seen)
-    return lax.cond(enough, at_once, lambda: by_scalars(mean, cov, emission))
+    return lax.cond(enough, quickly, lambda: by_scalars(mean, cov, emission))
 
 
-_emission = alone_on_cpu(_emission_at_once, by_scalars)
+_emission = alone_on_cpu(_by_factor, by_scalars)
 
 
 def moments_of(

@@ -154,7 +154,7 @@ class Emission(NamedTuple):
         if self.whole is None:
             whole = with_gaps()
         else:
-            # Of a batch at once: JAX cannot transpose a rule whose branch it has batched.
+            # Of a batch at once: JAX cannot transpose a rule with a batched branch.
             gaps = anywhere(~jnp.all(observed))
             whole = lax.cond(gaps, with_gaps, lambda: self.whole)
         turned, (inverse, variances) = whole
