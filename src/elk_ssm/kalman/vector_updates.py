@@ -68,7 +68,7 @@ def is_large(cov: Array, seen: int) -> bool:
 
 
 def alone_on_cpu(by_factor: Callable, scalars: Callable) -> Callable:
-    """Return the function that is `by_factor` for one model on a CPU, else `scalars`."""
+    """Return what is `by_factor` for one model on a CPU, and else `scalars`."""
 
     def alone(*operands: Any) -> Any:
         return by_platform(*operands, cpu=by_factor, default=scalars)
@@ -158,7 +158,10 @@ def _root(matrix: Array) -> Array:
 def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Array:
     """Return A P A' + K R K'."""
     A = jnp.eye(cov.shape[0], dtype=cov.dtype) - matmul(gain, weights)
-    noisy = matmul(gain, noise.to_dense()) if noise.mixes else gain * noise.variances()
+    if noise.mixes:
+        noisy = matmul(gain, noise.to_dense())
+    else:
+        noisy = gain * noise.variances()[None, :]
     kept = matmul(matmul(A, cov), transpose(A))
     return symmetrize(kept + matmul(noisy, transpose(gain)))
 
