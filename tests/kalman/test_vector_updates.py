@@ -7,6 +7,8 @@ import pytest
 
 import elk_ssm as elk
 from elk_ssm.kalman import rauch_tung_striebel as rts
+from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
+from elk_ssm.kalman.lgssm import pose
 from elk_ssm.kalman.vector_updates import by_scalars, by_vector
 from elk_ssm.kalman.whitening import Emission
 from elk_ssm.linalg.structure import Dense, Diagonal, to_dense
@@ -193,6 +195,24 @@ def test_the_smoother_is_that_of_numpy(kind, x64):
     spread = to_dense(found.smoothed_covariances)
     np.testing.assert_allclose(spread, covs, rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(found.log_likelihood, evidence, rtol=1e-11)
+
+
+@pytest.mark.parametrize("which", ["emission", "dynamics"])
+def test_whether_varying_noise_is_next_to_none(which, x64):
+    # By one factor a step where there surely is enough, and else as ever.
+    model, arrays = models("varying")
+    name = f"{which}_covariance"
+    asked = {"emission": has_exact_emissions, "dynamics": has_exact_dynamics}[which]
+    ask = jax.jit(
+        lambda *x: asked(pose(model._replace(**{name: x[0]}), x[1], None, None), x[2])
+    )
+    noise = np.array(arrays[1] if which == "dynamics" else arrays[3])
+    y, covs = jnp.asarray(arrays[-1]), jnp.ones((STEPS, D, 1)) * jnp.eye(D)
+    assert not ask(jnp.asarray(noise), y, covs)
+    noise[70, 3] = noise[70, :, 3] = 0
+    assert ask(jnp.asarray(noise), y, covs)
+    many = jax.vmap(ask, (0, None, None))(jnp.stack([noise, noise]), y, covs)
+    assert many.all()
 
 
 def test_a_batch_makes_no_library_call_and_is_its_members():

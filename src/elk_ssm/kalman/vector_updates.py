@@ -61,10 +61,10 @@ def by_vector(
     return (_emission if large else by_scalars)(mean, cov, emission)
 
 
-def is_large(cov: Array, seen: int) -> bool:
-    """Whether so many scalars of a state are taken in faster at once."""
-    many = cov.shape[-1] >= _DIMENSIONS and seen >= _SCALARS
-    return many and cov.dtype.name in _KNOWN
+def is_large(state: Array, seen: int) -> bool:
+    """Whether so many scalars of a state `(..., D)` are taken in faster at once."""
+    many = state.shape[-1] >= _DIMENSIONS and seen >= _SCALARS
+    return many and state.dtype.name in _KNOWN
 
 
 def alone_on_cpu(by_factor: Callable, scalars: Callable) -> Callable:
@@ -148,6 +148,12 @@ def solve(total: Array, table: Array) -> tuple[Array, Array]:
             root, table, left_side=False, lower=True, transpose_a=transposed
         )
     return table, jnp.diagonal(root)
+
+
+def unit_rows(weights: Array, noise: Array) -> Array:
+    """Return weights of independent scalars of variance one; NaN of a singular R."""
+    root = _root(noise)
+    return lax.linalg.triangular_solve(root, weights, left_side=True, lower=True)
 
 
 def _root(matrix: Array) -> Array:
