@@ -39,6 +39,7 @@ __all__ = [
     "run_program",
     "scan_counts",
     "solving_program",
+    "unless_batched",
     "used_inputs",
     "zero_tangent",
 ]
@@ -54,6 +55,23 @@ REMAT_RULE = "fun_jaxpr_thunk"
 
 custom_vmap = jax.custom_batching.custom_vmap
 """A rule for `vmap`, with which `auto` plans a batch as a batch. Public but young."""
+
+
+def unless_batched(alone: Callable, batched: Callable) -> Callable:
+    """Return a function that is `alone`, and under `vmap` the batch of `batched`.
+
+    `batched` finds the same in another way. There is no derivative in reverse.
+    """
+    function = custom_vmap(alone)
+
+    @function.def_vmap
+    def _over_a_batch(axis_size: int, in_batched: Any, *operands: Any) -> tuple:
+        del axis_size
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, in_batched)
+        found = jax.vmap(batched, tuple(axes))(*operands)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return function
 
 
 def deliberate_nans() -> Any:

@@ -9,8 +9,8 @@ They say how fast errors grow (lambda_1), how many directions grow (the unstable
 and how much of the past is kept. In what unit: per step of the recurrence; a flow that
 is integrated with steps of dt has exponents lambda / dt per unit of time.
 
-Gram and Schmidt's recursion, twice, in place of a factorisation: k is small, and the
-library calls no LAPACK inside its scans.
+Gram and Schmidt's recursion, twice, in place of a factorisation: k is small, and a
+batch is to call no LAPACK.
 """
 
 from functools import partial

@@ -17,6 +17,7 @@ from elk_ssm.kalman.steps import (
     steps_of,
     transition_into,
 )
+from elk_ssm.kalman.whitening import Emission
 from elk_ssm.parallel.driver import run
 
 Moments: TypeAlias = tuple[Array, Array]
@@ -29,7 +30,12 @@ def filter_by_steps(problem: Problem, update: Callable) -> Filtered:
     return run(filter_of(problem, update), backend="sequential")
 
 
-def filter_of(problem: Problem, update: Callable = condition_carefully) -> "_Filter":
+def carefully(mean: Array, cov: Array, emission: Emission) -> tuple:
+    """Condition N(mean, cov) on an emission; see `condition_carefully`."""
+    return condition_carefully(mean, cov, emission.rows())
+
+
+def filter_of(problem: Problem, update: Callable = carefully) -> "_Filter":
     """Return the filter of a problem of one group, or of a device's piece of it."""
     mean = jnp.zeros_like(problem.initial_mean)
     # What stands before step 0 does not matter, as F_0 is zero.
@@ -45,7 +51,7 @@ class _Filter(RunsOfSteps[Moments]):
 
     def step(self, state: Moments, entry: Entry) -> tuple[Moments, Filtered]:
         predicted = propagate(transition_into(self.problem, entry), *state)
-        mean, cov, term = self.update(*predicted, self.rows(entry))
+        mean, cov, term = self.update(*predicted, self.emission(entry))
         return (mean, cov), (mean, cov, term)
 
     def known(self, state: Moments) -> Run:

@@ -29,7 +29,7 @@ from elk_ssm.kalman.roundings import LOG_TWO_PI, floor_of, scales_of
 from elk_ssm.kalman.runs import reflected
 from elk_ssm.kalman.scalar_updates import Rows, over_rows
 from elk_ssm.kalman.steps import Entry, steps_of
-from elk_ssm.kalman.whitening import emission_rows, whiten
+from elk_ssm.kalman.whitening import Emission, whiten
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.sparsity import DENSE, Sparsity
 from elk_ssm.linalg.structure import to_dense
@@ -96,7 +96,7 @@ def innovations(
         here = problem._replace(**entry.varying)
         emission = here.emission_weights, here.emission_covariance
         data = here.values, here.observed
-        rows = emission_rows(*emission, *data, model["whole"])
+        rows = Emission(*emission, *data, model["whole"]).rows()
         means, cov, seen = _take_in(carry[0], carry[1], rows, scales)
         f = to_dense(F if f is None else F.like(f))
         q = to_dense(Q if q is None else Q.like(q))

@@ -2,9 +2,10 @@ r"""The Rauch-Tung-Striebel smoother.
 
 Given the filter, p(z_t | z_{t+1}, y_{0:t}) = N(m_t + E_t (z_{t+1} - m^p_{t+1}), L_t),
 where m^p is the predicted mean. z_{t+1} = F z_t + c + N(0, Q) is a set of D scalar
-observations of z_t, so E_t, L_t come from conditioning N(m_t, P_t) on them by D small
-steps (see `scalar_updates`), and no difference of two nearly equal smoothed and
-predicted covariances is formed (P + E (P^s - P^p) E' loses definiteness that way).
+observations of z_t, so E_t, L_t come from conditioning N(m_t, P_t) on them, by D small
+steps (see `scalar_updates`) or as one vector (see `vector_updates`), and no difference
+of two nearly equal smoothed and predicted covariances is formed (P + E (P^s - P^p) E'
+loses definiteness that way).
 With E_{T-1} = 0 and L_{T-1} = P_{T-1},
 
     m^s_t = m_t + E_t (m^s_{t+1} - m^p_{t+1})
@@ -21,33 +22,49 @@ direction; `delicate` says where, and `future` holds the way round it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.kalman.backward import Backward, Marginals
 from elk_ssm.kalman.elements import SmootherElement
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.scalar_updates import condition_row, over_rows, project
 from elk_ssm.kalman.steps import Entry, entries_of, transition_into
+from elk_ssm.kalman.vector_updates import (
+    alone_on_cpu,
+    has_enough_noise,
+    is_large,
+    left_after,
+    moments_of,
+    solve,
+)
 from elk_ssm.kalman.whitening import Whitener, whitener_of
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
-from elk_ssm.linalg.structure import Dense
+from elk_ssm.linalg.structure import Dense, Operator
 
 
 def rauch_tung_striebel(
-    problem: Problem, filtered: tuple[Array, ...], cross: bool, at_once: bool = False
+    problem: Problem,
+    filtered: tuple[Array, ...],
+    cross: bool,
+    at_once: bool = False,
+    vectors: bool = False,
 ) -> Backward:
     """Return the smoother, from the filtered means and covariances.
 
     The means of its states are distances from the filtered means. The output of a step
     is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
-    `at_once` says that transitions are asked for all together.
+    `at_once` says that transitions are asked for all together. With `vectors` a step is
+    conditioned on its successor as a vector where that is faster, without derivatives.
     """
     means, covs, Q = *filtered[:2], problem.covariance
     static = None if Q.varies else whitener_of(Q)
+    large = vectors and is_large(covs, covs.shape[-1])
+    look_back = _by_vector if large else partial(_by_scalars, unrolled=at_once)
 
     def moments(entry: Entry) -> tuple[Array, ...]:
         # What comes of step 0, whose F is zero, is about no state.
@@ -56,10 +73,10 @@ def rauch_tung_striebel(
 
     def transition(entry: Entry, known: tuple[Array, ...]) -> tuple[Dense, Any, Dense]:
         cov, before, here = known
-        F, c, noise = transition_into(problem, entry)
+        F, c, _ = transition_into(problem, entry)
+        noise = problem._replace(**entry.varying).covariance
         # A static Q is decorrelated once for all steps.
-        whitener = static or whitener_of(Dense(noise))
-        E, L = _condition_backward(cov, F, whitener, at_once)
+        E, L = look_back(cov, F, noise, static)
         return Dense(E), here - (matvec(F, before) + c), Dense(L)
 
     end = Marginals(jnp.zeros_like(means[-1]), Dense(covs[-1]))
@@ -89,17 +106,23 @@ class _RauchTungStriebel(Backward):
         return before, (state, lagged if self.cross else None)
 
 
-def _condition_backward(
-    cov: Array, weights: Array, whitener: Whitener, unrolled: bool
+def _by_scalars(
+    cov: Array,
+    weights: Array,
+    noise: Operator,
+    known: Whitener | None,
+    unrolled: bool = False,
 ) -> tuple[Array, Array]:
     """Return E and L of p(z_t | z_{t+1}) = N(m + E (z_{t+1} - F m - c), L).
 
     Args:
         cov: the filtered covariance at t, `(D, D)`.
         weights: F into t + 1, `(D, D)`.
-        whitener: that of Q into t + 1.
+        noise: Q into t + 1.
+        known: its whitener, where that is static.
         unrolled: As for `over_rows`.
     """
+    inverse, variances = known or whitener_of(noise)
 
     def take_in(carry, row):
         E, L = carry
@@ -108,7 +131,24 @@ def _condition_backward(
         left = target - jnp.sum(E * h[:, None], axis=0)
         return E + K[:, None] * left[None, :], L
 
-    inverse = whitener.inverse
-    rows = (matmul(inverse, weights), whitener.variances, inverse)
+    rows = (matmul(inverse, weights), variances, inverse)
     E, L = over_rows(take_in, (jnp.zeros_like(cov), cov), rows, unrolled=unrolled)
     return E, symmetrize(L)
+
+
+def _by_factor(
+    cov: Array, weights: Array, noise: Operator, known: Whitener | None
+) -> tuple[Array, Array]:
+    """Return the same by one factor, where that costs no digits."""
+    across, total = moments_of(cov, weights, noise)
+
+    def quickly() -> tuple[Array, Array]:
+        E = solve(total, across)[0]
+        return E, left_after(cov, weights, noise, E)
+
+    pivots = None if known is None else known.variances
+    enough = jnp.all(has_enough_noise(cov, weights, noise, total, pivots))
+    return lax.cond(enough, quickly, lambda: _by_scalars(cov, weights, noise, known))
+
+
+_by_vector = alone_on_cpu(_by_factor, _by_scalars)

@@ -35,9 +35,9 @@ from elk_ssm.kalman.repetition import (
     powers_of,
     repeats,
 )
-from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.settled_filter import filter_settling
 from elk_ssm.kalman.steps import Entry, transition_into
+from elk_ssm.kalman.vector_updates import by_scalars
 from elk_ssm.linalg.small import matmul, transpose
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.driver import run
@@ -94,7 +94,7 @@ def _may_settle(problem: Problem) -> bool:
 
 
 def _filter_all(problem: Problem) -> Filtered:
-    return filter_by_steps(problem, condition)
+    return filter_by_steps(problem, by_scalars)
 
 
 def _smooth_all(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
@@ -198,7 +198,7 @@ def _smooth_settling(
     problem: Problem, filtered: Filtered, held: Array, cross: bool
 ) -> Smoothed:
     """Smooth, given of each step whether its filtered covariance is a copy."""
-    recursion: Any = rauch_tung_striebel(problem, filtered, cross)
+    recursion: Any = rauch_tung_striebel(problem, filtered, cross, vectors=True)
     means, covs, _ = filtered
     # The same if the covariance of the step after is its own, and so are the entries.
     same = jnp.append(held[1:-1] & repeats(problem)[2:], False)[::-1]

@@ -20,12 +20,12 @@ from elk_ssm.kalman.repetition import (
 from elk_ssm.kalman.roundings import regular_log_normal
 from elk_ssm.kalman.scalar_updates import (
     Rows,
-    condition,
     condition_row,
     over_rows,
     project,
 )
 from elk_ssm.kalman.steps import Entry, Steps, propagate, transition_into
+from elk_ssm.kalman.vector_updates import by_vector
 from elk_ssm.linalg.small import matmul, matvec, transpose
 from elk_ssm.parallel.settling import (
     BLOCK,
@@ -85,7 +85,7 @@ def filter_settling(problem: Problem) -> tuple[Filtered, Array]:
     """Filter, and say of each step whether it has the covariance of the one before."""
     steps, none = problem.num_steps, jnp.zeros_like(problem.initial_mean)
     how = _Filtering(
-        filter_of(problem, condition), repeats(problem), leap_length(steps)
+        filter_of(problem, by_vector), repeats(problem), leap_length(steps)
     )
     outputs = (
         jnp.zeros((steps, *none.shape), none.dtype),

@@ -16,7 +16,7 @@ from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import scales_of
 from elk_ssm.kalman.runs import Run, combine_runs, compress, condition_run, no_run
 from elk_ssm.kalman.scalar_updates import Rows
-from elk_ssm.kalman.whitening import WhitenedEmission, emission_rows, whiten_emission
+from elk_ssm.kalman.whitening import Emission, WhitenedEmission, whiten_emission
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import to_dense, variances_of
 from elk_ssm.parallel.recursion import Element, Recursion, State
@@ -56,14 +56,17 @@ class Steps(Recursion[State, Element]):
     whole: WhitenedEmission | None
     seen: Array
 
-    def rows(self, entry: Entry) -> Rows:
-        """Return the emission of one step as independent scalars."""
+    def emission(self, entry: Entry) -> Emission:
+        """Return the emission of one step."""
         here = self.problem._replace(**entry.varying)
         weights, covariance = here.emission_weights, here.emission_covariance
         if here.exists is not None:
             weights = weights.where(here.exists, 0.0)
-        data = here.values, here.observed
-        return emission_rows(weights, covariance, *data, self.whole)
+        return Emission(weights, covariance, here.values, here.observed, self.whole)
+
+    def rows(self, entry: Entry) -> Rows:
+        """Return the emission of one step as independent scalars."""
+        return self.emission(entry).rows()
 
     def values_like(self, entry: Entry, values: Array) -> Array:
         """Return the decorrelated values of many steps, which are `entry` but for them.

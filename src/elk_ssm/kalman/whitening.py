@@ -123,34 +123,42 @@ def isolated(covariance: Operator, observed: Array) -> Operator:
     return Dense(jnp.where(kept, matrix, jnp.eye(len(observed), dtype=matrix.dtype)))
 
 
-def emission_rows(
-    weights: Operator,
-    covariance: Operator,
-    values: Array,
-    observed: Array,
-    whole: WhitenedEmission | None,
-) -> Rows:
-    """Turn the emission of one step into independent scalars.
+class Emission(NamedTuple):
+    """What is seen of one step: H x + N(0, R).
 
-    `whole` is the decorrelated emission of a step without gaps, where it is known
-    beforehand. A step with gaps needs its own.
+    Attributes:
+        weights: H, `(E, D)`.
+        covariance: R, `(E, E)`.
+        values: `(E,)`, finite; what is missing holds a stand-in.
+        observed: `(E,)` boolean.
+        whole: H and R decorrelated without gaps, where they are known beforehand. A
+            step with gaps needs its own.
     """
-    H = to_dense(weights)
-    if not covariance.mixes:
-        variances = isolated(covariance, observed).variances()
-        return Rows(H, variances, values, observed)
 
-    def with_gaps() -> WhitenedEmission:
-        return whiten_emission(H, to_dense(isolated(covariance, observed)))
+    weights: Operator
+    covariance: Operator
+    values: Array
+    observed: Array
+    whole: WhitenedEmission | None
 
-    if whole is None:
-        whole = with_gaps()
-    else:
-        # Of a batch at once: JAX cannot transpose a rule whose branch it has batched.
-        gaps = anywhere(~jnp.all(observed))
-        whole = lax.cond(gaps, with_gaps, lambda: whole)
-    turned, (inverse, variances) = whole
-    return Rows(turned, variances, matvec(inverse, values), observed)
+    def rows(self) -> Rows:
+        """Return it as independent scalars."""
+        H, values, observed = to_dense(self.weights), self.values, self.observed
+        if not self.covariance.mixes:
+            variances = isolated(self.covariance, observed).variances()
+            return Rows(H, variances, values, observed)
+
+        def with_gaps() -> WhitenedEmission:
+            return whiten_emission(H, to_dense(isolated(self.covariance, observed)))
+
+        if self.whole is None:
+            whole = with_gaps()
+        else:
+            # Of a batch at once: JAX cannot transpose a rule with a batched branch.
+            gaps = anywhere(~jnp.all(observed))
+            whole = lax.cond(gaps, with_gaps, lambda: self.whole)
+        turned, (inverse, variances) = whole
+        return Rows(turned, variances, matvec(inverse, values), observed)
 
 
 def whitener_of(covariance: Operator) -> Whitener:

@@ -1,0 +1,177 @@
+r"""Conditioning one Gaussian on a whole vector, where that costs no digits.
+
+For x ~ N(m, P) and z = H x + N(0, R), with G = P H',
+
+    S = H G + R,    K = G S^{-1},    A = I - K H
+    P <- A P A' + K R K'
+
+by one Cholesky factor of S. Errors of K enter this form of the covariance (Joseph's)
+squared. One step of refinement does as much for the mean: with e = z - H m,
+
+    x = S^{-1} e,    rho = e - H K e - R x
+    m <- m + K (e + rho),    -2 log N(e; 0, S) = x' (e + rho) + log det 2 pi S
+
+as S lost digits of R where that is small beside H G, and rho did not. What comes of it
+is nearer to the exact moments than what scalars leave, mostly by two to ten times.
+
+Beside next to no noise the factor breaks down, and `scalar_updates` has to do it. S is
+no smaller than R, and so are its pivots: where those of R are above sqrt(eps) times the
+diagonal of S, all is well. It is decided at every step.
+
+A step of many dimensions is up to four times faster on a CPU this way. The factor is
+LAPACK's, of one matrix: batched calls can hang on a CPU with few cores, so that a batch
+takes in scalars, and so do derivatives and accelerators.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm._jax import unless_batched
+from elk_ssm._platforms import by_platform
+from elk_ssm.kalman.roundings import LOG_TWO_PI
+from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.whitening import Emission, isolated
+from elk_ssm.linalg.small import matmul, symmetrize, transpose
+from elk_ssm.linalg.structure import Operator, to_dense
+
+# Fewer dimensions, or fewer scalars of them, are taken in as fast one by one.
+_DIMENSIONS, _SCALARS = 12, 5
+# Which types LAPACK has.
+_KNOWN = ("float32", "float64")
+
+
+def by_scalars(
+    mean: Array, cov: Array, emission: Emission
+) -> tuple[Array, Array, Array]:
+    """Condition N(mean, cov) on an emission; see `condition`."""
+    return condition(mean, cov, emission.rows())
+
+
+def by_vector(
+    mean: Array, cov: Array, emission: Emission
+) -> tuple[Array, Array, Array]:
+    """Do the same at once where it is accurate, there is no batch, and it is faster.
+
+    Has no derivative in reverse.
+    """
+    large = is_large(cov, emission.values.shape[0])
+    return (_emission if large else by_scalars)(mean, cov, emission)
+
+
+def is_large(state: Array, seen: int) -> bool:
+    """Whether so many scalars of a state `(..., D)` are taken in faster at once."""
+    many = state.shape[-1] >= _DIMENSIONS and seen >= _SCALARS
+    return many and state.dtype.name in _KNOWN
+
+
+def alone_on_cpu(by_factor: Callable, scalars: Callable) -> Callable:
+    """Return what is `by_factor` for one model on a CPU, and else `scalars`."""
+
+    def alone(*operands: Any) -> Any:
+        return by_platform(*operands, cpu=by_factor, default=scalars)
+
+    return unless_batched(alone, scalars)
+
+
+def _by_factor(
+    mean: Array, cov: Array, emission: Emission
+) -> tuple[Array, Array, Array]:
+    H, seen, whole = to_dense(emission.weights), emission.observed, emission.whole
+    R = isolated(emission.covariance, seen)
+    pivots = None if whole is None else jnp.where(seen, whole.whitener.variances, 1.0)
+    across, total = moments_of(cov, H, R, seen)
+
+    def quickly() -> tuple[Array, Array, Array]:
+        # What is missing has no gain, and H need not be cleared of it.
+        error = jnp.where(seen, emission.values - times(H, mean), 0.0)
+        found, scales = solve(total, jnp.concatenate([across, error[None]]))
+        K, x = found[:-1], found[-1]
+        step = times(K, error)
+        left = jnp.where(seen, error - times(H, step) - R.mv(x), 0.0)
+        terms = x * (error + left) + jnp.where(seen, LOG_TWO_PI, 0.0)
+        log_density = -jnp.sum(0.5 * terms + jnp.log(scales))
+        return mean + (step + times(K, left)), left_after(cov, H, R, K), log_density
+
+    enough = jnp.all(has_enough_noise(cov, H, R, total, pivots) | ~seen)
+    return lax.cond(enough, quickly, lambda: by_scalars(mean, cov, emission))
+
+
+_emission = alone_on_cpu(_by_factor, by_scalars)
+
+
+def moments_of(
+    cov: Array, weights: Array, noise: Operator, seen: Array | None = None
+) -> tuple[Array, Array]:
+    """Return P H' and S = H P H' + R, without what is not `seen`, `(E,)`."""
+    across = matmul(cov, transpose(weights))
+    inner = matmul(weights, across)
+    if seen is not None:
+        across = jnp.where(seen[None, :], across, 0.0)
+        inner = jnp.where(seen[:, None] & seen[None, :], inner, 0.0)
+    return across, inner + to_dense(noise)
+
+
+def has_enough_noise(
+    cov: Array, weights: Array, noise: Operator, total: Array, pivots: Array | None
+) -> Array:
+    """Whether conditioning at once keeps the digits that scalars keep, `(E,)`.
+
+    Args:
+        cov: P.
+        weights: H.
+        noise: R.
+        total: S.
+        pivots: Those of R, where they are known beforehand.
+    """
+    if pivots is None:
+        pivots = _pivots(noise)
+    sizes = jnp.sum(weights * weights * jnp.diagonal(cov)[None, :], axis=-1)
+    sizes = jnp.maximum(sizes + noise.variances(), jnp.diagonal(total))
+    # NaN is not enough.
+    return pivots > jnp.finfo(cov.dtype).eps ** 0.5 * sizes
+
+
+def _pivots(noise: Operator) -> Array:
+    if not noise.mixes:
+        return noise.variances()
+    return jnp.diagonal(_root(noise.to_dense())) ** 2
+
+
+def solve(total: Array, table: Array) -> tuple[Array, Array]:
+    """Return X with X S = table, and the diagonal of the factor of S."""
+    root = _root(total)
+    for transposed in (True, False):
+        table = lax.linalg.triangular_solve(
+            root, table, left_side=False, lower=True, transpose_a=transposed
+        )
+    return table, jnp.diagonal(root)
+
+
+def unit_rows(weights: Array, noise: Array) -> Array:
+    """Return weights of independent scalars of variance one; NaN of a singular R."""
+    root = _root(noise)
+    return lax.linalg.triangular_solve(root, weights, left_side=True, lower=True)
+
+
+def _root(matrix: Array) -> Array:
+    # LAPACK goes by columns: the transpose of an array that lies by rows is as it is.
+    return lax.linalg.cholesky(transpose(matrix), symmetrize_input=False)
+
+
+def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Array:
+    """Return A P A' + K R K'."""
+    A = jnp.eye(cov.shape[0], dtype=cov.dtype) - matmul(gain, weights)
+    if noise.mixes:
+        noisy = matmul(gain, noise.to_dense())
+    else:
+        noisy = gain * noise.variances()[None, :]
+    kept = matmul(matmul(A, cov), transpose(A))
+    return symmetrize(kept + matmul(noisy, transpose(gain)))
+
+
+def times(matrix: Array, vector: Array) -> Array:
+    """Multiply one matrix by one vector; `matvec` copies the transpose."""
+    return jnp.matmul(matrix, vector, precision=lax.Precision.HIGHEST)
