@@ -25,13 +25,24 @@ def climb(recursion: Recursion, elements: Any) -> list[Any]:
         recursion: Says how elements combine, and how many at once.
         elements: Leaves with a leading axis T >= 1, in the order of the run.
     """
-    levels = [elements]
-    while _count(levels[-1]) > recursion.fan_in:
-        joined, *rest = _groups(recursion, levels[-1])
+    levels, size = [elements], group_size(_count(elements), recursion.fan_in)
+    while _count(levels[-1]) > size:
+        joined, *rest = _groups(recursion, levels[-1], size)
         for element in rest:
             joined = recursion.combine(joined, element)
         levels.append(joined)
     return levels
+
+
+def group_size(count: int, most: int) -> int:
+    """How many of `count` elements are joined at once, no more than `most`.
+
+    The fewest that need no further level, since what is written out is also compiled.
+    """
+    levels = 1
+    while most**levels < count:
+        levels += 1
+    return next(size for size in range(2, most + 1) if size**levels >= count)
 
 
 def whole(recursion: Recursion, levels: list[Any]) -> Any:
@@ -51,31 +62,48 @@ def descend(recursion: Recursion, levels: list[Any], start: Any) -> Any:
         levels: From `climb`.
         start: The state before the first element.
     """
+    size = group_size(_count(levels[0]), recursion.fan_in)
+    after = _through_few(recursion, levels[-1], start)
+    for level in reversed(levels[:-1]):
+        after = _through_groups(recursion, level, size, start, after)
+    return after
+
+
+def _through_few(recursion: Recursion, elements: Any, start: Any) -> Any:
+    """Return the state after each of a few elements.
+
+    One after the other changes all states that come after it: without branches, which
+    an accelerator would run as kernels of their own.
+    """
+    count = _count(elements)
+    act, place = jax.vmap(recursion.act, (None, 0)), jnp.arange(count)
+    states = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), start)
+    for j in range(count):
+        after = act(jax.tree.map(lambda x, j=j: x[j], elements), states)
+        states = _where(place >= j, after, states)
+    return states
+
+
+def _through_groups(
+    recursion: Recursion, elements: Any, size: int, start: Any, above: Any
+) -> Any:
+    """Return the state after each element, of those after each group of them."""
     act = jax.vmap(recursion.act)
-    above = None  # the states after the groups of this level
-    for level in reversed(levels):
-        count = _count(level)
-        size = count if above is None else recursion.fan_in
-        before = jax.tree.map(lambda x: x[None], start)
-        if above is not None:
-            before = jax.tree.map(_shift, start, above)
-        *inner, last = _groups(recursion, level, size)
-        after = []
-        for element in inner:
-            before = act(element, before)
-            after.append(before)
-        after.append(act(last, before) if above is None else above)
-        above = jax.tree.map(lambda *x, n=count: _interleave(x, n), *after)
-    return above
+    state = jax.tree.map(_shift, start, above)
+    after = []
+    for element in _groups(recursion, elements, size)[:-1]:
+        state = act(element, state)
+        after.append(state)
+    count = _count(elements)
+    return jax.tree.map(lambda *x: _interleave(x, count), *after, above)
 
 
 def _count(elements: Any) -> int:
     return jax.tree.leaves(elements)[0].shape[0]
 
 
-def _groups(recursion: Recursion, elements: Any, size: int = 0) -> list[Any]:
+def _groups(recursion: Recursion, elements: Any, size: int) -> list[Any]:
     """The first, second, ... of every group of neighbours; the last one filled up."""
-    size = size or recursion.fan_in
     fill = -_count(elements) % size
 
     def fill_up(x: Array, nothing: Array) -> Array:
@@ -93,3 +121,10 @@ def _shift(first: Array, x: Array) -> Array:
 def _interleave(of_groups: tuple[Array, ...], count: int) -> Array:
     every = jnp.stack(of_groups, axis=1)
     return every.reshape(-1, *every.shape[2:])[:count]
+
+
+def _where(condition: Array, chosen: Any, other: Any) -> Any:
+    def one(x: Array, y: Array) -> Array:
+        return jnp.where(condition.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+    return jax.tree.map(one, chosen, other)
