@@ -13,23 +13,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.parallel.recursion import Recursion
 
 
 def climb(recursion: Recursion, elements: Any) -> list[Any]:
-    """Return the levels of the tree, from all elements to no more than `fan_in`.
+    """Return the levels of the tree, from all elements to `few` or `fan_in` of them.
 
     Args:
         recursion: Says how elements combine, and how many at once.
         elements: Leaves with a leading axis T >= 1, in the order of the run.
     """
     levels, size = [elements], group_size(_count(elements), recursion.fan_in)
-    while _count(levels[-1]) > size:
+    while _count(levels[-1]) > max(size, recursion.few):
         joined, *rest = _groups(recursion, levels[-1], size)
-        for element in rest:
-            joined = recursion.combine(joined, element)
+        again = _groups(recursion, _apart(recursion, levels[-1]), size)[1:]
+        for later in zip(rest, again, strict=True):
+            joined = recursion.join(joined, *later)
         levels.append(joined)
     return levels
 
@@ -63,32 +64,17 @@ def descend(recursion: Recursion, levels: list[Any], start: Any) -> Any:
         start: The state before the first element.
     """
     size = group_size(_count(levels[0]), recursion.fan_in)
-    after = _through_few(recursion, levels[-1], start)
+    after = recursion.through(levels[-1], start)
     for level in reversed(levels[:-1]):
         after = _through_groups(recursion, level, size, start, after)
     return after
-
-
-def _through_few(recursion: Recursion, elements: Any, start: Any) -> Any:
-    """Return the state after each of a few elements.
-
-    One after the other changes all states that come after it: without branches, which
-    an accelerator would run as kernels of their own.
-    """
-    count = _count(elements)
-    act, place = jax.vmap(recursion.act, (None, 0)), jnp.arange(count)
-    states = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), start)
-    for j in range(count):
-        after = act(jax.tree.map(lambda x, j=j: x[j], elements), states)
-        states = _where(place >= j, after, states)
-    return states
 
 
 def _through_groups(
     recursion: Recursion, elements: Any, size: int, start: Any, above: Any
 ) -> Any:
     """Return the state after each element, of those after each group of them."""
-    act = jax.vmap(recursion.act)
+    act, elements = jax.vmap(recursion.act), _apart(recursion, elements)
     state = jax.tree.map(_shift, start, above)
     after = []
     for element in _groups(recursion, elements, size)[:-1]:
@@ -96,6 +82,15 @@ def _through_groups(
         after.append(state)
     count = _count(elements)
     return jax.tree.map(lambda *x: _interleave(x, count), *after, above)
+
+
+def _apart(recursion: Recursion, elements: Any) -> Any:
+    """Return the elements as what a compiler takes for others.
+
+    Pairs of large elements are sliced from their level by the kernel that multiplies
+    them, unless another kernel reads the same slices: then these are written out.
+    """
+    return lax.optimization_barrier(elements) if recursion.fan_in == 2 else elements
 
 
 def _count(elements: Any) -> int:
@@ -121,10 +116,3 @@ def _shift(first: Array, x: Array) -> Array:
 def _interleave(of_groups: tuple[Array, ...], count: int) -> Array:
     every = jnp.stack(of_groups, axis=1)
     return every.reshape(-1, *every.shape[2:])[:count]
-
-
-def _where(condition: Array, chosen: Any, other: Any) -> Any:
-    def one(x: Array, y: Array) -> Array:
-        return jnp.where(condition.reshape(-1, *[1] * (x.ndim - 1)), x, y)
-
-    return jax.tree.map(one, chosen, other)
