@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array
 from elk_ssm.solution import Status, int_status
 
@@ -26,10 +27,19 @@ def run_passes(
 ) -> Carry:
     """Run passes until one of them changes the status, or there are no more."""
 
-    def running(carry: Any) -> Array:
+    def goes_on(carry: Any) -> Array:
         return (carry.status == going) & (carry.iteration < max_iters)
 
-    return jax.lax.while_loop(running, body, first)
+    # An accelerator is told by the pass itself: a condition that computes is a launch.
+    def once(state: tuple) -> tuple:
+        carry = body(state[1])
+        return goes_on(carry), carry
+
+    def running(state: tuple) -> Array:
+        told, computed = (lambda state: state[0]), (lambda state: goes_on(state[1]))
+        return by_platform(state, cpu=computed, default=told)
+
+    return jax.lax.while_loop(running, once, (goes_on(first), first))[1]
 
 
 def cut_off(carry: Any) -> Any:

@@ -14,7 +14,7 @@ from tests.parallel.toy import RunningMean, toy
 from elk_ssm.kalman.affine import affine_scan
 from elk_ssm.linalg.structure import Dense, Diagonal
 from elk_ssm.parallel.driver import run
-from elk_ssm.parallel.tree import climb, descend, whole
+from elk_ssm.parallel.tree import climb, descend, group_size, whole
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,21 @@ def test_a_zero_passes_through_products_that_overflow(structure):
     offsets = jnp.zeros((length, size)).at[-1].set(1.0)
     found = affine_scan(operator, offsets, backend="associative")
     np.testing.assert_array_equal(found, offsets)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 512, 513, 1200])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_dense_maps_are_doubled_at_the_top(length, reverse, x64):
+    rng = np.random.default_rng(length)
+    operator = Dense(jnp.asarray(0.5 * rng.normal(size=(length, 3, 3))))
+    offsets = jnp.asarray(rng.normal(size=(length, 3)))
+    found, expected = (
+        affine_scan(operator, offsets, reverse=reverse, backend=backend)
+        for backend in ("associative", "sequential")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_as_few_are_joined_as_leave_the_fewest_levels():
+    sizes = [group_size(count, 24) for count in (1, 24, 25, 1_000, 100_000)]
+    assert sizes == [2, 24, 5, 10, 18]

@@ -22,7 +22,7 @@ NODES = jnp.asarray([[1.0], [2.0], [3.0], [4.0]])
 
 def extend_prefix(exact, nodes, values):
     """The exact prefix ends with the first node that is not, which becomes so."""
-    (first,) = LOCAL.first_true(beyond_prefix(exact, nodes, values))
+    (first,) = LOCAL.first_true(beyond_prefix(exact, nodes, values).any(axis=1))
     return min(int(first) + 1, len(nodes))
 
 

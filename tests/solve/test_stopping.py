@@ -7,6 +7,7 @@ import pytest
 
 from elk_ssm.solve.stopping import (
     Facts,
+    Scale,
     default_tolerance,
     differs_in_sign_of_zero,
     judge,
@@ -14,6 +15,7 @@ from elk_ssm.solve.stopping import (
     make_tolerance,
     may_end,
     scale_of,
+    sizes_of,
 )
 
 # Shapes at which a jitted maximum drops NaNs on some CPU backends, and one where not.
@@ -24,10 +26,11 @@ run_largest = jax.jit(largest)
 
 def verdict(residual, step, *, scale=1.0, tol=1e-5, last=jnp.inf):
     scales = jnp.full(residual.shape, scale)
+    sizes = Scale(scales, scales[0])
     tolerance = make_tolerance(tol, None, residual.dtype)
     alike = jnp.ones(residual.shape, bool)
-    facts = Facts(residual, step, alike, jnp.ones(len(residual), bool))
-    return run_judge(facts, scales, tolerance, jnp.asarray(last))
+    facts = Facts(residual, step, alike, jnp.ones(residual.shape, bool))
+    return run_judge(facts, sizes, tolerance, jnp.asarray(last))
 
 
 @SHAPES
@@ -158,9 +161,9 @@ def test_no_verdict_where_none_is_possible(break_at, size):
         residual = jnp.asarray(size * level * rng.normal(size=(60, 2)), jnp.float32)
         if break_at is not None:
             residual = residual.at[break_at, 1].set(jnp.nan)
-        scale = scale_of(values, 1)
+        scale = sizes_of(values, 1)
         alike, step = jnp.ones((60, 2), bool), residual
-        facts = Facts(residual, step, alike, jnp.ones(len(residual), bool))
+        facts = Facts(residual, step, alike, jnp.ones(residual.shape, bool))
         found = judge(facts, scale, tolerance, jnp.float32(0))
         ends = bool(found.converged | found.suspect | found.stalled)
         possible = bool(may_end(residual, values, tolerance))

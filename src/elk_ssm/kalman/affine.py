@@ -15,14 +15,18 @@ x_t = p_{t+1} + b_t.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.linalg.structure import Operator
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
+
+# So many maps at the top of a tree are joined by doubling.
+_FEW = 512
 
 
 def affine_scan(
@@ -104,7 +108,20 @@ class _Affine(Recursion[Array, Map]):
     def combine(self, earlier: Map, later: Map) -> Map:
         # As in `act`; A may be a product.
         A, b = later
-        return Map(A.mm(earlier.operator), A.push(earlier.offset) + b)
+        return Map(A.mm(earlier.operator), A.push_onto(earlier.offset, b))
+
+    def join(self, earlier: Map, later: Map, again: Map) -> Map:
+        offset = again.operator.push_onto(earlier.offset, again.offset)
+        return Map(later.operator.mm(earlier.operator), offset)
+
+    @property
+    def few(self) -> int:
+        return _FEW if self.entries.operator.mixes else self.fan_in
+
+    def through(self, elements: Map, start: Array) -> Array:
+        if not self.entries.operator.mixes:
+            return super().through(elements, start)
+        return _by_doubling(elements, start)
 
     def append(self, run: Map, entry: Map) -> Map:
         A, b = self.element(entry)
@@ -123,10 +140,31 @@ class _Affine(Recursion[Array, Map]):
     def act(self, run: Map, state: Array) -> Array:
         # The steps themselves would have kept a zero, and an exact prefix is such a
         # zero; a product of theirs may have overflowed.
-        return run.operator.push(state) + run.offset
+        return run.operator.push_onto(state, run.offset)
 
     def outputs(self, before: Array, entries: Map, after: Array) -> Array:
         return after
+
+
+def _by_doubling(maps: Map, start: Array) -> Array:
+    """Let every map reach back 1, 2, 4, ... maps; states that reach the start stay.
+
+    Twice the products of a tree, in half as many kernels: for the few maps at its top.
+    """
+    operators, states = maps
+    count, reach = states.shape[0], 1
+    first = jax.tree.map(lambda x: x[0], operators).push_onto(start, states[0])
+    states = jnp.concatenate([first[None], states[1:]])
+    operators = jax.tree.map(lambda x: x[1:], operators)
+    while reach < count:
+        # What lies before `reach` is known, and has no operator any more.
+        again = lax.optimization_barrier(operators)
+        further = again.push_onto(states[:-reach], states[reach:])
+        states = jnp.concatenate([states[:reach], further])
+        later = jax.tree.map(lambda x, j=reach: x[j:], operators)
+        earlier = jax.tree.map(lambda x, j=reach: x[: max(len(x) - j, 0)], operators)
+        operators, reach = later.mm(earlier), 2 * reach
+    return states
 
 
 class _Transposed(_Affine):

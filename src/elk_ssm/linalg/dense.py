@@ -32,6 +32,13 @@ class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
         row = x[..., None, :]
         return jnp.sum(jnp.where(row == 0, 0, self.matrix * row), axis=-1)
 
+    def push_onto(self, x: Array, b: Array) -> Array:
+        """Return A x + b likewise; b is a term of the sum, which is one kernel then."""
+        row = x[..., None, :]
+        first = raised(jnp.arange(x.shape[-1]) == 0, row.ndim)
+        terms = jnp.where(row == 0, 0, self.matrix * row)
+        return jnp.sum(terms + jnp.where(first, b[..., None], 0), axis=-1)
+
     def mm(self, other: Self) -> Self:
         """Return A B."""
         return self.like(matmul(self.matrix, other.matrix))

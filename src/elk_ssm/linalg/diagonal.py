@@ -26,7 +26,7 @@ class Diagonal(NamedTuple("Diagonal", [("diagonal", Array)]), Operator):
     axes: ClassVar[int] = 1
     mixes: ClassVar[bool] = False
     grouped: ClassVar[bool] = True
-    fan_in: ClassVar[int] = 16
+    fan_in: ClassVar[int] = 24
 
     def mv(self, x: Array) -> Array:
         """Return A x."""

@@ -55,6 +55,10 @@ class Operator:
         """Return A x in which an exact zero of x stays one, where A overflowed too."""
         raise NotImplementedError
 
+    def push_onto(self, x: Array, b: Array) -> Array:
+        """Return A x + b likewise."""
+        return self.push(x) + b
+
     def mm(self, other: Self) -> Self:
         """Return A B."""
         raise NotImplementedError

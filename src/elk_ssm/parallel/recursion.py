@@ -10,7 +10,11 @@ run. A recursion is a subclass that holds its entries and the state before the f
 """
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
 
 from elk_ssm.parallel.every_step import at_every_step
 
@@ -70,6 +74,38 @@ class Recursion(ABC, Generic[State, Element]):
     def act(self, run: Element, state: State) -> State:
         """Return where a run ends that `state` enters."""
         return self.state(self.combine(self.known(state), run))
+
+    def join(self, earlier: Element, later: Element, again: Element) -> Element:
+        """As `combine`; `again` is `later`, for a part that is a kernel of its own.
+
+        A compiler that sees one array in two kernels may write a copy for both.
+        """
+        del again
+        return self.combine(earlier, later)
+
+    @property
+    def few(self) -> int:
+        """How many elements `through` takes, instead of further levels of a tree."""
+        return self.fan_in
+
+    def through(self, elements: Element, start: State) -> State:
+        """Return the state after each of a few elements, leading axis n.
+
+        One after the other changes all states that come after it: without branches,
+        which an accelerator would run as kernels of their own.
+        """
+        count = jax.tree.leaves(elements)[0].shape[0]
+        act, place = jax.vmap(self.act, (None, 0)), jnp.arange(count)
+
+        def after(j: int, new: jax.Array, old: jax.Array) -> jax.Array:
+            reached = (place >= j).reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(reached, new, old)
+
+        states = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), start)
+        for j in range(count):
+            moved = act(jax.tree.map(lambda x, j=j: x[j], elements), states)
+            states = jax.tree.map(partial(after, j), moved, states)
+        return states
 
     def prepared(self) -> "Recursion":
         """Return the recursion with what is shared by two runs through its steps."""

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from elk_ssm.parallel.extremes import extremes
+
 Element = TypeVar("Element")
 _LANES = "elk_ssm lanes"
 
@@ -131,6 +133,32 @@ class TimeAxis:
         firsts = jnp.min(places, axis=1, initial=none)
         return self._reduce(jax.lax.pmin, list(firsts))
 
+    def survey(
+        self, sizes: tuple[Array, ...], conditions: tuple[tuple[Array, Array], ...]
+    ) -> tuple[list[Array], list[tuple[Array, Array]]]:
+        """Find the largest of each size, and where each condition is first true.
+
+        Args:
+            sizes: Numbers `(n, D)`, not negative and not NaN.
+            conditions: Pairs of booleans `(n, D)`: a condition, and a mark.
+
+        Returns:
+            The largest sizes; and of each pair the first position with a true entry,
+            P n where there is none, and whether an entry of it is marked besides. An
+            accelerator finds all of them in one reduction.
+        """
+        count = conditions[0][0].shape[0]
+        index, none = self.index(count)[:, None], self.size * count
+        # Of one position, what is marked comes first.
+        keys = tuple(
+            jnp.where(condition, 2 * index + ~marked, 2 * none + 1)
+            for condition, marked in conditions
+        )
+        largest, firsts = extremes(sizes, keys)
+        numbers = self._reduce(jax.lax.pmax, list(largest))
+        found = self._reduce(jax.lax.pmin, list(firsts))
+        return numbers, [(jnp.minimum(key // 2, none), key % 2 == 0) for key in found]
+
     def all(self, condition: Array) -> Array:
         """Whether a condition of any shape holds in every entry of every device."""
         return ~self._reduce(jax.lax.pmax, [jnp.any(~condition)])[0]
@@ -150,7 +178,7 @@ class TimeAxis:
     def row(self, x: Array, position: Array) -> Array:
         """Return the entry of `(n, ...)` at a position in time, to every device."""
         if self.name is None:
-            return x[position]
+            return x.at[position].get(mode="clip", wrap_negative_indices=False)
         count = x.shape[0]
         here = position - self.axis_index * count
         mine = (here >= 0) & (here < count)

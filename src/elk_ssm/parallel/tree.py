@@ -13,25 +13,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.parallel.recursion import Recursion
 
 
 def climb(recursion: Recursion, elements: Any) -> list[Any]:
-    """Return the levels of the tree, from all elements to no more than `fan_in`.
+    """Return the levels of the tree, from all elements to `few` or `fan_in` of them.
 
     Args:
         recursion: Says how elements combine, and how many at once.
         elements: Leaves with a leading axis T >= 1, in the order of the run.
     """
-    levels = [elements]
-    while _count(levels[-1]) > recursion.fan_in:
-        joined, *rest = _groups(recursion, levels[-1])
-        for element in rest:
-            joined = recursion.combine(joined, element)
+    levels, size = [elements], group_size(_count(elements), recursion.fan_in)
+    while _count(levels[-1]) > max(size, recursion.few):
+        joined, *rest = _groups(recursion, levels[-1], size)
+        again = _groups(recursion, _apart(recursion, levels[-1]), size)[1:]
+        for later in zip(rest, again, strict=True):
+            joined = recursion.join(joined, *later)
         levels.append(joined)
     return levels
+
+
+def group_size(count: int, most: int) -> int:
+    """How many of `count` elements are joined at once, no more than `most`.
+
+    The fewest that need no further level, since what is written out is also compiled.
+    """
+    levels = 1
+    while most**levels < count:
+        levels += 1
+    return next(size for size in range(2, most + 1) if size**levels >= count)
 
 
 def whole(recursion: Recursion, levels: list[Any]) -> Any:
@@ -51,31 +63,42 @@ def descend(recursion: Recursion, levels: list[Any], start: Any) -> Any:
         levels: From `climb`.
         start: The state before the first element.
     """
-    act = jax.vmap(recursion.act)
-    above = None  # the states after the groups of this level
-    for level in reversed(levels):
-        count = _count(level)
-        size = count if above is None else recursion.fan_in
-        before = jax.tree.map(lambda x: x[None], start)
-        if above is not None:
-            before = jax.tree.map(_shift, start, above)
-        *inner, last = _groups(recursion, level, size)
-        after = []
-        for element in inner:
-            before = act(element, before)
-            after.append(before)
-        after.append(act(last, before) if above is None else above)
-        above = jax.tree.map(lambda *x, n=count: _interleave(x, n), *after)
-    return above
+    size = group_size(_count(levels[0]), recursion.fan_in)
+    after = recursion.through(levels[-1], start)
+    for level in reversed(levels[:-1]):
+        after = _through_groups(recursion, level, size, start, after)
+    return after
+
+
+def _through_groups(
+    recursion: Recursion, elements: Any, size: int, start: Any, above: Any
+) -> Any:
+    """Return the state after each element, of those after each group of them."""
+    act, elements = jax.vmap(recursion.act), _apart(recursion, elements)
+    state = jax.tree.map(_shift, start, above)
+    after = []
+    for element in _groups(recursion, elements, size)[:-1]:
+        state = act(element, state)
+        after.append(state)
+    count = _count(elements)
+    return jax.tree.map(lambda *x: _interleave(x, count), *after, above)
+
+
+def _apart(recursion: Recursion, elements: Any) -> Any:
+    """Return the elements as what a compiler takes for others.
+
+    Pairs of large elements are sliced from their level by the kernel that multiplies
+    them, unless another kernel reads the same slices: then these are written out.
+    """
+    return lax.optimization_barrier(elements) if recursion.fan_in == 2 else elements
 
 
 def _count(elements: Any) -> int:
     return jax.tree.leaves(elements)[0].shape[0]
 
 
-def _groups(recursion: Recursion, elements: Any, size: int = 0) -> list[Any]:
+def _groups(recursion: Recursion, elements: Any, size: int) -> list[Any]:
     """The first, second, ... of every group of neighbours; the last one filled up."""
-    size = size or recursion.fan_in
     fill = -_count(elements) % size
 
     def fill_up(x: Array, nothing: Array) -> Array:

@@ -65,12 +65,12 @@ class Gate(Value):
 def beyond_prefix(
     exact: Array, nodes: Array, values: Array, axis: TimeAxis = LOCAL
 ) -> Array:
-    """Which nodes differ from their rollout values, `(n,)`, none of `exact` ones.
+    """Where nodes differ from their rollout values, `(n, D)`, none of `exact` ones.
 
     The first of them is exact once it takes its rollout value.
     """
     equal = (nodes == values) & ~differs_in_sign_of_zero(nodes, values)
-    return ~(jnp.all(equal, axis=1) | (axis.index(nodes.shape[0]) < exact))
+    return ~(equal | (axis.index(nodes.shape[0])[:, None] < exact))
 
 
 def settle_prefix(

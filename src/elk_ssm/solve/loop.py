@@ -47,7 +47,7 @@ from elk_ssm.solve.stopping import (
     going_on,
     judge,
     may_end,
-    scale_of,
+    sizes_of,
 )
 from elk_ssm.surrogate.policy import NoisePolicy, see
 
@@ -132,7 +132,7 @@ def one_pass(blocks: Blocks, options: Options, carry: Carry) -> Carry:
         now = History(verdict.residual_norm, verdict.step_norm, level, exact, set_back)
         carry = carry._replace(history=record(carry.history, now, carry.iteration))
     stalls = jnp.where(verdict.stalled, carry.stalls + 1, 0)
-    status = _status(verdict, stalls, prefix, blocks.unknowns)
+    status = _status(verdict, stalls, exact, blocks.unknowns)
     # Behind a break, and at the rounding floor, an iterate is better than its update.
     kept = (status == Status.nonfinite) | (status == Status.precision_limit)
     nodes = jnp.where(kept, carry.nodes, nodes)
@@ -177,9 +177,9 @@ def _judge(
     )
 
     def judged() -> tuple[Verdict, Array]:
-        scale = scale_of(seen.values, blocks.size, axis)
+        scale = sizes_of(seen.values, blocks.size, axis)
         verdict = judge(found, scale, tolerance, carry.step_norm, axis)
-        return verdict, scale
+        return verdict, scale.local
 
     def unjudged() -> tuple[Verdict, Array]:
         return going_on(found), jnp.zeros_like(seen.values)
@@ -289,10 +289,10 @@ def _even_out(
     return jnp.where(idle, nodes, found)
 
 
-def _status(verdict: Verdict, stalls: Array, prefix: Prefix, count: int) -> Array:
-    complete = prefix.exact >= count
+def _status(verdict: Verdict, stalls: Array, exact: Array, count: int) -> Array:
+    complete = exact >= count
     # The prefix is exact, so a non-finite rollout value at its end is f's own.
-    broken = verdict.suspect | ~jnp.all(jnp.isfinite(prefix.edge))
+    broken = verdict.suspect | verdict.breaks
     return status_of(
         (stalls >= PATIENCE, Status.precision_limit),
         (verdict.converged | complete, Status.converged),

@@ -6,10 +6,14 @@ false) and joined by the position of the first one that fails, which devices tha
 the time axis agree on.
 """
 
+from functools import reduce
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
+from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
@@ -43,7 +47,7 @@ class Facts(NamedTuple):
         residual: `(n, D)`, x_t - f(x_{t-1}, u_t) at the iterate.
         step: `(n, D)`, the undamped step from it.
         alike: `(n, D)`, whether state and rollout value have the same sign if zero.
-        inexact: `(n,)`, which nodes are beyond the exact prefix and not exact.
+        inexact: `(n, D)`, which entries of nodes beyond the exact prefix are not exact.
     """
 
     residual: Array
@@ -60,6 +64,7 @@ class Verdict(NamedTuple):
         converged: Residual and undamped step are below tolerance everywhere; or the
             residual is at the rounding floor, and the step below the tolerance of the
             largest state of all.
+        breaks: Whether f is non-finite there, so that it is at an exact state.
         suspect: f is non-finite at a step before which everything is below tolerance;
             whether it is at the exact states too is for `solve.failure` to find.
         stalled: The residual is at the rounding floor and the step does not shrink.
@@ -69,6 +74,7 @@ class Verdict(NamedTuple):
     """
 
     first_inexact: Array
+    breaks: Array
     converged: Array
     suspect: Array
     stalled: Array
@@ -103,8 +109,20 @@ def per_block(tolerance: Tolerance, count: int, dtype: Any) -> Tolerance:
     return Tolerance(jnp.minimum(relative, tight.relative), tight.absolute / count)
 
 
+class Scale(NamedTuple):
+    """Sizes of states: `local` ones `(n, D)`, and the largest of each dimension."""
+
+    local: Array
+    top: Array
+
+
 def scale_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Array:
-    """Size of the states about now, `(n, D)`, which tolerances are relative to.
+    """Return the local sizes of `sizes_of` alone."""
+    return sizes_of(values, block_size, axis).local
+
+
+def sizes_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Scale:
+    """Size of the states about now, which tolerances are relative to.
 
     Every dimension by itself, and local in time: the smaller of the largest magnitude
     in the last 57 to 64 steps and that in the next 57 to 64 (9 to 16 unknowns at
@@ -119,52 +137,49 @@ def scale_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Array:
     """
     reach = max(_REACH_STEPS // (block_size * _WINDOW) - 1, 1)
     magnitude = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    # Behind the end nothing is known: the last steps stand for it.
-    earlier = jnp.zeros_like(magnitude[0])
-    end = max(_REACH_STEPS // (2 * block_size), 2)
-    later = jnp.max(magnitude[-end:], axis=0)
+    count, dimension = magnitude.shape
+    # Behind the end nothing is known: the last steps once more stand for it.
+    last_few = min(max(_REACH_STEPS // (2 * block_size), 2), reach * _WINDOW)
+    earlier, end = jnp.zeros_like(magnitude[:1]), magnitude[-last_few:]
     if axis.is_sharded:
         halo = reach * _WINDOW
-        ends = jnp.max(magnitude[-halo:], axis=0), jnp.max(magnitude[:halo], axis=0)
-        last, first = axis.gather(ends)
-        earlier = jnp.where(axis.axis_index > 0, last[axis.axis_index - 1], 0)
+        parts = magnitude[-halo:], magnitude[:halo], magnitude
+        last, first, tops = axis.gather(tuple(jnp.max(x, axis=0) for x in parts))
+        earlier = jnp.where(axis.axis_index > 0, last[axis.axis_index - 1], 0)[None]
         following = first[jnp.minimum(axis.axis_index + 1, axis.size - 1)]
-        later = jnp.where(axis.axis_index < axis.size - 1, following, later)
-    before = _recent_maximum(magnitude, earlier, reach)
-    return jnp.minimum(before, _recent_maximum(magnitude, later, reach, reverse=True))
+        end = jnp.where(axis.axis_index < axis.size - 1, following, end)
+        top = jnp.max(tops, axis=0)
+    else:
+        top = jnp.max(magnitude, axis=0)
+    within = -(-count // _WINDOW)
+    fill = (within + reach) * _WINDOW - count - end.shape[0]
+    before = jnp.broadcast_to(earlier, (reach * _WINDOW, dimension))
+    after = end, jnp.zeros((fill, dimension), magnitude.dtype)
+    rows = jnp.concatenate([before, magnitude, *after])
+    windows = rows.reshape(-1, _WINDOW, dimension)[reach : reach + within]
+    runs = _largest_of_runs(rows, reach)
+    forwards = accumulate([runs[:within], *jnp.unstack(windows, axis=1)], jnp.maximum)
+    places = jnp.unstack(windows, axis=1)[::-1]
+    backwards = accumulate([runs[reach + 1 :], *places], jnp.maximum)
+    both = zip(list(forwards)[1:], list(backwards)[:0:-1], strict=True)
+    found = jnp.stack([jnp.minimum(*seen) for seen in both], axis=1)
+    return Scale(found.reshape(-1, dimension)[:count], top)
 
 
-def _recent_maximum(
-    magnitude: Array, earlier: Array, reach: int, *, reverse: bool = False
-) -> Array:
-    """Largest so far in this window of 8 and in `reach` windows before it.
+def _largest_of_runs(rows: Array, reach: int) -> Array:
+    """Largest of each `reach` windows of 8 in a row, which begin at every window."""
 
-    `earlier` stands before the first. In reverse: from here on, and windows after.
-    A maximum for each window leaves at most 8 comparisons for every entry.
-    """
-    count, dimension = magnitude.shape
-    padded = jnp.pad(magnitude, [(0, -count % _WINDOW), (0, 0)])
-    windows = padded.reshape(-1, _WINDOW, dimension)
-    seen, covered = _shift(jnp.max(windows, axis=1), earlier, 1, reverse), 1
-    while covered < reach:
-        further = min(covered, reach - covered)
-        seen = jnp.maximum(seen, _shift(seen, earlier, further, reverse))
-        covered += further
-    so_far = []
-    for place in reversed(range(_WINDOW)) if reverse else range(_WINDOW):
-        seen = jnp.maximum(seen, windows[:, place])
-        so_far.append(seen)
-    found = jnp.stack(so_far[::-1] if reverse else so_far, axis=1)
-    return found.reshape(-1, dimension)[:count]
+    def by_windows(rows: Array) -> Array:
+        of_each = jnp.max(rows.reshape(-1, _WINDOW, rows.shape[1]), axis=1)
+        count = of_each.shape[0] - reach + 1
+        return reduce(jnp.maximum, (of_each[j : j + count] for j in range(reach)))
 
+    def at_once(rows: Array) -> Array:
+        window, stride = (reach * _WINDOW, 1), (_WINDOW, 1)
+        least = jnp.zeros((), rows.dtype)
+        return lax.reduce_window(rows, least, lax.max, window, stride, "VALID")
 
-def _shift(x: Array, first: Array, distance: int, reverse: bool) -> Array:
-    """Move entries towards the end, or the beginning; `first` comes in."""
-    distance = min(distance, x.shape[0])
-    coming = jnp.broadcast_to(first, (distance, *x.shape[1:]))
-    if reverse:
-        return jnp.concatenate([x[distance:], coming])
-    return jnp.concatenate([coming, x[: x.shape[0] - distance]])
+    return by_platform(rows, cpu=by_windows, default=at_once)
 
 
 def rounding_floor(scale: Array) -> Array:
@@ -183,17 +198,17 @@ def largest(*arrays: Array) -> Array:
     For reports, not decisions. Arrays of one shape are reduced together.
     """
     every = jnp.stack(arrays).reshape(len(arrays), -1)
-    magnitude = jnp.where(jnp.isnan(every), jnp.inf, jnp.abs(every))
-    found = jnp.max(magnitude, axis=1, initial=0)
+    found = jnp.max(_magnitude(every), axis=1, initial=0)
     return found[0] if len(arrays) == 1 else found
 
 
 def going_on(facts: Facts) -> Verdict:
     """Return the verdict of a pass that ends nothing, of one device."""
     no = jnp.asarray(False)
-    (first,) = LOCAL.first_true(facts.inexact)
+    (first,) = LOCAL.first_true(jnp.any(facts.inexact, axis=1))
+    breaks = ~jnp.all(jnp.isfinite(facts.residual[first]))
     residual_norm, step_norm = largest(facts.residual, facts.step)
-    return Verdict(first, no, no, no, residual_norm, step_norm)
+    return Verdict(first, breaks, no, no, no, residual_norm, step_norm)
 
 
 def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:
@@ -214,7 +229,7 @@ def may_end(residual: Array, values: Array, tolerance: Tolerance) -> Array:
 
 def judge(
     facts: Facts,
-    scale: Array,
+    scale: Scale,
     tolerance: Tolerance,
     last_step_norm: Array,
     axis: TimeAxis = LOCAL,
@@ -223,42 +238,45 @@ def judge(
 
     Args:
         facts: What the pass found.
-        scale: `(n, D)`, from `scale_of`.
+        scale: Sizes of the states, from `sizes_of`.
         tolerance: Relative and absolute tolerance.
         last_step_norm: Largest undamped step of the pass before.
         axis: Where time lives.
     """
     residual, step, alike, inexact = facts
-    bound = tolerance.bound(scale)
-    residual_norm, step_norm, top = axis.largest(
-        *largest(residual, step), jnp.max(scale, axis=0)
-    )
+    bound, floor = tolerance.bound(scale.local), rounding_floor(scale.local)
+    off, move = _magnitude(residual), _magnitude(step)
+    # Behind a break no step has a size, so the rate says nothing there.
+    settled = (off <= bound) & (move <= bound)
+    # Rounding of large states stays in a recurrence that forgets nothing, and where the
+    # state is small later, steps are no smaller than that.
+    rounded = off <= floor
+    share = jnp.where(settled & alike, _share(move, bound), jnp.inf)
+    above = jnp.where(rounded, jnp.where(alike, 0.0, 0.5), 1.0).astype(off.dtype)
+    broken = ~jnp.isfinite(residual)
+    sizes = off, move, share, _share(move, tolerance.bound(scale.top)), above
+    largest, places = axis.survey(sizes, ((inexact, broken), (~settled, broken)))
+    residual_norm, step_norm, share, carried, above = largest
+    (first_inexact, breaks), (first_unsettled, suspect) = places
     # With steps that shrink by a factor rate, the error after this one is about
     # step * rate / (1 - rate): a slow method has to get further down.
     tiny = jnp.finfo(step.dtype).tiny
     ratio = last_step_norm / jnp.maximum(step_norm, tiny)
     room = jnp.clip(ratio - 1, _SLOWEST_ROOM, 1)
-    small = jnp.abs(residual) <= bound
-    settled = small & alike & (jnp.abs(step) <= room * bound)
-    # Behind a break no step has a size, so the rate says nothing there.
-    row_settled = small & (jnp.abs(step) <= bound)
-    rounded = jnp.abs(residual) <= rounding_floor(scale)
-    # Rounding of large states stays in a recurrence that forgets nothing, and where the
-    # state is small later, steps are no smaller than that.
-    carried = rounded & alike & (jnp.abs(step) <= room * tolerance.bound(top)[None, :])
-    first_inexact, first_unsettled, first_unsettled_row, *others = axis.first_true(
-        inexact,
-        ~jnp.all(settled, axis=1),
-        ~jnp.all(row_settled, axis=1),
-        ~jnp.all(jnp.isfinite(residual), axis=1),
-        ~jnp.all(rounded, axis=1),
-        ~jnp.all(carried, axis=1),
-    )
-    first_broken, first_above_floor, no_carry = others
-    none = axis.size * residual.shape[0]
-    converged = (first_unsettled == none) | (no_carry == none)
-    suspect = (first_broken < none) & (first_unsettled_row >= first_broken)
-    stalled = (first_above_floor == none) & (step_norm >= last_step_norm)
+    converged = (share <= room) | ((above == 0) & (carried <= room))
+    stalled = (above < 1) & (step_norm >= last_step_norm)
     # Steps below tolerance that do not shrink are slow, not spoiled by rounding.
-    stalled = stalled & ~converged & (first_unsettled_row < none)
-    return Verdict(first_inexact, converged, suspect, stalled, residual_norm, step_norm)
+    none = axis.size * residual.shape[0]
+    stalled = stalled & ~converged & (first_unsettled < none)
+    norms = residual_norm, step_norm
+    return Verdict(first_inexact, breaks, converged, suspect, stalled, *norms)
+
+
+def _share(size: Array, bound: Array) -> Array:
+    """How much of a bound is used; of no bound at all, nothing uses nothing."""
+    return jnp.where(size > 0, size / bound, 0)
+
+
+def _magnitude(x: Array) -> Array:
+    """Size of each entry, `inf` of a NaN, which a maximum could drop."""
+    return jnp.where(jnp.isnan(x), jnp.inf, jnp.abs(x))
