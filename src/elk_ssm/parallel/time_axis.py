@@ -151,7 +151,9 @@ class TimeAxis:
         index, none = self.index(count)[:, None], self.size * count
         # Of one position, what is marked comes first.
         keys = tuple(
-            jnp.where(condition, 2 * index + ~marked, 2 * none + 1)
+            jnp.where(
+                condition, 2 * index + (~marked).astype(index.dtype), 2 * none + 1
+            )
             for condition, marked in conditions
         )
         largest, firsts = extremes(sizes, keys)

@@ -15,6 +15,7 @@ from jax import lax
 
 from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, ArrayLike
+from elk_ssm.linalg.small import raised
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
 # Sizes are seen over so many steps, in windows of so many unknowns.
@@ -274,7 +275,7 @@ def judge(
 
 def _share(size: Array, bound: Array) -> Array:
     """How much of a bound is used; of no bound at all, nothing uses nothing."""
-    return jnp.where(size > 0, size / bound, 0)
+    return jnp.where(size > 0, size / raised(bound, size.ndim), 0)
 
 
 def _magnitude(x: Array) -> Array:
