@@ -59,6 +59,15 @@ def _a_pass(program: str, asked: dict[int, float]) -> list[Budget]:
     ]
 
 
+def _smoother(
+    size: int, seen: int, length: int, launches: float, gigabytes: float
+) -> list[Budget]:
+    ours = f"smoother, E = {seen}", "lgssm_smoother", size, length
+    theirs = ours[0], "dynamax, parallel", size, length
+    asked = {"launches": launches, "GB moved": gigabytes}
+    return [Budget(ours, name, most, theirs) for name, most in asked.items()]
+
+
 BUDGETS = (
     *_whole(32, 400, 3.0, 2.0),
     *_whole(8, 300, 0.7, 1.0),
@@ -73,6 +82,8 @@ BUDGETS = (
         170,
         ("GRU", "published elk", 4, SHORT),
     ),
+    *_smoother(4, 4, LONG, 300, 1.5),
+    *_smoother(10, 50, SHORT, 400, 3.0),
     Budget(
         ("AR-GRU", "default", 4, SHORT),
         "model ms",

@@ -40,7 +40,7 @@ from elk_ssm.kalman.vector_updates import (
     is_large,
     left_after,
     moments_of,
-    solve,
+    solve_by_factor,
 )
 from elk_ssm.kalman.whitening import Whitener, whitener_of
 from elk_ssm.linalg.small import matmul, matvec, symmetrize
@@ -143,7 +143,7 @@ def _by_factor(
     across, total = moments_of(cov, weights, noise)
 
     def quickly() -> tuple[Array, Array]:
-        E = solve(total, across)[0]
+        E = solve_by_factor(total, across)[0]
         return E, left_after(cov, weights, noise, E)
 
     pivots = None if known is None else known.variances

@@ -11,8 +11,8 @@ squared. One step of refinement does as much for the mean: with e = z - H m,
     x = S^{-1} e,    rho = e - H K e - R x
     m <- m + K (e + rho),    -2 log N(e; 0, S) = x' (e + rho) + log det 2 pi S
 
-as S lost digits of R where that is small beside H G, and rho did not. What comes of it
-is nearer to the exact moments than what scalars leave, mostly by two to ten times.
+as S lost digits of R where that is small beside H G, and rho did not. Digits are kept
+as by scalars, mostly more of them.
 
 Beside next to no noise the factor breaks down, and `scalar_updates` has to do it. S is
 no smaller than R, and so are its pivots: where those of R are above sqrt(eps) times the
@@ -34,7 +34,7 @@ from elk_ssm._platforms import by_platform
 from elk_ssm.kalman.roundings import LOG_TWO_PI
 from elk_ssm.kalman.scalar_updates import condition
 from elk_ssm.kalman.whitening import Emission, isolated
-from elk_ssm.linalg.small import matmul, symmetrize, transpose
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import Operator, to_dense
 
 # Fewer dimensions, or fewer scalars of them, are taken in as fast one by one.
@@ -86,14 +86,14 @@ def _by_factor(
 
     def quickly() -> tuple[Array, Array, Array]:
         # What is missing has no gain, and H need not be cleared of it.
-        error = jnp.where(seen, emission.values - times(H, mean), 0.0)
-        found, scales = solve(total, jnp.concatenate([across, error[None]]))
+        error = jnp.where(seen, emission.values - matvec(H, mean), 0.0)
+        found, scales = solve_by_factor(total, jnp.concatenate([across, error[None]]))
         K, x = found[:-1], found[-1]
-        step = times(K, error)
-        left = jnp.where(seen, error - times(H, step) - R.mv(x), 0.0)
+        step = matvec(K, error)
+        left = jnp.where(seen, error - matvec(H, step) - R.mv(x), 0.0)
         terms = x * (error + left) + jnp.where(seen, LOG_TWO_PI, 0.0)
         log_density = -jnp.sum(0.5 * terms + jnp.log(scales))
-        return mean + (step + times(K, left)), left_after(cov, H, R, K), log_density
+        return mean + (step + matvec(K, left)), left_after(cov, H, R, K), log_density
 
     enough = jnp.all(has_enough_noise(cov, H, R, total, pivots) | ~seen)
     return lax.cond(enough, quickly, lambda: by_scalars(mean, cov, emission))
@@ -140,7 +140,7 @@ def _pivots(noise: Operator) -> Array:
     return jnp.diagonal(_root(noise.to_dense())) ** 2
 
 
-def solve(total: Array, table: Array) -> tuple[Array, Array]:
+def solve_by_factor(total: Array, table: Array) -> tuple[Array, Array]:
     """Return X with X S = table, and the diagonal of the factor of S."""
     root = _root(total)
     for transposed in (True, False):
@@ -170,8 +170,3 @@ def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Arra
         noisy = gain * noise.variances()[None, :]
     kept = matmul(matmul(A, cov), transpose(A))
     return symmetrize(kept + matmul(noisy, transpose(gain)))
-
-
-def times(matrix: Array, vector: Array) -> Array:
-    """Multiply one matrix by one vector; `matvec` copies the transpose."""
-    return jnp.matmul(matrix, vector, precision=lax.Precision.HIGHEST)

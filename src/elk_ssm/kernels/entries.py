@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elk_ssm._jax import needed_equations, run_program
+from elk_ssm._jax import Literal, needed_equations, run_program
 from elk_ssm.kernels.entry_rules import (
     evaluate,
     filled,
@@ -31,7 +31,7 @@ from elk_ssm.kernels.entry_rules import (
     size_of,
     vector,
 )
-from elk_ssm.kernels.inlining import inline
+from elk_ssm.kernels.inlining import inline, read
 
 LARGEST = 6000
 """Programs of more entries than this take a compiler too long."""
@@ -92,7 +92,7 @@ def _qualifies(program: Any) -> bool:
     """Whether there is a rule for each equation, and a compiler for all of them."""
     fixed, size = set(program.constvars), 0
     for equation in program.eqns:
-        known = [hasattr(v, "val") or v in fixed for v in equation.invars]
+        known = [isinstance(v, Literal) or v in fixed for v in equation.invars]
         if all(known):
             fixed |= set(equation.outvars)
         elif not has_rule(equation, known):
@@ -111,13 +111,11 @@ def _evaluate(program: Any, given: tuple[Any, Any, Any], axis: int) -> list[Any]
     every = [*map(_shared, outside), *(_entries(x, axis) for x in leaves)]
     env.update(zip(program.invars, every))
 
-    def read(atom: Any) -> np.ndarray:
-        return np.asarray(atom.val) if hasattr(atom, "val") else env[atom]
-
     for equation in program.eqns:
-        values = [read(atom) for atom in equation.invars]
+        values = [np.asarray(read(env, atom)) for atom in equation.invars]
         env.update(zip(equation.outvars, evaluate(equation, values, lanes)))
-    return [_joined(read(v), v.aval, lanes, axis) for v in program.outvars]
+    found = ((np.asarray(read(env, v)), v.aval) for v in program.outvars)
+    return [_joined(value, aval, lanes, axis) for value, aval in found]
 
 
 def _shared(x: Any) -> np.ndarray:

@@ -32,16 +32,14 @@ _INDICES = {
     "gather": slice(1, 2),
     "scatter": slice(1, 2),
 }
-_BINARY: dict[str, Callable] = {
-    "add": lax.add,
-    "mul": lax.mul,
+_REDUCTIONS: dict[str, Callable] = {
     "reduce_sum": lax.add,
     "reduce_max": lax.max,
     "reduce_min": lax.min,
     "reduce_or": lax.bitwise_or,
     "reduce_and": lax.bitwise_and,
 }
-_RULES = {*ELEMENTWISE, *_MOVES, *_BINARY}
+_RULES = {*ELEMENTWISE, *_MOVES, *_REDUCTIONS}
 _RULES |= {"argmax", "dot_general", "optimization_barrier"}
 
 
@@ -56,7 +54,7 @@ def has_rule(equation: Any, known: list[bool]) -> bool:
     # What is taken is to be known.
     if name not in _RULES or not all(known[_INDICES.get(name, slice(0))]):
         return False
-    if name not in ("dot_general", "argmax", *_BINARY):
+    if name not in ("dot_general", "argmax", *_REDUCTIONS):
         return True
     dtypes = {v.aval.dtype for v in (*operands, *equation.outvars)}
     mixed = name == "dot_general" and len(dtypes) > 1
@@ -174,10 +172,10 @@ def _moved(equation: Any, values: list[np.ndarray]) -> list[np.ndarray]:
     return [filled(p.shape, (every[i] for i in p.ravel())) for p in places]
 
 
-def _arithmetic(name: str, dtype: Any, lanes: int) -> Callable:
-    """A function of two entries, by the rules of the equation of that name."""
+def _binary(function: Callable, dtype: Any, lanes: int) -> Callable:
+    """A function of two entries, by the rules of its equation."""
     shape = jax.ShapeDtypeStruct((), dtype)
-    (equation,) = jax.make_jaxpr(_BINARY[name])(shape, shape).eqns
+    (equation,) = jax.make_jaxpr(function)(shape, shape).eqns
     return _each(equation, lanes)
 
 
@@ -185,7 +183,7 @@ def _product(
     equation: Any, left: np.ndarray, right: np.ndarray, lanes: int
 ) -> np.ndarray:
     dtype = equation.invars[0].aval.dtype
-    times, plus = (_arithmetic(name, dtype, lanes) for name in ("mul", "add"))
+    times, plus = (_binary(each, dtype, lanes) for each in (lax.mul, lax.add))
     (lc, rc), (lb, rb) = equation.params["dimension_numbers"]
     own = [i for i in range(left.ndim) if i not in (*lc, *lb)]
     other = [i for i in range(right.ndim) if i not in (*rc, *rb)]
@@ -209,7 +207,7 @@ def _reduced(equation: Any, value: np.ndarray, lanes: int) -> np.ndarray:
     rows = value.transpose(*kept, *axes).reshape(math.prod(out.shape), -1)
     if equation.primitive.name == "argmax":
         return filled(out.shape, (_first_of_largest(row, out, lanes) for row in rows))
-    function = _arithmetic(equation.primitive.name, out.dtype, lanes)
+    function = _binary(_REDUCTIONS[equation.primitive.name], out.dtype, lanes)
     return filled(out.shape, (reduce(function, row) for row in rows))
 
 

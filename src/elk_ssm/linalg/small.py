@@ -64,6 +64,8 @@ def matvec(matrix: Array, vector: Array) -> Array:
         vector = raised(vector, matrix.ndim - 1)
         terms = [matrix[..., :, k] * vector[..., None, k] for k in range(inner)]
         return sum(terms[1:], terms[0])
+    if matrix.ndim == 2 and vector.ndim == 1:
+        return jnp.matmul(matrix, vector, precision=_HIGHEST)
     if matrix.ndim == 2:
         # One product, where one for each vector would repeat the matrix.
         return jnp.matmul(vector, matrix.T, precision=_HIGHEST)
