@@ -60,14 +60,13 @@ def _a_pass(program: str, asked: dict[int, float]) -> list[Budget]:
 
 
 def _smoother(
-    size: int, seen: int, length: int, launches: float, gigabytes: float
+    key: Key, launches: float, gigabytes: float, other: Key | None = None
 ) -> list[Budget]:
-    ours = f"smoother, E = {seen}", "lgssm_smoother", size, length
-    theirs = ours[0], "dynamax, parallel", size, length
     asked = {"launches": launches, "GB moved": gigabytes}
-    return [Budget(ours, name, most, theirs) for name, most in asked.items()]
+    return [Budget(key, name, most, other) for name, most in asked.items()]
 
 
+_PARALLEL = "smoother, E = 4", "dynamax, parallel", 4, LONG
 BUDGETS = (
     *_whole(32, 400, 3.0, 2.0),
     *_whole(8, 300, 0.7, 1.0),
@@ -82,8 +81,8 @@ BUDGETS = (
         170,
         ("GRU", "published elk", 4, SHORT),
     ),
-    *_smoother(4, 4, LONG, 300, 1.5),
-    *_smoother(10, 50, SHORT, 400, 3.0),
+    *_smoother(("smoother, E = 4", "lgssm_smoother", 4, LONG), 300, 1.5, _PARALLEL),
+    *_smoother(("smoother, E = 50", "lgssm_smoother", 10, SHORT), 400, 3.0),
     Budget(
         ("AR-GRU", "default", 4, SHORT),
         "model ms",
