@@ -211,7 +211,11 @@ def gradient_of(cell: Cell) -> Cell:
         step = speed.fused(weights)
         states = elk.sequential(step, start, inputs).states
         before = jnp.concatenate([start[None], states[:-1]])
-        path = Path(partial(lambda _, x, u: step(x, u), []), before, inputs, LOCAL, 512)
+
+        def function(weights: Any, x: Any, u: Any) -> Any:
+            return speed.fused(weights[0])(x, u)
+
+        path = Path(function, [weights], before, inputs, LOCAL, chunk=512)
         fitted, _ = fit_sweeps(path, 2 * states, reverse=True)
         return fitted.passes
 

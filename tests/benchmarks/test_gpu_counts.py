@@ -236,3 +236,10 @@ def test_the_page_has_the_stored_numbers():
     for program in stored["rows"]["programs"]:
         assert f"| {program['program']} | {program['D']} |" in places["programs"]
     assert places["budgets"].count("\n") == len(stored["rows"]["budgets"]) + 1
+
+
+def test_the_passes_of_a_gradient_are_those_of_a_run_here():
+    cell = gpu_cells.gradient_of(gpu_cells.ours("GRU", "default", 4, 64))
+    passes = cell.passes_here()
+    assert passes.sweeps > 0
+    assert passes.short + passes.iterated > 0
