@@ -153,34 +153,46 @@ def sizes_of(values: Array, block_size: int, axis: TimeAxis = LOCAL) -> Scale:
     else:
         top = jnp.max(magnitude, axis=0)
     within = -(-count // _WINDOW)
-    fill = (within + reach) * _WINDOW - count - end.shape[0]
-    before = jnp.broadcast_to(earlier, (reach * _WINDOW, dimension))
-    after = end, jnp.zeros((fill, dimension), magnitude.dtype)
-    rows = jnp.concatenate([before, magnitude, *after])
-    windows = rows.reshape(-1, _WINDOW, dimension)[reach : reach + within]
-    runs = _largest_of_runs(rows, reach)
-    forwards = accumulate([runs[:within], *jnp.unstack(windows, axis=1)], jnp.maximum)
-    places = jnp.unstack(windows, axis=1)[::-1]
-    backwards = accumulate([runs[reach + 1 :], *places], jnp.maximum)
+    fill = jnp.zeros((-(count + end.shape[0]) % _WINDOW, dimension), magnitude.dtype)
+    windows = jnp.concatenate([magnitude, end, fill]).reshape(-1, _WINDOW, dimension)
+    runs = _largest_of_runs(windows, earlier, reach, within)
+    places = jnp.unstack(windows[:within], axis=1)
+    forwards = accumulate([runs[:within], *places], jnp.maximum)
+    backwards = accumulate([runs[reach + 1 :], *places[::-1]], jnp.maximum)
     both = zip(list(forwards)[1:], list(backwards)[:0:-1], strict=True)
     found = jnp.stack([jnp.minimum(*seen) for seen in both], axis=1)
     return Scale(found.reshape(-1, dimension)[:count], top)
 
 
-def _largest_of_runs(rows: Array, reach: int) -> Array:
-    """Largest of each `reach` windows of 8 in a row, which begin at every window."""
+def _largest_of_runs(windows: Array, earlier: Array, reach: int, within: int) -> Array:
+    """Largest of each `reach` windows of 8 in a row, of which the last begins behind.
 
-    def by_windows(rows: Array) -> Array:
-        of_each = jnp.max(rows.reshape(-1, _WINDOW, rows.shape[1]), axis=1)
+    Args:
+        windows: `(w, 8, D)`.
+        earlier: `(1, D)`, what every entry before the first window is.
+        reach: Windows of a run; the first run ends where the windows begin.
+        within: Windows that runs lie before and behind; behind them all is zero.
+    """
+    fill = within + reach - windows.shape[0]
+
+    def padded(x: Array) -> Array:
+        ahead = jnp.broadcast_to(
+            earlier.reshape(1, *[1] * (x.ndim - 2), -1), (reach, *x.shape[1:])
+        )
+        return jnp.concatenate([ahead, x, jnp.zeros((fill, *x.shape[1:]), x.dtype)])
+
+    def by_windows(windows: Array) -> Array:
+        of_each = padded(jnp.max(windows, axis=1))
         count = of_each.shape[0] - reach + 1
         return reduce(jnp.maximum, (of_each[j : j + count] for j in range(reach)))
 
-    def at_once(rows: Array) -> Array:
+    def at_once(windows: Array) -> Array:
+        rows = padded(windows).reshape(-1, windows.shape[-1])
         window, stride = (reach * _WINDOW, 1), (_WINDOW, 1)
         least = jnp.zeros((), rows.dtype)
         return lax.reduce_window(rows, least, lax.max, window, stride, "VALID")
 
-    return by_platform(rows, cpu=by_windows, default=at_once)
+    return by_platform(windows, cpu=by_windows, default=at_once)
 
 
 def rounding_floor(scale: Array) -> Array:
