@@ -82,6 +82,7 @@ class _TwoFilters(Future):
 
     means: Array
     covs: Array
+    rare: bool = False
 
     def step(self, state: Array, entry: Entry) -> tuple[Array, Any]:
         filtered = self.means[entry.step], self.covs[entry.step]
@@ -96,10 +97,12 @@ def future_of(problem: Problem) -> Recursion:
     return Future(**future_steps(problem))
 
 
-def two_filters(problem: Problem, filtered: tuple[Array, ...]) -> Recursion:
-    """Return the smoother, from the filtered means and covariances."""
+def two_filters(
+    problem: Problem, filtered: tuple[Array, ...], *, rare: bool = False
+) -> Recursion:
+    """Return the smoother, from the filtered means and covariances; see `Recursion`."""
     means, covs, _ = filtered
-    return _TwoFilters(**future_steps(problem), means=means, covs=covs)
+    return _TwoFilters(**future_steps(problem), means=means, covs=covs, rare=rare)
 
 
 def future_steps(problem: Problem) -> dict[str, Any]:

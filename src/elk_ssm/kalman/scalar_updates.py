@@ -40,7 +40,7 @@ from elk_ssm.kalman.roundings import (
 from elk_ssm.linalg.small import matvec, symmetrize
 
 # Up to this many rows a scan over all steps at once has them written out.
-_UNROLLED = 16
+_UNROLLED = 4
 
 
 class Rows(NamedTuple):

@@ -251,17 +251,18 @@ def _by_prefixes(
     which = jnp.where(emissions, 2, jnp.where(dynamics, 1, 0))
     ways = (
         partial(look_back_all, backend="associative", cross=cross),
-        partial(_look_back, backend="associative", cross=cross),
+        # A model that is known to need it is not left with a slower program.
+        partial(_look_back, cross=cross, rare=held == "covariance"),
         lambda problem, _: _exactly(problem, cross)[1],
     )
     return filtered, lax.switch(which, ways, problem, filtered)
 
 
 def _look_back(
-    problem: Problem, filtered: Filtered, backend: Backend, cross: bool
+    problem: Problem, filtered: Filtered, cross: bool, rare: bool
 ) -> Smoothed:
-    back = two_filters(problem, filtered)
-    return _two_filters(run(back, reverse=True, backend=backend), cross)
+    back = two_filters(problem, filtered, rare=rare)
+    return _two_filters(run(back, reverse=True, backend="associative"), cross)
 
 
 def _two_filters(

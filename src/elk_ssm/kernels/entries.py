@@ -33,11 +33,14 @@ from elk_ssm.kernels.entry_rules import (
 )
 from elk_ssm.kernels.inlining import inline, read
 
-LARGEST = 6000
-"""Programs of more entries than this take a compiler too long."""
+LARGEST = 4200
+"""Programs of more entries than this take a compiler too long: seconds each, as the
+time that XLA needs to fuse one grows with the square of its size."""
 
 
-def entry_by_entry(function: Callable, *like: Any, axis: int = 0) -> Callable | None:
+def entry_by_entry(
+    function: Callable, *like: Any, axis: int = 0, largest: int = LARGEST
+) -> Callable | None:
     """Return `jax.vmap(function, axis, axis)` written out, or None if it has no form.
 
     Args:
@@ -45,6 +48,7 @@ def entry_by_entry(function: Callable, *like: Any, axis: int = 0) -> Callable | 
         *like: Its arguments, or their shapes.
         axis: Where all arrays hold the elements: 0, or -1, which neighbouring threads
             read side by side.
+        largest: How many entries a program may compute.
     """
     called, out = jax.make_jaxpr(function, return_shape=True)(*like)
     consts = list(called.consts)
@@ -58,7 +62,7 @@ def entry_by_entry(function: Callable, *like: Any, axis: int = 0) -> Callable | 
     shapes = [jax.ShapeDtypeStruct(jnp.shape(consts[i]), consts[i].dtype) for i in held]
     closed = jax.make_jaxpr(inlined)(*shapes, *jax.tree.leaves(like))
     known, program = list(closed.consts), needed_equations(closed)
-    if not all(map(is_known, known)) or not _qualifies(program):
+    if not all(map(is_known, known)) or not _qualifies(program, largest):
         return None
 
     @jax.custom_jvp
@@ -88,7 +92,7 @@ def _with(consts: list[Any], held: list[int], values: Any) -> list[Any]:
     return full
 
 
-def _qualifies(program: Any) -> bool:
+def _qualifies(program: Any, largest: int) -> bool:
     """Whether there is a rule for each equation, and a compiler for all of them."""
     fixed, size = set(program.constvars), 0
     for equation in program.eqns:
@@ -100,7 +104,7 @@ def _qualifies(program: Any) -> bool:
         else:
             size += size_of(equation)
     shared = sum(math.prod(v.aval.shape) for v in program.invars)
-    return size + shared <= LARGEST
+    return size + shared <= largest
 
 
 def _evaluate(program: Any, given: tuple[Any, Any, Any], axis: int) -> list[Any]:

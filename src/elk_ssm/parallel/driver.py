@@ -158,9 +158,11 @@ def _prefix(
     if recursion.fan_in:
         return _by_tree(recursion, axis, reverse=reverse, before=before, every=every)
     entries, begin = recursion.entries, _beginning(recursion, axis)
-    elements = at_every_step(recursion.element, entries)
+    written = not recursion.rare
+    elements = at_every_step(recursion.element, entries, written=written)
     elements = jax.tree.map(lambda x, y: _ahead(x, y, reverse), begin, elements)
-    up_to = prefix_scan(recursion.combine, elements, reverse=reverse)
+    how = {"reverse": reverse, "written": written}
+    up_to = prefix_scan(recursion.combine, elements, **how)
     up_to = jax.tree.map(lambda x: x[:-1] if reverse else x[1:], up_to)
     if axis.is_sharded:
         if every is None:

@@ -43,6 +43,7 @@ def prefix_scan(
     elements: Element,
     *,
     reverse: bool = False,
+    written: bool = True,
 ) -> Element:
     """Combine every element with all before it, or all after it if `reverse`.
 
@@ -52,6 +53,7 @@ def prefix_scan(
             `jax.lax.associative_scan`. It must accept elements that are all zero.
         elements: arrays with a leading axis T, at least 1.
         reverse: the direction.
+        written: whether to write the operator of small elements out on an accelerator.
 
     Returns:
         The T combinations, in the order of the elements.
@@ -65,11 +67,11 @@ def prefix_scan(
     """
     if reverse:
         flip = lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree)  # noqa: E731
-        return flip(prefix_scan(combine, flip(elements)))
+        return flip(prefix_scan(combine, flip(elements), written=written))
     long, short = (
         partial(_by_blocks, combine, n) for n in (_LONGEST, _LONGEST_ELSEWHERE)
     )
-    default = partial(written_out, combine, short)
+    default = partial(written_out, combine, short) if written else short
     return by_platform(elements, cpu=long, default=default)
 
 

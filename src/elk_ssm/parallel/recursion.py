@@ -31,10 +31,13 @@ class Recursion(ABC, Generic[State, Element]):
         fan_in: How many elements may be joined at once by written-out combinations, of
             which an accelerator then runs a level in a kernel or two; see `tree`. Zero
             for a combination that is too large to be repeated: a loop holds it once.
+        rare: Whether this is what a program seldom falls back to, which is rather to
+            compile fast than to be few kernels on an accelerator.
     """
 
     entries: Any
     initial: State
+    rare: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -123,4 +126,4 @@ class Recursion(ABC, Generic[State, Element]):
             after: The state after each step, as the elements give it.
         """
         del after
-        return at_every_step(self.step, before, entries)[1]
+        return at_every_step(self.step, before, entries, written=not self.rare)[1]
