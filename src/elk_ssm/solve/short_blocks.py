@@ -33,7 +33,7 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.certify import is_accepted
-from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
+from elk_ssm.solve.fitting_blocks import Fitted, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, fill_up, in_order, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.plan import Plan, PlanKind, is_in_kernel, make_plan
@@ -165,21 +165,25 @@ def _settle(
     tight = per_block(tolerance, blocks.number, problem.initial.dtype)
     most = jnp.minimum(task.most_passes, max_iters)
 
-    def roll(starts: Array) -> Rolled:
+    def roll(starts: Array) -> tuple[Array, Array]:
         states = walk(blocks, starts, keep_all=task.keep_all, kernel=task.kernel)
-        return Rolled(states[-1], _starts(blocks, states[-1]), states)
+        # One slice, for all that reads the ends.
+        return jax.lax.optimization_barrier(states[-1]), states
 
-    def left(starts: Array, rolled: Rolled) -> Array:
-        bound = tight.bound(scale_of(rolled.ends, blocks.size))
-        return _digits(starts[1:], rolled.following[1:], bound[:-1])
+    def follow(rolled: tuple[Array, Array]) -> Array:
+        return _starts(blocks, rolled[0])
 
-    fitted = fit_blocks(roll, left, _first(task, blocks, guess), most)
+    def left(starts: Array, rolled: tuple[Array, Array]) -> Array:
+        bound = tight.bound(scale_of(rolled[0], blocks.size))
+        return _digits(starts[1:], follow(rolled)[1:], bound[:-1])
+
+    fitted = fit_blocks(roll, follow, left, _before(task, blocks, guess), most)
     fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task)
-    states = fitted.rolled.ends
+    states = fitted.rolled[0]
     if task.keep_all:
-        states = in_order(fitted.rolled.outputs)[: problem.length]
+        states = in_order(fitted.rolled[1])[: problem.length]
     fits = fits & jnp.all(jnp.isfinite(states))
-    misfit = largest(fitted.rolled.following - fitted.started)
+    misfit = largest(follow(fitted.rolled) - fitted.started)
     forgotten = (fitted.passes - 1) * task.block_size
     numbers = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
     plan = make_plan(*numbers, in_kernel=is_in_kernel(task.kernel))
@@ -195,21 +199,24 @@ def _blocks(task: _Task, problem: Problem) -> Blocks:
     return cut(problem._replace(inputs=inputs, length=length), size)
 
 
-def _first(task: _Task, blocks: Blocks, guess: tuple[Array, ...]) -> Array:
-    """Where the blocks start first: at the guess, or all at x_0."""
+def _before(
+    task: _Task, blocks: Blocks, guess: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """Before the first pass blocks end where the guess says, or all at x_0."""
     initial, number = blocks.initial, blocks.number
-    starts = jnp.broadcast_to(initial, (number, len(initial)))
+    steps = task.block_size if task.keep_all else 1
+    ends = jnp.broadcast_to(initial, (number, len(initial)))
+    states = jnp.zeros((steps, *ends.shape), ends.dtype)
     if not guess:
-        return starts
-    before = guess[0][task.block_size - 1 :: task.block_size][: number - 1]
-    before = jnp.where(jnp.isfinite(before), before, initial)
-    return starts.at[1 : 1 + len(before)].set(before)
+        return ends, states
+    known = guess[0][task.block_size - 1 :: task.block_size][: number - 1]
+    known = jnp.where(jnp.isfinite(known), known, initial)
+    return ends.at[: len(known)].set(known), states
 
 
 def _starts(blocks: Blocks, ends: Array) -> Array:
-    """Where the blocks start next: where the one before ended, if that is finite."""
-    usable = jnp.all(jnp.isfinite(ends), axis=1, keepdims=True)
-    return shift(blocks.initial, jnp.where(usable, ends, blocks.initial))
+    """Where the blocks start next: where the one before ended, as far as finite."""
+    return shift(blocks.initial, jnp.where(jnp.isfinite(ends), ends, blocks.initial))
 
 
 def _digits(started: Array, following: Array, bound: Array) -> Array:
@@ -226,7 +233,7 @@ def _is_certain(
     blocks: Blocks, fitted: Fitted, tolerance: Tolerance, task: _Task
 ) -> Array:
     """Let a twin of every block show what becomes of its misfit."""
-    ends = fitted.rolled.ends
+    ends = fitted.rolled[0]
     scale = scale_of(ends, blocks.size)
     bound = tolerance.bound(scale), rounding_floor(scale)
 
