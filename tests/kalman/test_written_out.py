@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import elk_ssm as elk
+from elk_ssm.kalman.runs import Run, combine_runs
+from elk_ssm.kernels.entries import entry_by_entry
 
 STEPS, D, E = 21, 2, 2
 
@@ -98,3 +100,11 @@ def test_elk_of_a_small_recurrence(weights, platforms, x64):
         jax.grad(lambda u: jnp.sum(by_scan(u) ** 2))(inputs),
         1e-6,
     )
+
+
+@pytest.mark.parametrize(("size", "small"), [(2, True), (4, True), (5, False)])
+def test_which_combinations_are_written_out(size, small):
+    """From D = 5 on a compiler would take a minute to fuse one."""
+    shapes = (size, size), (size,), (size, size), (size, size + 1)
+    run = Run(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    assert (entry_by_entry(combine_runs, run, run) is not None) == small

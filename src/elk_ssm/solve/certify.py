@@ -135,7 +135,7 @@ class _Accumulated(Recursion[Claim, Growth]):
 
     @property
     def fan_in(self) -> int:
-        return 18
+        return 8
 
     def step(self, state: Claim, entry: Growth) -> tuple[Claim, Claim]:
         state = self.act(entry, state)
