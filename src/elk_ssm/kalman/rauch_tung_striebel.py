@@ -23,7 +23,7 @@ direction; `delicate` says where, and `future` holds the way round it.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +51,20 @@ def rauch_tung_striebel(
     problem: Problem,
     filtered: tuple[Array, ...],
     cross: bool,
-    at_once: bool = False,
-    vectors: bool = False,
+    how: Literal["in turn", "at once", "by vectors"] = "in turn",
 ) -> Backward:
     """Return the smoother, from the filtered means and covariances.
 
     The means of its states are distances from the filtered means. The output of a step
     is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
-    `at_once` says that transitions are asked for all together. With `vectors` a step is
-    conditioned on its successor as a vector where that is faster, without derivatives.
+    Transitions are asked for in turn or all at once. `by vectors` is in turn as well: a
+    step is conditioned on its successor as a vector where that is faster, without
+    derivatives.
     """
     means, covs, Q = *filtered[:2], problem.covariance
     static = None if Q.varies else whitener_of(Q)
-    large = vectors and is_large(covs, covs.shape[-1])
+    at_once = how == "at once"
+    large = how == "by vectors" and is_large(covs, covs.shape[-1])
     look_back = _by_vector if large else partial(_by_scalars, unrolled=at_once)
 
     def moments(entry: Entry) -> tuple[Array, ...]:

@@ -79,7 +79,8 @@ def look_back_all(
 ) -> Smoothed:
     """Smooth by every step of the Rauch-Tung-Striebel recursion."""
     at_once = backend == "associative"
-    back = rauch_tung_striebel(problem, filtered, cross, at_once)
+    how: Any = "at once" if at_once else "in turn"
+    back = rauch_tung_striebel(problem, filtered, cross, how)
     # The transitions are found once for all that a prefix scan does with them.
     back = back.prepared() if at_once else back
     (steps, spreads), lagged = run(back, reverse=True, backend=backend)
@@ -198,7 +199,7 @@ def _smooth_settling(
     problem: Problem, filtered: Filtered, held: Array, cross: bool
 ) -> Smoothed:
     """Smooth, given of each step whether its filtered covariance is a copy."""
-    recursion: Any = rauch_tung_striebel(problem, filtered, cross, vectors=True)
+    recursion: Any = rauch_tung_striebel(problem, filtered, cross, "by vectors")
     means, covs, _ = filtered
     # The same if the covariance of the step after is its own, and so are the entries.
     same = jnp.append(held[1:-1] & repeats(problem)[2:], False)[::-1]
