@@ -31,7 +31,7 @@ from elk_ssm.solve.path import Path
 from elk_ssm.solve.sweeps import fit_sweeps
 
 ONCE = ("trial", "rounds")
-NEVER = ("failure", "fall_back", "repair", "long_sweeps")
+NEVER = ("failure", "hold", "fall_back", "repair", "long_sweeps")
 LONG, SHORT = 100_000, 10_000
 METHODS: dict[str, Callable] = {
     "default": partial(elk.auto, strategy="short_blocks"),

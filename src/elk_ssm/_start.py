@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
@@ -24,6 +25,8 @@ _LEAST_PER_CORE = {"ulimit -v": 150_000_000, "ulimit -d": 50_000_000}
 
 _undo: list[Callable[[], object]] = []
 _heard: list[int] = []
+# What has come of these.
+_signalled: list[int] = []
 # Held for good by the thread that ends the process.
 _alive = threading.RLock()
 
@@ -90,6 +93,8 @@ def end(code: int) -> int:
     """
     if not _heard:
         return code
+    while _signalled:  # The thread that ends the process is on its way.
+        time.sleep(0.1)
     with unless_ending():
         for stream in filter(None, (sys.stdout, sys.stderr)):
             with contextlib.suppress(OSError, ValueError):
@@ -107,7 +112,7 @@ def end_by_signals() -> None:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in heard:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda number, _: _signalled.append(number))
     threading.Thread(target=_wait, args=(reader, heard), daemon=True).start()
 
 

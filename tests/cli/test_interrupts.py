@@ -67,6 +67,15 @@ def test_termination(interrupted):
     assert (code, err) == (143, "elk-ssm: terminated\n")
 
 
+def test_a_command_that_ends_meanwhile():
+    """A signal that came before the end of the command is what it ends by."""
+    body = "import os, signal; os.kill(os.getpid(), signal.SIGINT); _start.end(0)"
+    command = [sys.executable, "-c", SCRIPT.format(body=body)]
+    for _ in range(5):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (130, "elk-ssm: interrupted\n")
+
+
 def test_a_benchmark_ends_with_what_it_has_started(interrupted):
     sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(100)"
     body = f'interrupts.run_child([sys.executable, "-c", {sleeper!r}], Path("."))'

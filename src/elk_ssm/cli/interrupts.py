@@ -11,7 +11,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from elk_ssm._start import undone_if_interrupted
+from elk_ssm._start import undone_if_interrupted, unless_ending
 
 
 def removed_if_interrupted(path: Path) -> contextlib.AbstractContextManager[None]:
@@ -29,4 +29,6 @@ def run_child(command: list[str], cwd: Path) -> int:
     child = subprocess.Popen(command, cwd=cwd, process_group=group)
     with undone_if_interrupted(lambda: os.killpg(child.pid, signal.SIGTERM)):
         code = child.wait()
-    return code if code >= 0 else 128 - code
+    # If it was ended from here, so is this process.
+    with unless_ending():
+        return code if code >= 0 else 128 - code

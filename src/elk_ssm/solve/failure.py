@@ -42,7 +42,7 @@ def settle_failure(
     return states, status, failed
 
 
-@jax.named_scope("failure")
+@jax.named_scope("hold")
 def hold_at_break(initial: Array, states: Array, breaks: Array) -> tuple[Array, Array]:
     """Let a trajectory that is known to break stay at its last finite state.
 
