@@ -20,17 +20,29 @@ from elk_ssm.parallel.anywhere import anywhere
 _PATIENCE, _FIRST_DOUBT = 2, 2
 
 
+class Rolled(NamedTuple):
+    """One pass over all blocks.
+
+    Attributes:
+        ends: Where they ended, `(n, D)`.
+        outputs: What else is kept of the pass.
+    """
+
+    ends: Array
+    outputs: Any
+
+
 class Fitted(NamedTuple):
     """What the passes ended in.
 
     Attributes:
-        rolled: What the last pass gave.
+        rolled: The last pass.
         started: Where its blocks started, `(n, D)`.
         left: M of it.
         passes: How many there were.
     """
 
-    rolled: Any
+    rolled: Rolled
     started: Array
     left: Array
     passes: Array
@@ -50,27 +62,26 @@ class _Carry(NamedTuple):
 
 
 def fit_blocks(
-    roll: Callable[[Array], Any],
-    follow: Callable[[Any], Array],
-    left: Callable[[Array, Any], Array],
-    before: Any,
+    roll: Callable[[Array], Rolled],
+    follow: Callable[[Array], Array],
+    left: Callable[[Array, Rolled], Array],
+    ends: Array,
     most: ArrayLike,
 ) -> Fitted:
     """Run passes until the blocks fit, or until that is not to be expected any more.
 
     Args:
-        roll: Rolls all blocks out from where they start, `(n, D)`; what it returns is
-            kept of the last pass only.
-        follow: Of what a pass gave, where the next one starts, `(n, D)`. It is asked
-            anew instead of kept, which saves an accelerator a copy a pass.
-        left: M, of where the blocks started and what the pass gave.
-        before: What the pass before the first one would have given.
+        roll: Rolls all blocks out from where they start, `(n, D)`.
+        follow: Where they start next, of where they ended. It is asked anew instead of
+            kept, which saves an accelerator a copy a pass.
+        left: M, from where the blocks started and how they were rolled out.
+        ends: Where they would have ended before the first pass, `(n, D)`.
         most: Largest number of passes, at least 1.
     """
 
     def one_pass(carry: _Carry) -> _Carry:
         before = carry.fitted
-        starts = follow(before.rolled)
+        starts = follow(before.rolled.ends)
         rolled = roll(starts)
         digits, passes = left(starts, rolled), before.passes + 1
         to_come = digits / (before.left - digits)
@@ -81,8 +92,10 @@ def fit_blocks(
         # One flag for a batch: what fits already only gets better.
         return _Carry(Fitted(rolled, starts, digits, passes), doubts, anywhere(going))
 
-    starts = jax.eval_shape(follow, before)
-    unknown, none = jnp.asarray(jnp.inf, starts.dtype), jnp.asarray(0, jnp.int32)
-    begin = Fitted(before, jnp.zeros(starts.shape, starts.dtype), unknown, none)
+    shapes = jax.eval_shape(roll, ends)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    unknown, none = jnp.asarray(jnp.inf, ends.dtype), jnp.asarray(0, jnp.int32)
+    before = nothing._replace(ends=ends)
+    begin = Fitted(before, jnp.zeros_like(ends), unknown, none)
     carry = _Carry(begin, none, jnp.asarray(True))
     return jax.lax.while_loop(lambda c: c.going, one_pass, carry).fitted

@@ -33,7 +33,7 @@ from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto
 from elk_ssm.solve.certify import is_accepted
-from elk_ssm.solve.fitting_blocks import Fitted, fit_blocks
+from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, fill_up, in_order, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.plan import Plan, PlanKind, is_in_kernel, make_plan
@@ -165,25 +165,24 @@ def _settle(
     tight = per_block(tolerance, blocks.number, problem.initial.dtype)
     most = jnp.minimum(task.most_passes, max_iters)
 
-    def roll(starts: Array) -> tuple[Array, Array]:
+    follow = partial(_starts, blocks)
+
+    def roll(starts: Array) -> Rolled:
         states = walk(blocks, starts, keep_all=task.keep_all, kernel=task.kernel)
         # One slice, for all that reads the ends.
-        return jax.lax.optimization_barrier(states[-1]), states
+        return Rolled(jax.lax.optimization_barrier(states[-1]), states)
 
-    def follow(rolled: tuple[Array, Array]) -> Array:
-        return _starts(blocks, rolled[0])
-
-    def left(starts: Array, rolled: tuple[Array, Array]) -> Array:
-        bound = tight.bound(scale_of(rolled[0], blocks.size))
-        return _digits(starts[1:], follow(rolled)[1:], bound[:-1])
+    def left(starts: Array, rolled: Rolled) -> Array:
+        bound = tight.bound(scale_of(rolled.ends, blocks.size))
+        return _digits(starts[1:], follow(rolled.ends)[1:], bound[:-1])
 
     fitted = fit_blocks(roll, follow, left, _before(task, blocks, guess), most)
     fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task)
-    states = fitted.rolled[0]
+    states = fitted.rolled.ends
     if task.keep_all:
-        states = in_order(fitted.rolled[1])[: problem.length]
+        states = in_order(fitted.rolled.outputs)[: problem.length]
     fits = fits & jnp.all(jnp.isfinite(states))
-    misfit = largest(follow(fitted.rolled) - fitted.started)
+    misfit = largest(follow(fitted.rolled.ends) - fitted.started)
     forgotten = (fitted.passes - 1) * task.block_size
     numbers = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
     plan = make_plan(*numbers, in_kernel=is_in_kernel(task.kernel))
@@ -199,19 +198,15 @@ def _blocks(task: _Task, problem: Problem) -> Blocks:
     return cut(problem._replace(inputs=inputs, length=length), size)
 
 
-def _before(
-    task: _Task, blocks: Blocks, guess: tuple[Array, ...]
-) -> tuple[Array, Array]:
+def _before(task: _Task, blocks: Blocks, guess: tuple[Array, ...]) -> Array:
     """Before the first pass blocks end where the guess says, or all at x_0."""
     initial, number = blocks.initial, blocks.number
-    steps = task.block_size if task.keep_all else 1
     ends = jnp.broadcast_to(initial, (number, len(initial)))
-    states = jnp.zeros((steps, *ends.shape), ends.dtype)
     if not guess:
-        return ends, states
+        return ends
     known = guess[0][task.block_size - 1 :: task.block_size][: number - 1]
     known = jnp.where(jnp.isfinite(known), known, initial)
-    return ends.at[: len(known)].set(known), states
+    return ends.at[: len(known)].set(known)
 
 
 def _starts(blocks: Blocks, ends: Array) -> Array:
@@ -233,7 +228,7 @@ def _is_certain(
     blocks: Blocks, fitted: Fitted, tolerance: Tolerance, task: _Task
 ) -> Array:
     """Let a twin of every block show what becomes of its misfit."""
-    ends = fitted.rolled[0]
+    ends = fitted.rolled.ends
     scale = scale_of(ends, blocks.size)
     bound = tolerance.bound(scale), rounding_floor(scale)
 
