@@ -235,11 +235,7 @@ def compile_apart(entry: Entry) -> Row:
     command = [sys.executable, "-m", "benchmarks.gpu_entry_points"]
     command += [entry.name, str(entry.size), entry.dtype]
     row: Row = {"name": entry.name, "D": entry.size, "dtype": entry.dtype}
-    limit = resource.RLIMIT_CPU, (TIME_LIMIT, TIME_LIMIT)
-    done = subprocess.run(
-        command, cwd=harness.ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(*limit),
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True)
     if done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
         return row | {"failed": f"takes more than {TIME_LIMIT} CPU-s, or all memory"}
     if done.returncode:
@@ -271,4 +267,5 @@ def failures(rows: Iterable[Row]) -> list[str]:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT, TIME_LIMIT))
     print(compile_here(Entry(sys.argv[1], int(sys.argv[2]), sys.argv[3])))

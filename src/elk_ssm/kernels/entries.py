@@ -34,8 +34,7 @@ from elk_ssm.kernels.entry_rules import (
 from elk_ssm.kernels.inlining import inline, read
 
 LARGEST = 4200
-"""Programs of more entries than this take a compiler too long: seconds each, as the
-time that XLA needs to fuse one grows with the square of its size."""
+"""Programs of more entries than this take a compiler too long."""
 
 
 def entry_by_entry(
