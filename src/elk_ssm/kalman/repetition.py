@@ -26,7 +26,7 @@ def powers_of(matrix: Array, length: int) -> Array:
 
 
 def affine_by_powers(powers: Array, drive: Array, start: Array) -> Array:
-    """Return x_t = A x_{t-1} + b_t for many t, given A, A^2, A^4, ... and x_{-1}.
+    """Return x_t = A x_{t-1} + b_t for many t, given A, A^2, A^4, ..., from x_{-1} on.
 
     In lanes side by side: once for where each ends that begins at zero, which A^n takes
     through those after it, and once from where each begins.
@@ -35,6 +35,11 @@ def affine_by_powers(powers: Array, drive: Array, start: Array) -> Array:
         powers: `(k, D, D)`.
         drive: b_t, `(T, D)` of T = 2^k.
         start: x_{-1}, `(D,)`.
+
+    Returns:
+        x_{-1}, ..., x_{T-1}, `(T + 1, D)`. Who needs x_{-1} with the others takes it
+        from here: XLA reads `start` anew where it is used, and copies the array that
+        it is a row of if others of its rows are written meanwhile.
     """
     half = powers.shape[0] // 2
     A, far = transpose(powers[0]), powers[half]
@@ -49,7 +54,8 @@ def affine_by_powers(powers: Array, drive: Array, start: Array) -> Array:
 
     ends, _ = lax.scan(lambda x, b: (step(x, b)[0], None), lanes[0] * 0, lanes)
     starts = lax.scan(along, start, ends)[1]
-    return lax.scan(step, starts, lanes)[1].swapaxes(0, 1).reshape(drive.shape)
+    states = lax.scan(step, starts, lanes)[1].swapaxes(0, 1).reshape(drive.shape)
+    return jnp.concatenate([starts[:1], states])
 
 
 def are_close(one: Array, other: Array) -> Array:

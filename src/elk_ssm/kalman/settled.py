@@ -179,7 +179,7 @@ class _Smoothing(Settling):
         gaps = later - (matmul(here, transpose(weights)) + offsets)
         drive = matmul(gaps, transpose(powers[0]))[::-1]
         start = _after(outputs, low + length).means
-        steps = affine_by_powers(powers, drive, start)[::-1]
+        steps = affine_by_powers(powers, drive, start)[:0:-1]
         spread = jnp.broadcast_to(cov, (length, *cov.shape))
         lagged = jnp.broadcast_to(matmul(powers[0], cov), spread.shape)
         return _write(outputs, (steps, spread, lagged if self.cross else None), low)

@@ -133,10 +133,9 @@ def _filter_many(
     values = recursion.values_like(entry, varying["values"])
     weights = transition_into(recursion.problem, entry).weights
     drive = matmul(jnp.append(offsets, values, axis=1), transpose(gains.means))
-    means = affine_by_powers(gains.powers, drive, start)
-    before = jnp.concatenate([start[None], means[:-1]])
-    predicted = matmul(before, transpose(weights)) + offsets
+    states = affine_by_powers(gains.powers, drive, start)
+    predicted = matmul(states[:-1], transpose(weights)) + offsets
     both = jnp.append(predicted, values, axis=1)
     errors = matmul(both, transpose(gains.innovations))
     terms = regular_log_normal(errors, gains.variances, rows.observed)
-    return means, jnp.sum(terms, axis=-1)
+    return states[1:], jnp.sum(terms, axis=-1)

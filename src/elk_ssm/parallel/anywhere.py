@@ -20,7 +20,9 @@ def _over_a_batch(
 
 
 def anywhere(flag: Array) -> Array:
-    """Return whether a flag, `()`, is true for any member of the batch under `vmap`.
+    """Return whether a flag is true for any member of the batch under `vmap`.
+
+    Each of many flags, if there are many.
 
     A `lax.cond` on a flag that differs between the members of a batch computes both of
     its branches for all of them. What is decided by this function stays one branch.

@@ -73,13 +73,20 @@ def run_settling(how: Settling, outputs: Outputs) -> Outputs:
         The outputs.
     """
     total = how.same.shape[0]
-    equal = equal_from(how.same, how.length)
+    # A batch leaps as one.
+    same = ~anywhere(~how.same)
     zero = jnp.zeros((), jnp.int32)
+
+    def next_leap(i: Array) -> Array:
+        # One that ends where the equal steps do, or the series, begins that much
+        # earlier. There is none where step i is not like the one before.
+        start = jnp.minimum(i, total - how.length)
+        return start - (how.length - equal_until(same, start, how.length, i))
 
     def may_leap(i: Array, resting: Array, begun: Array) -> Array:
         # Not before the first step that was found at rest.
-        start = jnp.minimum(i, total - how.length)
-        ready = resting & equal[start] & (start >= begun)
+        start = next_leap(i)
+        ready = resting & (start >= begun) & (start + how.length > i)
         return (i < total) & ~anywhere(~ready)
 
     def steps(carry: tuple) -> tuple:
@@ -89,7 +96,7 @@ def run_settling(how: Settling, outputs: Outputs) -> Outputs:
         i = start + BLOCK
         # Where the steps of this kind began: over the last quarter of them, what is
         # left of a slow approach is less than what is seen of it.
-        others = ~rows_at(how.same, start, BLOCK)
+        others = ~rows_at(same, start, BLOCK)
         last = jnp.max(
             jnp.where(others, start + jnp.arange(BLOCK, dtype=start.dtype), 0)
         )
@@ -108,7 +115,7 @@ def run_settling(how: Settling, outputs: Outputs) -> Outputs:
 
         def leap(carry: tuple) -> tuple:
             i, outputs = carry
-            start = jnp.minimum(i, total - how.length)
+            start = next_leap(i)
             return start + how.length, how.leap(constant, outputs, start)
 
         i, outputs = lax.while_loop(
@@ -119,23 +126,24 @@ def run_settling(how: Settling, outputs: Outputs) -> Outputs:
     return lax.while_loop(lambda c: c[0] < total, turn, (zero, outputs, zero))[1]
 
 
-def equal_from(same: Array, length: int) -> Array:
-    """Return for each step whether it and the `length` - 1 after it are all `same`.
+def equal_until(same: Array, start: Array, length: int, i: Array) -> Array:
+    """Return how many steps there are before the first that is not `same`, from i on.
 
     Args:
         same: `(T,)` boolean.
-        length: A power of two.
+        start: The first step that is counted.
+        length: The most that are.
+        i: The first step that is asked about, not before `start`.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> equal_from(jnp.array([False, True, True, False]), 2).tolist()
-        [False, True, False, False]
+        >>> same = jnp.array([False, True, True, False])
+        >>> [int(equal_until(same, 0, 4, i)) for i in range(4)]
+        [0, 3, 3, 3]
     """
-    equal, reach = same, 1
-    while reach < length:
-        later = jnp.zeros_like(equal).at[:-reach].set(equal[reach:])
-        equal, reach = equal & later, 2 * reach
-    return equal
+    index = jnp.arange(length, dtype=i.dtype)
+    known = rows_at(same, start, length) | (start + index < i)
+    return jnp.min(jnp.where(known, length, index))
 
 
 def rows_at(tree: Any, start: Array, count: int) -> Any:
