@@ -11,7 +11,7 @@ from jax import lax
 from elk_ssm.parallel.settling import (
     BLOCK,
     Settling,
-    equal_from,
+    equal_until,
     rows_at,
     run_settling,
     write_rows,
@@ -98,9 +98,19 @@ def test_a_batch_leaps_where_all_of_it_rests():
     np.testing.assert_array_equal(many[2][0], many[2][1])
 
 
-def test_equal_from_ends_with_the_series():
+def test_equal_steps_are_counted_up_to_the_first_that_is_not():
     same = jnp.array([False, True, True, True, False, True, True])
-    assert equal_from(same, 2).tolist() == [False, True, True] + 2 * [False] + [
-        True,
-        False,
-    ]
+    counts = [int(equal_until(same, max(0, i - 2), 4, i)) for i in range(6)]
+    # From steps 0, 0, 0, 1, 2, 3; of at most four, and not past the end.
+    assert counts == [0, 4, 4, 3, 2, 4]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_last_leap_of_equal_steps_ends_with_them():
+    rates = np.full(200, 0.3)
+    rates[150:] = 0.2
+    series = np.random.default_rng(2).normal(size=200)
+    found, expected = jax.jit(toy)(jnp.asarray(rates), jnp.asarray(series))
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-10, atol=1e-12)
+    assert found[2][149]
+    assert not found[2][150]

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from elk_ssm.kalman.backward import Backward, Marginals
 from elk_ssm.kalman.elements import SmootherElement
@@ -36,10 +36,12 @@ from elk_ssm.kalman.scalar_updates import condition_row, over_rows, project
 from elk_ssm.kalman.steps import Entry, entries_of, transition_into
 from elk_ssm.kalman.vector_updates import (
     alone_on_cpu,
-    has_enough_noise,
+    by_share,
+    gain_and_left,
     is_large,
     left_after,
     moments_of,
+    shares_of_noise,
     solve_by_factor,
 )
 from elk_ssm.kalman.whitening import Whitener, whitener_of
@@ -143,13 +145,15 @@ def _by_factor(
     """Return the same by one factor, where that costs no digits."""
     across, total = moments_of(cov, weights, noise)
 
-    def quickly() -> tuple[Array, Array]:
+    def carefully() -> tuple[Array, Array]:
         E = solve_by_factor(total, across)[0]
         return E, left_after(cov, weights, noise, E)
 
     pivots = None if known is None else known.variances
-    enough = jnp.all(has_enough_noise(cov, weights, noise, total, pivots))
-    return lax.cond(enough, quickly, lambda: _by_scalars(cov, weights, noise, known))
+    shares = shares_of_noise(cov, weights, noise, total, pivots)
+    plainly = partial(gain_and_left, cov, across, total)
+    scalars = partial(_by_scalars, cov, weights, noise, known)
+    return by_share(shares, plainly, carefully, scalars)
 
 
 _by_vector = alone_on_cpu(_by_factor, _by_scalars)

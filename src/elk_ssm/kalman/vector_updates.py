@@ -1,12 +1,19 @@
 r"""Conditioning one Gaussian on a whole vector, where that costs no digits.
 
-For x ~ N(m, P) and z = H x + N(0, R), with G = P H',
+For x ~ N(m, P) and z = H x + N(0, R), with G = P H', S = H G + R = L L' and
+e = z - H m, where R is an eighth of the diagonal of S or more,
 
-    S = H G + R,    K = G S^{-1},    A = I - K H
+    W = G L'^{-1},    w = L^{-1} e
+    m <- m + W w,     P <- P - W W',    -2 log N(e; 0, S) = w'w + log det 2 pi S
+
+The difference loses as many digits as R is smaller than S, and three here do not
+matter. Of less noise half of all digits are lost at most, with K = W L^{-1} and
+A = I - K H, by
+
     P <- A P A' + K R K'
 
-by one Cholesky factor of S. Errors of K enter this form of the covariance (Joseph's)
-squared. One step of refinement does as much for the mean: with e = z - H m,
+Errors of K enter this form of the covariance (Joseph's) squared. One step of refinement
+does as much for the mean:
 
     x = S^{-1} e,    rho = e - H K e - R x
     m <- m + K (e + rho),    -2 log N(e; 0, S) = x' (e + rho) + log det 2 pi S
@@ -16,7 +23,7 @@ as by scalars, mostly more of them.
 
 Beside next to no noise the factor breaks down, and `scalar_updates` has to do it. S is
 no smaller than R, and so are its pivots: where those of R are above sqrt(eps) times the
-diagonal of S, all is well. It is decided at every step.
+diagonal of S, all is well. Which way it is, is decided at every step.
 
 A step of many dimensions is up to four times faster on a CPU this way. The factor is
 LAPACK's, of one matrix: batched calls can hang on a CPU with few cores, so that a batch
@@ -24,6 +31,7 @@ takes in scalars, and so do derivatives and accelerators.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,6 +49,8 @@ from elk_ssm.linalg.structure import Operator, to_dense
 _DIMENSIONS, _SCALARS = 12, 5
 # Which types LAPACK has.
 _KNOWN = ("float32", "float64")
+# From which share of noise on a difference loses no digits that matter.
+_PLENTY = 1 / 8
 
 
 def by_scalars(
@@ -84,19 +94,29 @@ def _by_factor(
     pivots = None if whole is None else jnp.where(seen, whole.whitener.variances, 1.0)
     across, total = moments_of(cov, H, R, seen)
 
-    def quickly() -> tuple[Array, Array, Array]:
+    error = jnp.where(seen, emission.values - matvec(H, mean), 0.0)
+    table = jnp.concatenate([across, error[None]])
+    constant = jnp.where(seen, LOG_TWO_PI, 0.0)
+
+    def plainly() -> tuple[Array, Array, Array]:
+        half, scales, _ = solve_by_root(total, table)
+        W, w = half[:-1], half[-1]
+        log_density = -jnp.sum(0.5 * (w * w + constant) + jnp.log(scales))
+        return mean + matvec(W, w), subtracted(cov, W), log_density
+
+    def carefully() -> tuple[Array, Array, Array]:
         # What is missing has no gain, and H need not be cleared of it.
-        error = jnp.where(seen, emission.values - matvec(H, mean), 0.0)
-        found, scales = solve_by_factor(total, jnp.concatenate([across, error[None]]))
+        found, scales = solve_by_factor(total, table)
         K, x = found[:-1], found[-1]
         step = matvec(K, error)
         left = jnp.where(seen, error - matvec(H, step) - R.mv(x), 0.0)
-        terms = x * (error + left) + jnp.where(seen, LOG_TWO_PI, 0.0)
+        terms = x * (error + left) + constant
         log_density = -jnp.sum(0.5 * terms + jnp.log(scales))
         return mean + (step + matvec(K, left)), left_after(cov, H, R, K), log_density
 
-    enough = jnp.all(has_enough_noise(cov, H, R, total, pivots) | ~seen)
-    return lax.cond(enough, quickly, lambda: by_scalars(mean, cov, emission))
+    shares = jnp.where(seen, shares_of_noise(cov, H, R, total, pivots), 1.0)
+    scalars = partial(by_scalars, mean, cov, emission)
+    return by_share(shares, plainly, carefully, scalars)
 
 
 _emission = alone_on_cpu(_by_factor, by_scalars)
@@ -114,10 +134,10 @@ def moments_of(
     return across, inner + to_dense(noise)
 
 
-def has_enough_noise(
+def shares_of_noise(
     cov: Array, weights: Array, noise: Operator, total: Array, pivots: Array | None
 ) -> Array:
-    """Whether conditioning at once keeps the digits that scalars keep, `(E,)`.
+    """Return what share of the variance of each scalar is its own noise, `(E,)`.
 
     Args:
         cov: P.
@@ -130,8 +150,22 @@ def has_enough_noise(
         pivots = _pivots(noise)
     sizes = jnp.sum(weights * weights * jnp.diagonal(cov)[None, :], axis=-1)
     sizes = jnp.maximum(sizes + noise.variances(), jnp.diagonal(total))
+    return pivots / sizes
+
+
+def by_share(shares: Array, plainly: Callable, joseph: Callable, scalars: Callable):
+    """Call the quickest of three ways that keeps the digits that scalars keep.
+
+    Args:
+        shares: Those of noise, `(E,)`.
+        plainly: What subtracts, and loses digits as the least share is smaller.
+        joseph: What loses half of them where that is sqrt(eps).
+        scalars: What always can.
+    """
     # NaN is not enough.
-    return pivots > jnp.finfo(cov.dtype).eps ** 0.5 * sizes
+    enough = shares > jnp.finfo(shares.dtype).eps ** 0.5
+    ways = jnp.where(shares > _PLENTY, 2, jnp.where(enough, 1, 0))
+    return lax.switch(jnp.min(ways), (scalars, joseph, plainly))
 
 
 def _pivots(noise: Operator) -> Array:
@@ -140,14 +174,33 @@ def _pivots(noise: Operator) -> Array:
     return jnp.diagonal(_root(noise.to_dense())) ** 2
 
 
+def solve_by_root(total: Array, table: Array) -> tuple[Array, Array, Array]:
+    """Return X with X L' = table, where S = L L', the diagonal of L, and L."""
+    root = _root(total)
+    return _divided(table, root, transposed=True), jnp.diagonal(root), root
+
+
 def solve_by_factor(total: Array, table: Array) -> tuple[Array, Array]:
     """Return X with X S = table, and the diagonal of the factor of S."""
-    root = _root(total)
-    for transposed in (True, False):
-        table = lax.linalg.triangular_solve(
-            root, table, left_side=False, lower=True, transpose_a=transposed
-        )
-    return table, jnp.diagonal(root)
+    half, scales, root = solve_by_root(total, table)
+    return _divided(half, root), scales
+
+
+def gain_and_left(cov: Array, across: Array, total: Array) -> tuple[Array, Array]:
+    """Return K = G S^{-1} and P - G S^{-1} G'."""
+    half, _, root = solve_by_root(total, across)
+    return _divided(half, root), subtracted(cov, half)
+
+
+def subtracted(cov: Array, half: Array) -> Array:
+    """Return P - W W'."""
+    return symmetrize(cov - matmul(half, transpose(half)))
+
+
+def _divided(table: Array, root: Array, transposed: bool = False) -> Array:
+    return lax.linalg.triangular_solve(
+        root, table, left_side=False, lower=True, transpose_a=transposed
+    )
 
 
 def unit_rows(weights: Array, noise: Array) -> Array:

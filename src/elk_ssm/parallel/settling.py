@@ -141,7 +141,7 @@ def equal_until(same: Array, start: Array, length: int, i: Array) -> Array:
         >>> [int(equal_until(same, 0, 4, i)) for i in range(4)]
         [0, 3, 3, 3]
     """
-    index = jnp.arange(length, dtype=i.dtype)
+    index = jnp.arange(length, dtype=jnp.int32)
     known = rows_at(same, start, length) | (start + index < i)
     return jnp.min(jnp.where(known, length, index))
 
