@@ -27,15 +27,22 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from elk_ssm.kalman.backward import Backward, Marginals
 from elk_ssm.kalman.elements import SmootherElement
 from elk_ssm.kalman.lgssm import Problem
-from elk_ssm.kalman.scalar_updates import condition_row, over_rows, project
+from elk_ssm.kalman.scalar_updates import (
+    condition_row,
+    has_plenty_of_noise,
+    left_plainly,
+    over_rows,
+    project,
+)
 from elk_ssm.kalman.steps import Entry, entries_of, transition_into
 from elk_ssm.kalman.vector_updates import (
     alone_on_cpu,
+    by_root,
     by_share,
     gain_and_left,
     is_large,
@@ -45,7 +52,7 @@ from elk_ssm.kalman.vector_updates import (
     solve_by_factor,
 )
 from elk_ssm.kalman.whitening import Whitener, whitener_of
-from elk_ssm.linalg.small import matmul, matvec, symmetrize
+from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import Dense, Operator
 
 
@@ -53,21 +60,20 @@ def rauch_tung_striebel(
     problem: Problem,
     filtered: tuple[Array, ...],
     cross: bool,
-    how: Literal["in turn", "at once", "by vectors"] = "in turn",
+    how: Literal["in turn", "at once", "quickly"] = "in turn",
 ) -> Backward:
     """Return the smoother, from the filtered means and covariances.
 
     The means of its states are distances from the filtered means. The output of a step
     is the state that it begins with, z_t, and if `cross`, Cov(z_{t-1}, z_t | y).
-    Transitions are asked for in turn or all at once. `by vectors` is in turn as well: a
-    step is conditioned on its successor as a vector where that is faster, without
-    derivatives.
+    Transitions are asked for in turn or all at once. `quickly` is in turn as well,
+    by plain differences or as one vector where the noise allows, without derivatives.
     """
     means, covs, Q = *filtered[:2], problem.covariance
     static = None if Q.varies else whitener_of(Q)
     at_once = how == "at once"
-    large = how == "by vectors" and is_large(covs, covs.shape[-1])
-    look_back = _by_vector if large else partial(_by_scalars, unrolled=at_once)
+    quickly = how == "quickly"
+    look_back = _in_turn if quickly else partial(_by_scalars, unrolled=at_once)
 
     def moments(entry: Entry) -> tuple[Array, ...]:
         # What comes of step 0, whose F is zero, is about no state.
@@ -156,4 +162,27 @@ def _by_factor(
     return by_share(shares, plainly, carefully, scalars)
 
 
-_by_vector = alone_on_cpu(_by_factor, _by_scalars)
+def _quickly(
+    cov: Array, weights: Array, noise: Operator, known: Whitener | None
+) -> tuple[Array, Array]:
+    large = is_large(cov, cov.shape[-1])
+    if by_root(cov, cov.shape[-1]) or (large and known is None and noise.mixes):
+        return _by_factor(cov, weights, noise, known)
+    inverse, variances = known or whitener_of(noise)
+    rows = matmul(inverse, weights) if noise.mixes else weights
+
+    def plainly() -> tuple[Array, Array]:
+        # E = L F' Q^{-1}
+        left = left_plainly(cov, rows, variances)
+        back = transpose(rows / variances[:, None])
+        back = matmul(back, inverse) if noise.mixes else back
+        return matmul(left, back), left
+
+    return lax.cond(
+        jnp.all(has_plenty_of_noise(cov, rows, variances)),
+        plainly,
+        partial(_by_factor if large else _by_scalars, cov, weights, noise, known),
+    )
+
+
+_in_turn = alone_on_cpu(_quickly, _by_scalars)

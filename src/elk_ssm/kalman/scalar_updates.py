@@ -41,6 +41,8 @@ from elk_ssm.linalg.small import matvec, symmetrize
 
 # Up to this many rows a scan over all steps at once has them written out.
 _UNROLLED = 4
+# From which share of noise in what is seen on differences may be plain.
+PLENTY = 1 / 8
 
 
 class Rows(NamedTuple):
@@ -77,6 +79,51 @@ def condition(mean: Array, cov: Array, rows: Rows) -> tuple[Array, Array, Array]
     mean, cov, log_density = over_rows(take_in, start, rows)
     # The two sides of the diagonal round differently.
     return mean, symmetrize(cov), log_density
+
+
+def condition_plainly(
+    mean: Array, cov: Array, rows: Rows
+) -> tuple[Array, Array, Array]:
+    """Do as `condition`, where `has_plenty_of_noise`, in a fraction of the time.
+
+    Mean and covariance are one table (m, P), and a row is two passes over it.
+    """
+
+    def take_in(table, row):
+        h, r, z, ok = row
+        seen = jnp.sum(table * h[:, None], axis=0)
+        s = _dot(seen[1:], h) + r
+        error = z - seen[0]
+        K = seen[1:] * jnp.where(ok, 1 / s, 0.0)
+        table = table + outer(K, jnp.append(error, -seen[1:]))
+        return table, jnp.stack([error, s])
+
+    table = jnp.concatenate([mean[:, None], cov], axis=1)
+    table, found = over_rows(take_in, table, rows, collect=True)
+    terms = regular_log_normal(found[:, 0], found[:, 1], rows.observed)
+    return table[:, 0], symmetrize(table[:, 1:]), jnp.sum(terms)
+
+
+def left_plainly(cov: Array, weights: Array, variances: Array) -> Array:
+    """Return the covariance given scalars H x + N(0, diag(r)) with plenty of noise."""
+
+    def take_in(cov, row):
+        h, r = row
+        g = jnp.sum(cov * h[:, None], axis=0)
+        return cov - outer(g / (_dot(g, h) + r), g)
+
+    return symmetrize(over_rows(take_in, cov, (weights, variances)))
+
+
+def has_plenty_of_noise(cov: Array, weights: Array, variances: Array) -> Array:
+    """Whether plain differences lose no digits of P that matter, for each row.
+
+    With r above an eighth of the sum they are three bits, or, of states that are all
+    but one, as many more as D has.
+    """
+    sizes = matvec(weights * weights, jnp.diagonal(cov))
+    # NaN is not plenty.
+    return variances > PLENTY * (sizes + variances)
 
 
 def condition_carefully(

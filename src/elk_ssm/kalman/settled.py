@@ -199,7 +199,7 @@ def _smooth_settling(
     problem: Problem, filtered: Filtered, held: Array, cross: bool
 ) -> Smoothed:
     """Smooth, given of each step whether its filtered covariance is a copy."""
-    recursion: Any = rauch_tung_striebel(problem, filtered, cross, "by vectors")
+    recursion: Any = rauch_tung_striebel(problem, filtered, cross, "quickly")
     means, covs, _ = filtered
     # The same if the covariance of the step after is its own, and so are the entries.
     same = jnp.append(held[1:-1] & repeats(problem)[2:], False)[::-1]

@@ -25,7 +25,7 @@ from elk_ssm.kalman.scalar_updates import (
     project,
 )
 from elk_ssm.kalman.steps import Entry, Steps, propagate, transition_into
-from elk_ssm.kalman.vector_updates import by_vector
+from elk_ssm.kalman.vector_updates import in_turn
 from elk_ssm.linalg.small import matmul, matvec, transpose
 from elk_ssm.parallel.settling import (
     BLOCK,
@@ -84,9 +84,7 @@ class _Filtering(Settling):
 def filter_settling(problem: Problem) -> tuple[Filtered, Array]:
     """Filter, and say of each step whether it has the covariance of the one before."""
     steps, none = problem.num_steps, jnp.zeros_like(problem.initial_mean)
-    how = _Filtering(
-        filter_of(problem, by_vector), repeats(problem), leap_length(steps)
-    )
+    how = _Filtering(filter_of(problem, in_turn), repeats(problem), leap_length(steps))
     outputs = (
         jnp.zeros((steps, *none.shape), none.dtype),
         jnp.zeros((steps, *none.shape, *none.shape), none.dtype),

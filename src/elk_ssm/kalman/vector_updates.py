@@ -25,9 +25,11 @@ Beside next to no noise the factor breaks down, and `scalar_updates` has to do i
 no smaller than R, and so are its pivots: where those of R are above sqrt(eps) times the
 diagonal of S, all is well. Which way it is, is decided at every step.
 
-A step of many dimensions is up to four times faster on a CPU this way. The factor is
-LAPACK's, of one matrix: batched calls can hang on a CPU with few cores, so that a batch
-takes in scalars, and so do derivatives and accelerators.
+A step of many dimensions is up to four times faster on a CPU this way; of fewer than
+20, where there is an eighth of noise, the plain differences of `scalar_updates` are as
+fast or faster. The factor is LAPACK's, of one matrix: batched calls can hang on a CPU
+with few cores, so that a batch takes in scalars, and so do derivatives and
+accelerators.
 """
 
 from collections.abc import Callable
@@ -40,17 +42,22 @@ from jax import Array, lax
 from elk_ssm._jax import unless_batched
 from elk_ssm._platforms import by_platform
 from elk_ssm.kalman.roundings import LOG_TWO_PI
-from elk_ssm.kalman.scalar_updates import condition
+from elk_ssm.kalman.scalar_updates import (
+    PLENTY,
+    condition,
+    condition_plainly,
+    has_plenty_of_noise,
+)
 from elk_ssm.kalman.whitening import Emission, isolated
 from elk_ssm.linalg.small import matmul, matvec, symmetrize, transpose
 from elk_ssm.linalg.structure import Operator, to_dense
 
 # Fewer dimensions, or fewer scalars of them, are taken in as fast one by one.
 _DIMENSIONS, _SCALARS = 12, 5
+# As fast one by one by plain differences are fewer than so many dimensions.
+_MANY = 20
 # Which types LAPACK has.
 _KNOWN = ("float32", "float64")
-# From which share of noise on a difference loses no digits that matter.
-_PLENTY = 1 / 8
 
 
 def by_scalars(
@@ -60,21 +67,24 @@ def by_scalars(
     return condition(mean, cov, emission.rows())
 
 
-def by_vector(
-    mean: Array, cov: Array, emission: Emission
-) -> tuple[Array, Array, Array]:
-    """Do the same at once where it is accurate, there is no batch, and it is faster.
+def in_turn(mean: Array, cov: Array, emission: Emission) -> tuple[Array, Array, Array]:
+    """Do the same in the way that is fastest for one step after the other.
 
-    Has no derivative in reverse.
+    By plain differences, by scalars, or as one vector, as the noise allows. Has no
+    derivative in reverse.
     """
-    large = is_large(cov, emission.values.shape[0])
-    return (_emission if large else by_scalars)(mean, cov, emission)
+    return _emission(mean, cov, emission)
 
 
 def is_large(state: Array, seen: int) -> bool:
     """Whether so many scalars of a state `(..., D)` are taken in faster at once."""
     many = state.shape[-1] >= _DIMENSIONS and seen >= _SCALARS
     return many and state.dtype.name in _KNOWN
+
+
+def by_root(state: Array, seen: int) -> bool:
+    """Whether so many are so even where plain differences would do."""
+    return is_large(state, seen) and state.shape[-1] >= _MANY
 
 
 def alone_on_cpu(by_factor: Callable, scalars: Callable) -> Callable:
@@ -119,7 +129,21 @@ def _by_factor(
     return by_share(shares, plainly, carefully, scalars)
 
 
-_emission = alone_on_cpu(_by_factor, by_scalars)
+def _quickly(mean: Array, cov: Array, emission: Emission) -> tuple[Array, Array, Array]:
+    size = emission.values.shape[0]
+    large = is_large(cov, size)
+    if by_root(cov, size) or (large and emission.covariance.mixes):
+        return _by_factor(mean, cov, emission)
+    rows = emission.rows()
+    plenty = has_plenty_of_noise(cov, rows.weights, rows.variances)
+    plainly = partial(condition_plainly, mean, cov, rows)
+    otherwise = partial(condition, mean, cov, rows)
+    if large:
+        otherwise = partial(_by_factor, mean, cov, emission)
+    return lax.cond(jnp.all(plenty | ~rows.observed), plainly, otherwise)
+
+
+_emission = alone_on_cpu(_quickly, by_scalars)
 
 
 def moments_of(
@@ -164,7 +188,7 @@ def by_share(shares: Array, plainly: Callable, joseph: Callable, scalars: Callab
     """
     # NaN is not enough.
     enough = shares > jnp.finfo(shares.dtype).eps ** 0.5
-    ways = jnp.where(shares > _PLENTY, 2, jnp.where(enough, 1, 0))
+    ways = jnp.where(shares > PLENTY, 2, jnp.where(enough, 1, 0))
     return lax.switch(jnp.min(ways), (scalars, joseph, plainly))
 
 
