@@ -1,5 +1,7 @@
 """Covariances that have come to rest: the same posterior, of fewer steps."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,6 +123,24 @@ def test_what_rests_is_not_computed_again():
     assert not gaps[100:110].any()
     assert gaps[200:].any()
     assert not held("nothing moves").any()
+
+
+@pytest.mark.parametrize("size", [4, 12])
+def test_no_step_or_leap_copies_the_whole_series(size):
+    # In the time of one leap; a copy for each would make the time grow with T squared.
+    F, Q, H, R, y = (jnp.asarray(x) for x in case("static", size))
+    smooth = jax.jit(
+        lambda y: elk.lgssm_smoother(
+            elk.LGSSM(jnp.zeros(size), jnp.eye(size), F, Q, H, R), y
+        )
+    )
+    program = smooth.lower(y).compile().as_text()
+    bodies = set(re.findall(r"body=(%[\w.\-]+)", program))
+    loops = [x for x in program.split("\n\n") if x.split(" ", 1)[0] in bodies]
+    assert len(loops) == len(bodies) > 4
+    whole = re.compile(rf"= f64\[{STEPS},{size}(,{size})?\]\S* copy\(.*")
+    copies = [found[0] for body in loops for found in [whole.search(body)] if found]
+    assert not copies
 
 
 def test_derivatives_are_those_of_the_whole_recursion():

@@ -105,14 +105,18 @@ def condition_plainly(
 
 
 def left_plainly(cov: Array, weights: Array, variances: Array) -> Array:
-    """Return the covariance given scalars H x + N(0, diag(r)) with plenty of noise."""
+    """Return P given scalars H x + N(0, diag(r)) with plenty of noise.
+
+    As symmetric as it was.
+    """
 
     def take_in(cov, row):
         h, r = row
         g = jnp.sum(cov * h[:, None], axis=0)
-        return cov - outer(g / (_dot(g, h) + r), g)
+        k = g / jnp.sqrt(_dot(g, h) + r)
+        return cov - outer(k, k)
 
-    return symmetrize(over_rows(take_in, cov, (weights, variances)))
+    return over_rows(take_in, cov, (weights, variances))
 
 
 def has_plenty_of_noise(cov: Array, weights: Array, variances: Array) -> Array:
