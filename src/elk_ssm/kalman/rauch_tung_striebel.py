@@ -165,8 +165,8 @@ def _by_factor(
 def _quickly(
     cov: Array, weights: Array, noise: Operator, known: Whitener | None
 ) -> tuple[Array, Array]:
-    large = is_large(cov, cov.shape[-1])
-    if by_root(cov, cov.shape[-1]) or (large and known is None and noise.mixes):
+    size = cov.shape[-1]
+    if by_root(cov, size, known is None and noise.mixes):
         return _by_factor(cov, weights, noise, known)
     inverse, variances = known or whitener_of(noise)
     rows = matmul(inverse, weights) if noise.mixes else weights
@@ -178,11 +178,9 @@ def _quickly(
         back = matmul(back, inverse) if noise.mixes else back
         return matmul(left, back), left
 
-    return lax.cond(
-        jnp.all(has_plenty_of_noise(cov, rows, variances)),
-        plainly,
-        partial(_by_factor if large else _by_scalars, cov, weights, noise, known),
-    )
+    plenty = jnp.all(has_plenty_of_noise(cov, rows, variances))
+    otherwise = _by_factor if is_large(cov, size) else _by_scalars
+    return lax.cond(plenty, plainly, partial(otherwise, cov, weights, noise, known))
 
 
 _in_turn = alone_on_cpu(_quickly, _by_scalars)

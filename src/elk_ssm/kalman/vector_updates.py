@@ -82,9 +82,12 @@ def is_large(state: Array, seen: int) -> bool:
     return many and state.dtype.name in _KNOWN
 
 
-def by_root(state: Array, seen: int) -> bool:
-    """Whether so many are so even where plain differences would do."""
-    return is_large(state, seen) and state.shape[-1] >= _MANY
+def by_root(state: Array, seen: int, mixed: bool) -> bool:
+    """Whether so many are so even where plain differences would do.
+
+    Also if they are `mixed`, by noise that would have to be decorrelated before.
+    """
+    return is_large(state, seen) and (mixed or state.shape[-1] >= _MANY)
 
 
 def alone_on_cpu(by_factor: Callable, scalars: Callable) -> Callable:
@@ -131,14 +134,13 @@ def _by_factor(
 
 def _quickly(mean: Array, cov: Array, emission: Emission) -> tuple[Array, Array, Array]:
     size = emission.values.shape[0]
-    large = is_large(cov, size)
-    if by_root(cov, size) or (large and emission.covariance.mixes):
+    if by_root(cov, size, emission.covariance.mixes):
         return _by_factor(mean, cov, emission)
     rows = emission.rows()
     plenty = has_plenty_of_noise(cov, rows.weights, rows.variances)
     plainly = partial(condition_plainly, mean, cov, rows)
     otherwise = partial(condition, mean, cov, rows)
-    if large:
+    if is_large(cov, size):
         otherwise = partial(_by_factor, mean, cov, emission)
     return lax.cond(jnp.all(plenty | ~rows.observed), plainly, otherwise)
 
