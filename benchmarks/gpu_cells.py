@@ -30,8 +30,8 @@ from elk_ssm.parallel.time_axis import LOCAL
 from elk_ssm.solve.path import Path
 from elk_ssm.solve.sweeps import fit_sweeps
 
-ONCE = ("trial", "rounds")
-NEVER = ("failure", "hold", "fall_back", "repair", "long_sweeps")
+ONCE = ("trial", "rounds", "covariances")
+NEVER = ("failure", "hold", "fall_back", "repair", "long_sweeps", "general")
 LONG, SHORT = 100_000, 10_000
 METHODS: dict[str, Callable] = {
     "default": partial(elk.auto, strategy="short_blocks"),
@@ -69,6 +69,7 @@ class Cell(NamedTuple):
             arguments; None where nothing is iterated.
         needs: A package that must be there.
         branches: Which branches of conditionals a good run takes.
+        gaps: Whether the data have some, so that steps are not all alike.
     """
 
     problem: str
@@ -79,6 +80,7 @@ class Cell(NamedTuple):
     build_passes: Callable[[], Program] | None = None
     needs: str = "jax"
     branches: Branches = "dear"
+    gaps: bool = False
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -95,6 +97,8 @@ class Cell(NamedTuple):
         if self.program.startswith("published"):
             return {}
         named = dict.fromkeys(ONCE, 1) | dict.fromkeys(NEVER, 0)
+        if self.gaps:
+            named |= {"covariances": 0, "general": 1}
         named |= {"short_blocks": passes.short, "passes": passes.iterated}
         return named | {"newton": min(passes.iterated, 1), "sweeps": passes.sweeps}
 
@@ -224,7 +228,15 @@ def gradient_of(cell: Cell) -> Cell:
     return cell._replace(problem=name, build=build, build_passes=counted)
 
 
-def smoother(name: str, size: int, seen: int, length: int, needs: str = "jax") -> Cell:
+def smoother(
+    name: str,
+    size: int,
+    seen: int,
+    length: int,
+    needs: str = "jax",
+    *,
+    gaps: bool = False,
+) -> Cell:
     """A Kalman smoother of D dimensions seen by E emissions."""
 
     def build() -> Program:
@@ -235,8 +247,9 @@ def smoother(name: str, size: int, seen: int, length: int, needs: str = "jax") -
         return SMOOTHERS[name](arrays)
 
     # The dearer branch is for delicate models: it takes one step after the other.
-    how: Any = {"needs": needs, "branches": "cheap"}
-    return Cell(f"smoother, E = {seen}", name, size, length, build, **how)
+    how: Any = {"needs": needs, "branches": "cheap", "gaps": gaps}
+    problem = f"smoother, E = {seen}" + ", gaps" * gaps
+    return Cell(problem, name, size, length, build, **how)
 
 
 SMOOTHERS = {
@@ -276,6 +289,8 @@ CELLS = (
     gradient_of(ours("GRU", "default", 32, LONG)),
     smoother("lgssm_smoother", 4, 4, LONG),
     smoother("lgssm_smoother", 10, 50, SHORT),
+    smoother("lgssm_smoother", 4, 4, LONG, gaps=True),
+    smoother("lgssm_smoother", 10, 50, SHORT, gaps=True),
     linen(32, LONG),
     # Importing dynamax changes the global precision of products, so these come last.
     smoother("cuthbert, parallel", 4, 4, LONG, needs="cuthbert"),

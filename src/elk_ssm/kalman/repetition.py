@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from elk_ssm.kalman.lgssm import Problem
@@ -56,6 +57,43 @@ def affine_by_powers(powers: Array, drive: Array, start: Array) -> Array:
     starts = lax.scan(along, start, ends)[1]
     states = lax.scan(step, starts, lanes)[1].swapaxes(0, 1).reshape(drive.shape)
     return jnp.concatenate([starts[:1], states])
+
+
+def tables_of_powers(matrix: Array, steps: int) -> tuple[Array, ...]:
+    """Return A^k, A^2k, ..., A^15k of k = 1, 16, 16^2, ... < T, `(15, D, D)` each."""
+    levels = max(1, -(-(steps - 1).bit_length() // 4))
+    squares = [matrix]
+    for _ in range(4 * levels - 1):
+        squares.append(matmul(squares[-1], squares[-1]))
+    table, *further = (jnp.stack(squares[n::4])[:, None] for n in range(4))
+    for more in further:
+        table = jnp.concatenate([table, more, matmul(table, more)], axis=1)
+    return tuple(table)
+
+
+def affine_at_once(
+    powers: tuple[Array, ...], drive: Array, *, reverse: bool = False
+) -> Array:
+    """Return x_t = A x_{t-1} + b_t, or A' x_{t+1} + b_t, for all t at once, `(T, D)`.
+
+    Every state reaches back 16^n steps, by fifteen powers at a time.
+
+    Args:
+        powers: As of `tables_of_powers`.
+        drive: b_t, `(T, D)`.
+        reverse: The direction; the state that enters is zero.
+    """
+    states, steps = drive, len(drive)
+    for level, every in enumerate(powers):
+        before = []
+        for reach in 16**level * np.arange(1, len(every) + 1):
+            fill = (0, reach) if reverse else (reach, 0)
+            part = jnp.pad(states, [fill, (0, 0)])
+            before.append(part[reach:] if reverse else part[:steps])
+        table = every if reverse else transpose(every)
+        table = table.reshape(-1, drive.shape[1])
+        states = states + matmul(jnp.concatenate(before, axis=1), table)
+    return states
 
 
 def are_close(one: Array, other: Array) -> Array:

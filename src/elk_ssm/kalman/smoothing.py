@@ -4,6 +4,7 @@ r"""Smoothers of a linear-Gaussian model: which recursion a model needs.
 |---|---|
 | process noise in every direction | Rauch, Tung and Striebel, `rauch_tung_striebel` |
 | a singular or relatively small Q | two filters, `future`; step by step, `exactly` |
+| steps all alike, at once on an accelerator | two filters by doubling, `alike` |
 | exact emissions | two filters from a root of every covariance, `exactly` |
 | a prior so wide that covariances lose it | the initial state kept apart, `apart` |
 | time sharded over a mesh | two filters, which share what a mesh gathers |
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from elk_ssm.kalman.alike import smooth_unless_alike
 from elk_ssm.kalman.apart import evidence_of, filter_apart, smooth_apart
 from elk_ssm.kalman.delicate import has_exact_dynamics, has_exact_emissions
 from elk_ssm.kalman.exactly import smooth_exactly
@@ -242,7 +244,16 @@ def _exactly(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
 def _by_prefixes(
     problem: Problem, cross: bool, held: Held
 ) -> tuple[Filtered, Smoothed]:
-    """Return the same from prefix scans."""
+    """Return the same from prefix scans, or all at once where steps are alike."""
+    general = partial(_all_prefixes, cross=cross, held=held)
+    if held == "careful":
+        return general(problem)
+    return smooth_unless_alike(general, problem, cross)
+
+
+def _all_prefixes(
+    problem: Problem, cross: bool, held: Held
+) -> tuple[Filtered, Smoothed]:
     filtered = filter_by_prefixes(held, problem)
     if held == "quick":
         return filtered, look_back_all(problem, filtered, cross, "associative")
