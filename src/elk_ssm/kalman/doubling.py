@@ -173,6 +173,6 @@ def _rests(maps: Array, table: Array) -> Array:
     roundings = scales[:, :, None] * scales[:, None, :] * (_ROUNDINGS * eps)
     still = jnp.abs(last - before) <= roundings
     # What is left of the start, in deviations.
-    bound = scales[0, :, None] * (eps / table.shape[-1]) ** 0.5
-    forgets = jnp.abs(maps[0]) * scales[0] <= bound
-    return jnp.all(still & forgets[None])
+    bound = scales[:, :, None] * (eps / table.shape[-1]) ** 0.5
+    forgets = jnp.abs(maps) * scales[:, None, :] <= bound
+    return jnp.all(still & forgets)
