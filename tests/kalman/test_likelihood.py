@@ -5,6 +5,7 @@ import pytest
 from tests.kalman import oracle
 from tests.kalman.test_filtering import diagonal_model
 
+from elk_ssm.kalman.lgssm import LGSSM
 from elk_ssm.kalman.likelihood import lgssm_log_likelihood
 
 
@@ -82,3 +83,24 @@ def test_a_missing_emission_has_no_derivative(reference):
     missing = np.isnan(case(kind)[1].y)
     assert not by_emission[missing].any()
     assert by_emission[~missing].all()
+
+
+def test_second_derivatives_of_few_emissions_in_single_precision():
+    """Steps that say nothing of most dimensions, joined again and again."""
+    rng = np.random.default_rng(0)
+    D, T = 4, 8
+    F, H, y = 0.5 * np.eye(D), rng.normal(size=(1, D)), rng.normal(size=(T, 1))
+    F, H, y = (jnp.float32(x) for x in (F + 0.1 * rng.normal(size=(D, D)), H, y))
+    eye = jnp.eye(D, dtype=jnp.float32)
+
+    def loss(backend):
+        def value(noise):
+            model = LGSSM(eye[0], eye, F, eye, H, noise * eye[:1, :1])
+            return lgssm_log_likelihood(model, y, backend=backend)
+
+        return value
+
+    one = jnp.float32(1)
+    found = jax.jit(jax.hessian(loss("associative")))(one)
+    want = jax.jit(jax.hessian(loss("sequential")))(one)
+    np.testing.assert_allclose(found, want, rtol=1e-4)

@@ -204,16 +204,22 @@ def triangular(table: Array, size: int) -> Array:
     # Or an accelerator's compiler orders the rows anew for each reflection.
     table = lax.optimization_barrier(table)
 
-    def clear(k, table):
+    def clear(k, carry):
+        table, spared = carry
         below = index >= k
         x = jnp.where(below, table[:, k], 0.0)
         spare = jnp.where(below, table[:, -1], 0.0)
-        table = reflected(table, jnp.where(jnp.any(x != 0), x, spare), k)
+        some = jnp.any(x != 0)
+        # The spare column once: what is left of it then is roundings, and if they were
+        # reflected, roundings of those, by whose squares derivatives divide.
+        least = jnp.where(some, 0.0, spared)
+        table = reflected(table, jnp.where(some, x, spare), k, least)
         # Roundings: of a column, and not of the spare one.
-        return table.at[:, k].set(jnp.where(index > k, 0.0, table[:, k]))
+        table = table.at[:, k].set(jnp.where(index > k, 0.0, table[:, k]))
+        return table, jnp.where(some, spared, jnp.inf)
 
     # A loop: written out, the program takes the compiler twice as long.
-    return lax.fori_loop(0, size, clear, table)
+    return lax.fori_loop(0, size, clear, (table, jnp.zeros((), table.dtype)))[0]
 
 
 def _largest_first(table: Array, weights: Array) -> Array:
@@ -237,13 +243,18 @@ def _largest_first(table: Array, weights: Array) -> Array:
     return ordered
 
 
-def reflected(table: Array, x: Array, row: int | Array) -> Array:
-    """Apply Householder's reflection of x, zero above a row, onto that row."""
+def reflected(
+    table: Array, x: Array, row: int | Array, least: float | Array = 0.0
+) -> Array:
+    """Apply Householder's reflection of x, zero above a row, onto that row.
+
+    Of x whose square is no more than the least, it is none.
+    """
     here = jnp.arange(table.shape[0]) == row
     pivot, square = jnp.sum(jnp.where(here, x, 0.0)), jnp.sum(x * x)
     length = safe_sqrt(square)
     v = x + jnp.where(here, jnp.where(pivot < 0, -length, length), 0.0)
-    beta = reciprocal(square + jnp.abs(pivot) * length, square > 0)
+    beta = reciprocal(square + jnp.abs(pivot) * length, square > least)
     along = jnp.sum(v[:, None] * table, axis=0, keepdims=True)
     return table - v[:, None] * (beta * along)
 
