@@ -17,16 +17,9 @@ import numpy as np
 from jax import Array
 
 from elk_ssm.kalman.doubling import Step, doubled, update
-from elk_ssm.kalman.factors import (
-    diagonal,
-    product,
-    root_of,
-    solve_lower,
-    solve_upper,
-    sound_root_of,
-)
+from elk_ssm.kalman.factors import root_of, solve_lower, solve_upper, sound_root_of
 from elk_ssm.kalman.repetition import tables_of_powers
-from elk_ssm.linalg.small import matmul, transpose
+from elk_ssm.linalg.small import diagonal, matmul, product, transpose
 
 # The least share of a filtered variance that the dimensions before it leave, as a power
 # of the rounding, and the largest loss of a smoothed one, of eps^{-1/2}.

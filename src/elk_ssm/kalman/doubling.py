@@ -33,22 +33,25 @@ import numpy as np
 from jax import Array, lax
 
 from elk_ssm.kalman.factors import (
-    diagonal,
-    product,
     root_of,
     solve_lower,
     solve_upper,
     sound_root_of,
     triangle,
+)
+from elk_ssm.kalman.repetition import are_close
+from elk_ssm.kalman.roundings import safe_sqrt
+from elk_ssm.linalg.small import (
+    diagonal,
+    matmul,
+    product,
+    symmetrize,
+    transpose,
     unit_like,
 )
-from elk_ssm.kalman.roundings import safe_sqrt
-from elk_ssm.linalg.small import matmul, symmetrize, transpose
 
 # The largest S that is borne, in units of 1 / eps, and the largest loss, of eps^{-1/2}.
 _LARGEST, _LOSS = 1 / 64, 4.0
-# How many roundings a matrix at rest may go to and fro.
-_ROUNDINGS = 16
 
 
 class Tables(NamedTuple):
@@ -170,9 +173,7 @@ def _rests(maps: Array, table: Array) -> Array:
     """Whether a table ends at a fixed point, and so do others that begin elsewhere."""
     last, before = table[:, -2], table[:, -3]
     scales, eps = safe_sqrt(diagonal(last)), float(jnp.finfo(table.dtype).eps)
-    roundings = scales[:, :, None] * scales[:, None, :] * (_ROUNDINGS * eps)
-    still = jnp.abs(last - before) <= roundings
     # What is left of the start, in deviations.
     bound = scales[:, :, None] * (eps / table.shape[-1]) ** 0.5
     forgets = jnp.abs(maps) * scales[:, None, :] <= bound
-    return jnp.all(still & forgets)
+    return are_close(last, before) & jnp.all(forgets)

@@ -1,8 +1,8 @@
 """Factors of many small matrices, by a library on an accelerator.
 
 There a batch is one launch, of all but orthogonal factors, which are found one after
-the other and are only asked for of one or two matrices. On a CPU, where LAPACK calls of
-a batch can hang, they are written out.
+the other and are only asked for of one or two matrices of a model. On a CPU, where
+LAPACK calls of a batch can hang, they are written out.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax import Array, lax
 from elk_ssm._platforms import by_platform
 from elk_ssm.kalman.runs import triangular
 from elk_ssm.kalman.whitening import square_root
-from elk_ssm.linalg.small import matmul, raised, solve, transpose
+from elk_ssm.linalg.small import diagonal, solve, transpose
 
 
 def root_of(covariance: Array) -> Array:
@@ -90,24 +90,5 @@ def orthonormal(rows: Array) -> tuple[Array, Array]:
     return by_platform(rows, cpu=by_reflections, default=by_library)
 
 
-def product(left: Array, right: Array) -> Array:
-    """Multiply matrices, each by its own: XLA reorders axes where one repeats."""
-    batch = jnp.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    both = (jnp.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (left, right))
-    return matmul(*both)
-
-
-def diagonal(matrices: Array) -> Array:
-    """Return diagonals, `(..., D)`, by a slice: an accelerator need not gather."""
-    size = matrices.shape[-1]
-    return matrices.reshape(*matrices.shape[:-2], size * size)[..., :: size + 1]
-
-
 def _each(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return jnp.vectorize(function, signature="(n,d)->(m,d)")
-
-
-def unit_like(like: Array) -> Array:
-    """Return the unit matrix, with as many axes as matrices `(..., D, D)`."""
-    eye = jnp.asarray(np.eye(like.shape[-1], dtype=like.dtype))
-    return raised(eye, like.ndim)

@@ -7,7 +7,7 @@ from jax import Array, lax
 
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.roundings import safe_sqrt
-from elk_ssm.linalg.small import matmul, matvec, transpose
+from elk_ssm.linalg.small import diagonal, matmul, matvec, transpose
 
 _LEAP, _SHORT_LEAP, _LONG = 256, 64, 4096
 # How many roundings a covariance at rest may go to and fro.
@@ -97,10 +97,10 @@ def affine_at_once(
 
 
 def are_close(one: Array, other: Array) -> Array:
-    """Whether two covariances differ by their roundings only."""
-    scale = safe_sqrt(jnp.diagonal(one))
-    least = _ROUNDINGS * jnp.finfo(one.dtype).eps * scale[:, None] * scale
-    return jnp.all(jnp.abs(one - other) <= least)
+    """Whether covariances `(..., D, D)` differ by their roundings only, all of them."""
+    scale = safe_sqrt(diagonal(one))
+    least = _ROUNDINGS * jnp.finfo(one.dtype).eps * scale[..., :, None]
+    return jnp.all(jnp.abs(one - other) <= least * scale[..., None, :])
 
 
 def is_stable(powers: Array) -> Array:

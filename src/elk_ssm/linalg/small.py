@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 _UNROLLED = 8
@@ -110,6 +111,25 @@ def same_rank(left: Array, right: Array) -> tuple[Array, Array]:
 def transpose(matrix: Array) -> Array:
     """Swap the last two axes."""
     return jnp.swapaxes(matrix, -1, -2)
+
+
+def product(left: Array, right: Array) -> Array:
+    """Multiply matrices, each by its own: XLA reorders axes where one repeats."""
+    batch = jnp.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    both = (jnp.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (left, right))
+    return matmul(*both)
+
+
+def diagonal(matrices: Array) -> Array:
+    """Return diagonals, `(..., D)`, by a slice: an accelerator need not gather."""
+    size = matrices.shape[-1]
+    return matrices.reshape(*matrices.shape[:-2], size * size)[..., :: size + 1]
+
+
+def unit_like(like: Array) -> Array:
+    """Return the unit matrix, with as many axes as matrices `(..., D, D)`."""
+    eye = jnp.asarray(np.eye(like.shape[-1], dtype=like.dtype))
+    return raised(eye, like.ndim)
 
 
 def symmetrize(matrix: Array) -> Array:
