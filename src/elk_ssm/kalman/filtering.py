@@ -83,7 +83,8 @@ def lgssm_filter(
     update, one scalar at a time, for the arithmetic. Covariances may be singular; see
     `lgssm_log_likelihood` for exact emissions and diffuse priors. What has come to rest
     is not computed again: where steps repeat, all but some tens of them are products
-    with constant matrices; on an accelerator, all but the first 512.
+    with constant matrices; on an accelerator, all but the first 512. Nor, on a CPU, is
+    what recurs: the covariances of gaps, or of matrices, whose patterns come again.
 
     Args:
         model: the model.

@@ -99,8 +99,24 @@ def affine_at_once(
 def are_close(one: Array, other: Array) -> Array:
     """Whether covariances `(..., D, D)` differ by their roundings only, all of them."""
     scale = safe_sqrt(diagonal(one))
-    least = _ROUNDINGS * jnp.finfo(one.dtype).eps * scale[..., :, None]
+    least = rounding_of(one) * scale[..., :, None]
     return jnp.all(jnp.abs(one - other) <= least * scale[..., None, :])
+
+
+def rounding_of(cov: Array) -> float:
+    """Return which part of the entries of a covariance at rest goes to and fro."""
+    return _ROUNDINGS * float(jnp.finfo(cov.dtype).eps)
+
+
+def difference_of(one: Array, other: Array) -> Array:
+    """Return by which part of their scales rows of two `(D, D)` differ at most.
+
+    By a product: XLA takes the largest of numbers on a CPU one at a time.
+    """
+    scale = safe_sqrt(jnp.diagonal(one))
+    size, most = one - other, scale[:, None] * scale[None, :]
+    parts = jnp.where(size == 0, 0, size / most) ** 2
+    return jnp.sqrt(jnp.max(matvec(parts, jnp.ones_like(scale))))
 
 
 def is_stable(powers: Array) -> Array:

@@ -27,6 +27,7 @@ from elk_ssm.kalman.forward import Filtered, filter_by_steps
 from elk_ssm.kalman.lgssm import Problem
 from elk_ssm.kalman.places import num_groups
 from elk_ssm.kalman.rauch_tung_striebel import rauch_tung_striebel
+from elk_ssm.kalman.recurring import smooth_by_table, spreads_of, taken_from
 from elk_ssm.kalman.repetition import (
     affine_by_powers,
     are_close,
@@ -41,6 +42,7 @@ from elk_ssm.kalman.vector_updates import by_scalars
 from elk_ssm.linalg.small import matmul, transpose
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.driver import run
+from elk_ssm.parallel.recurring import Table
 from elk_ssm.parallel.settling import (
     BLOCK,
     Settling,
@@ -116,8 +118,9 @@ def _filter_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _smooth(problem: Problem, cross: bool) -> tuple[Filtered, Smoothed]:
-    filtered, held = filter_settling(problem)
-    smoothed = _smooth_settling(problem, filtered, held, cross)
+    smoothed_from = filter_settling(problem)
+    filtered = smoothed_from[0]
+    smoothed = _smooth_settling(problem, *smoothed_from, cross)
     return batched_alike((filtered, smoothed), problem)
 
 
@@ -196,9 +199,16 @@ def _write(outputs: tuple, rows: tuple, low: Array) -> tuple:
 
 
 def _smooth_settling(
-    problem: Problem, filtered: Filtered, held: Array, cross: bool
+    problem: Problem,
+    filtered: Filtered,
+    held: Array,
+    gains: Table | None,
+    cross: bool,
 ) -> Smoothed:
-    """Smooth, given of each step whether its filtered covariance is a copy."""
+    """Smooth, given of each step whether its filtered covariance is a copy.
+
+    Also from which table it is.
+    """
     recursion: Any = rauch_tung_striebel(problem, filtered, cross, "quickly")
     means, covs, _ = filtered
     # The same if the covariance of the step after is its own, and so are the entries.
@@ -206,10 +216,16 @@ def _smooth_settling(
     length = leap_length(problem.num_steps)
     how = _Smoothing(problem, means, recursion, cross, same, length)
     end = recursion.initial
-    outputs = (
-        jnp.zeros_like(means).at[-1].set(end.means),
-        jnp.zeros_like(covs).at[-1].set(end.covariances.array),
-        jnp.zeros_like(covs) if cross else None,
-    )
-    steps, spreads, crosses = run_settling(how, outputs)
+    steps, begun = jnp.zeros_like(means).at[-1].set(end.means), jnp.zeros((), jnp.int32)
+    spreads, crosses = jnp.zeros_like(covs), jnp.zeros_like(covs) if cross else None
+    if gains is not None:
+        tables = spreads_of(problem, filtered, gains, cross)
+        steps = smooth_by_table(problem, means, tables, steps)
+        spreads, crosses = taken_from(tables)
+        begun = jnp.where(tables.table.holds, how.last, 0)
+    # Not `at`, which copies what was taken from a table.
+    is_last = jnp.arange(len(covs))[:, None, None] == how.last
+    spreads = jnp.where(is_last, end.covariances.array, spreads)
+    outputs = steps, spreads, crosses
+    steps, spreads, crosses = run_settling(how, outputs, begun)
     return means + steps, spreads, crosses

@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from elk_ssm.kalman.forward import Filtered, filter_of
 from elk_ssm.kalman.lgssm import Problem
+from elk_ssm.kalman.recurring_filter import filter_by_table, gains_of
 from elk_ssm.kalman.repetition import (
     affine_by_powers,
     are_close,
@@ -27,6 +28,7 @@ from elk_ssm.kalman.scalar_updates import (
 from elk_ssm.kalman.steps import Entry, Steps, propagate, transition_into
 from elk_ssm.kalman.vector_updates import in_turn
 from elk_ssm.linalg.small import matmul, matvec, transpose
+from elk_ssm.parallel.recurring import Table
 from elk_ssm.parallel.settling import (
     BLOCK,
     Settling,
@@ -81,18 +83,25 @@ class _Filtering(Settling):
         return write_rows(outputs, (means, covs, terms, jnp.ones(length, bool)), i)
 
 
-def filter_settling(problem: Problem) -> tuple[Filtered, Array]:
-    """Filter, and say of each step whether it has the covariance of the one before."""
+def filter_settling(problem: Problem) -> tuple[Filtered, Array, Table | None]:
+    """Filter, and say of each step whether it has the covariance of the one before.
+
+    Also from which table it has it, if it is from one.
+    """
     steps, none = problem.num_steps, jnp.zeros_like(problem.initial_mean)
     how = _Filtering(filter_of(problem, in_turn), repeats(problem), leap_length(steps))
-    outputs = (
-        jnp.zeros((steps, *none.shape), none.dtype),
-        jnp.zeros((steps, *none.shape, *none.shape), none.dtype),
-        jnp.zeros(steps, none.dtype),
-        jnp.zeros(steps, bool),
-    )
-    *filtered, held = run_settling(how, outputs)
-    return tuple(filtered), held
+    means = jnp.zeros((steps, *none.shape), none.dtype)
+    terms, held, begun = means[:, 0], jnp.zeros(steps, bool), jnp.zeros((), jnp.int32)
+    gains = gains_of(problem)
+    if gains is None:
+        covs = jnp.zeros((*means.shape, *none.shape), none.dtype)
+    else:
+        means, terms = filter_by_table(how.recursion, gains, means, terms)
+        covs, begun = gains.states.cov[gains.slots], jnp.where(gains.holds, steps, 0)
+        held = held.at[1:].set(gains.holds & (gains.slots[1:] == gains.slots[:-1]))
+    outputs = means, covs, terms, held
+    *filtered, held = run_settling(how, outputs, begun)
+    return tuple(filtered), held, gains
 
 
 def _state_before(outputs: tuple, i: Array) -> tuple[Array, Array]:

@@ -139,6 +139,11 @@ def entries_of(problem: Problem) -> Entry:
     return Entry(jnp.arange(problem.num_steps), problem.varying)
 
 
+def entry_at(problem: Problem, t: Array) -> Entry:
+    """Return one of them."""
+    return Entry(t, jax.tree.map(lambda x: x[t], problem.varying))
+
+
 def transition_into(problem: Problem, entry: Entry) -> Transition:
     """Return the transition into a step; into step 0 it is the initial distribution."""
     here, first = problem._replace(**entry.varying), (entry.step == 0) & problem.begins

@@ -79,7 +79,12 @@ def in_turn(mean: Array, cov: Array, emission: Emission) -> tuple[Array, Array, 
 def is_large(state: Array, seen: int) -> bool:
     """Whether so many scalars of a state `(..., D)` are taken in faster at once."""
     many = state.shape[-1] >= _DIMENSIONS and seen >= _SCALARS
-    return many and state.dtype.name in _KNOWN
+    return many and has_factors(state)
+
+
+def has_factors(state: Array) -> bool:
+    """Whether LAPACK has the type of a state."""
+    return state.dtype.name in _KNOWN
 
 
 def by_root(state: Array, seen: int, mixed: bool) -> bool:
@@ -188,10 +193,13 @@ def by_share(shares: Array, plainly: Callable, joseph: Callable, scalars: Callab
         joseph: What loses half of them where that is sqrt(eps).
         scalars: What always can.
     """
-    # NaN is not enough.
-    enough = shares > jnp.finfo(shares.dtype).eps ** 0.5
-    ways = jnp.where(shares > PLENTY, 2, jnp.where(enough, 1, 0))
+    ways = jnp.where(shares > PLENTY, 2, jnp.where(is_enough(shares), 1, 0))
     return lax.switch(jnp.min(ways), (scalars, joseph, plainly))
+
+
+def is_enough(shares: Array) -> Array:
+    """Whether shares of noise leave half of all digits or more; NaN do not."""
+    return shares > jnp.finfo(shares.dtype).eps ** 0.5
 
 
 def _pivots(noise: Operator) -> Array:
@@ -243,9 +251,12 @@ def _root(matrix: Array) -> Array:
 def left_after(cov: Array, weights: Array, noise: Operator, gain: Array) -> Array:
     """Return A P A' + K R K'."""
     A = jnp.eye(cov.shape[0], dtype=cov.dtype) - matmul(gain, weights)
-    if noise.mixes:
-        noisy = matmul(gain, noise.to_dense())
-    else:
-        noisy = gain * noise.variances()[None, :]
     kept = matmul(matmul(A, cov), transpose(A))
-    return symmetrize(kept + matmul(noisy, transpose(gain)))
+    return symmetrize(kept + matmul(times(gain, noise), transpose(gain)))
+
+
+def times(gain: Array, noise: Operator) -> Array:
+    """Return K R."""
+    if noise.mixes:
+        return matmul(gain, noise.to_dense())
+    return gain * noise.variances()[None, :]

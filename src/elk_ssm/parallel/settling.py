@@ -62,12 +62,13 @@ class Settling(ABC):
         """Return the outputs with steps i to i + `length` - 1 done."""
 
 
-def run_settling(how: Settling, outputs: Outputs) -> Outputs:
+def run_settling(how: Settling, outputs: Outputs, begun: Array | int = 0) -> Outputs:
     """Run through all steps.
 
     Args:
         how: The recursion, of no fewer steps than a leap has.
         outputs: Arrays to write into, leading axis T.
+        begun: How many steps are done: none or all.
 
     Returns:
         The outputs.
@@ -123,7 +124,8 @@ def run_settling(how: Settling, outputs: Outputs) -> Outputs:
         )
         return i, outputs, first
 
-    return lax.while_loop(lambda c: c[0] < total, turn, (zero, outputs, zero))[1]
+    start = jnp.asarray(begun, jnp.int32), outputs, zero
+    return lax.while_loop(lambda c: c[0] < total, turn, start)[1]
 
 
 def equal_until(same: Array, start: Array, length: int, i: Array) -> Array:

@@ -1,0 +1,202 @@
+r"""Runs through time that do not compute again what they have computed before.
+
+Steps with and without an emission, the days of a week: where the steps of a recursion
+are of a few kinds, and the part of its state that no data enter (a covariance) forgets
+what it was, that part depends on the kinds of the last w steps only, and these recur.
+So there is a table of one state for each window of kinds that occurs, which is computed
+where the window is seen first, from the state that the table has for the step before.
+
+Whether a window is long enough, is decided while the program runs, by what makes the
+states of the table those of the recursion to rounding:
+
+    at every step, the state of the step before is, to rounding, the one from which the
+    state of this step was computed where its window was seen first, and
+    over every window, a change of the state shrinks to a tenth or less.
+
+Otherwise a longer window is tried, as much longer as what is left of a difference says,
+until there are too many of them. They are told apart by their last kinds and by hashes
+of 32 bits; two whose hashes are alike by accident are found out by the first condition.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from elk_ssm.parallel.kinds import Distinct, windows_of
+
+# The state after a step, leaves without a leading axis.
+State: TypeAlias = Any
+
+_SHORTEST_WINDOW = 6
+# To what a squared change of the state has to shrink over a window.
+_FORGOTTEN = 0.1
+
+
+class Table(NamedTuple):
+    """States that recur.
+
+    Attributes:
+        states: Leaves `(capacity, ...)`.
+        slots: `(T,)`, which of them each step has.
+        holds: Whether these are the states of the recursion, `()`.
+    """
+
+    states: State
+    slots: Array
+    holds: Array
+
+
+class Recurring(ABC):
+    """A recursion whose steps may be of a few kinds; positions as in the run.
+
+    Attributes:
+        kinds: `(T,)` integers; steps of one kind are equal, data and offsets aside.
+        rounding: Which part of a state is lost in roundings.
+    """
+
+    kinds: Array
+    rounding: float
+
+    @abstractmethod
+    def step(self, before: State, i: Array) -> tuple[State, Array]:
+        """Return the state after step i, and whether it has its digits, `()`.
+
+        Step 0 does not depend on the state before, whatever its kind.
+        """
+
+    @abstractmethod
+    def difference(self, one: State, other: State) -> Array:
+        """Return by which part of themselves two states differ at most, `()`."""
+
+    @abstractmethod
+    def scales(self, state: State) -> Array:
+        """Return units of a change of the state, `(D,)`; NaN if that is none."""
+
+    @abstractmethod
+    def adjoint(self, state: State, i: Array, direction: Array) -> Array:
+        """Return A' w, `(D,)`, where A takes changes over step i to this state.
+
+        Zero for step 0.
+        """
+
+
+def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
+    """Find the states of a recursion that recur.
+
+    Args:
+        how: The recursion.
+        empty: Zeros of the table's shapes, leaves `(capacity, ...)`.
+        wanted: Whether to look at all, `()`.
+    """
+    capacity = jax.tree.leaves(empty)[0].shape[0]
+    # The first step is like no other.
+    kinds = how.kinds.at[0].set(jnp.max(how.kinds) + 1)
+
+    def attempt(carry: tuple) -> tuple:
+        window, states, *_ = carry
+        distinct = Distinct.of((windows_of(kinds, window), kinds), capacity)
+        fits = distinct.total <= capacity
+        states, good = _filled(how, states, distinct, fits)
+        table = Table(states, distinct.which, good)
+        forgets = _forgets(how, table, distinct, window)
+        most = _difference(how, table, distinct, forgets)
+        holds = forgets & (most <= how.rounding)
+        longer = jnp.where(forgets, _enough(window, most, how.rounding), 2 * window)
+        return longer, states, distinct.which, holds, good & ~holds
+
+    start = (
+        jnp.asarray(_SHORTEST_WINDOW, jnp.int32),
+        empty,
+        jnp.zeros(how.kinds.shape, jnp.int32),
+        jnp.zeros((), bool),
+        wanted,
+    )
+    _, states, slots, holds, _ = lax.while_loop(lambda c: c[-1], attempt, start)
+    return Table(states, slots, holds)
+
+
+def _filled(
+    how: Recurring, states: State, distinct: Distinct, fits: Array
+) -> tuple[State, Array]:
+    """Compute the state of every window, and say whether all have their digits."""
+
+    def fill(carry: tuple) -> tuple:
+        k, states, _ = carry
+        step = distinct.first[k]
+        state, good = how.step(_at(states, _slot_before(distinct.which, step)), step)
+        states = jax.tree.map(lambda xs, x: xs.at[k].set(x), states, state)
+        return k + 1, states, good
+
+    zero = jnp.zeros((), jnp.int32)
+    _, states, good = lax.while_loop(
+        lambda c: c[2] & (c[0] < distinct.total), fill, (zero, states, fits)
+    )
+    return states, good
+
+
+def _forgets(how: Recurring, table: Table, distinct: Distinct, window: Array) -> Array:
+    """Whether changes shrink enough over every window; a direction stands for all."""
+    states, slots, good = table
+
+    def look_back(carry: tuple) -> tuple:
+        k, _ = carry
+        here = distinct.first[k]
+        scales = how.scales(_at(states, k))
+        unit = jnp.cos(1 + jnp.arange(scales.shape[0], dtype=scales.dtype))
+        least = jnp.maximum(here - window, -1)
+
+        def back(carry: tuple) -> tuple:
+            i, direction = carry
+            return i - 1, how.adjoint(_at(states, slots[i]), i, direction)
+
+        # NaN and infinity stay, and nothing is less than they are.
+        direction = jnp.where(scales == 0, 0, unit / scales)
+        i, direction = lax.while_loop(lambda c: c[0] > least, back, (here, direction))
+        left = direction * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
+        return k + 1, jnp.sum(left**2) <= _FORGOTTEN * jnp.sum(unit**2)
+
+    start = jnp.zeros((), jnp.int32), good
+    return lax.while_loop(lambda c: c[1] & (c[0] < distinct.total), look_back, start)[1]
+
+
+def _difference(
+    how: Recurring, table: Table, distinct: Distinct, wanted: Array
+) -> Array:
+    """Return by which part states differ at most from those they were computed from."""
+    states, slots, _ = table
+    own = jnp.append(slots[:1], slots[:-1])
+    used = own[distinct.first][slots]
+    # As many as there are edges between windows: those before one differ by one kind.
+    pairs = Distinct.of((own, used), 4 * len(distinct.first))
+
+    def compare(carry: tuple) -> tuple:
+        k, most = carry
+        i = pairs.first[k]
+        other = how.difference(_at(states, own[i]), _at(states, used[i]))
+        return k + 1, jnp.maximum(most, other)
+
+    zero = jnp.zeros((), jnp.int32)
+    start = zero, jnp.zeros((), how.scales(_at(states, zero)).dtype)
+    fits = pairs.total <= len(pairs.first)
+    total = jnp.where(wanted & fits, pairs.total, 0)
+    most = lax.while_loop(lambda c: c[0] < total, compare, start)[1]
+    return jnp.where(fits, most, jnp.inf)
+
+
+def _enough(window: Array, most: Array, rounding: float) -> Array:
+    """Return which window leaves a rounding of what this one leaves so much of."""
+    known = jnp.minimum(most, rounding**0.5)
+    longer = jnp.ceil(window * (math.log(rounding) / jnp.log(known)))
+    return jnp.maximum(window + 1, longer.astype(window.dtype))
+
+
+def _slot_before(slots: Array, step: Array) -> Array:
+    return slots[jnp.maximum(step - 1, 0)]
+
+
+def _at(states: State, k: Array) -> State:
+    return jax.tree.map(lambda x: x[k], states)
