@@ -78,7 +78,7 @@ def test_what_forgets_slowly_is_not_taken_for_resting():
     assert not found(rates, weekly()).holds
 
 
-def test_a_longer_memory_needs_longer_windows_of_the_same_week():
+def test_a_longer_memory_needs_longer_patterns_of_the_same_week():
     rates = np.array([0.7, 0.8])
     table = found(rates, weekly())
     assert table.holds

@@ -107,7 +107,7 @@ def kinds_of(tree: Any, steps: int) -> Array:
     return first
 
 
-def windows_of(kinds: Array, length: Array) -> Array:
+def patterns_of(kinds: Array, length: Array) -> Array:
     """Return a hash of the last so many kinds at every step, `(T,)`."""
     mixed, index = _mixed(kinds), jnp.arange(len(kinds), dtype=jnp.int32)
 

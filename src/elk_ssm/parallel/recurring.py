@@ -3,17 +3,17 @@ r"""Runs through time that do not compute again what they have computed before.
 Steps with and without an emission, the days of a week: where the steps of a recursion
 are of a few kinds, and the part of its state that no data enter (a covariance) forgets
 what it was, that part depends on the kinds of the last w steps only, and these recur.
-So there is a table of one state for each window of kinds that occurs, which is computed
-where the window is seen first, from the state that the table has for the step before.
+So there is a table of one state for each pattern of kinds that occurs, which is computed
+where the pattern is seen first, from the state that the table has for the step before.
 
-Whether a window is long enough, is decided while the program runs, by what makes the
+Whether a pattern is long enough, is decided while the program runs, by what makes the
 states of the table those of the recursion to rounding:
 
     at every step, the state of the step before is, to rounding, the one from which the
-    state of this step was computed where its window was seen first, and
-    over every window, a change of the state shrinks to a tenth or less.
+    state of this step was computed where its pattern was seen first, and
+    over every pattern, a change of the state shrinks to a tenth or less.
 
-Otherwise a longer window is tried, as much longer as what is left of a difference says,
+Otherwise a longer pattern is tried, as much longer as what is left of a difference says,
 until there are too many of them. They are told apart by their last kinds and by hashes
 of 32 bits; two whose hashes are alike by accident are found out by the first condition.
 """
@@ -26,13 +26,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from elk_ssm.parallel.kinds import Distinct, windows_of
+from elk_ssm.parallel.kinds import Distinct, patterns_of
 
 # The state after a step, leaves without a leading axis.
 State: TypeAlias = Any
 
-_SHORTEST_WINDOW = 6
-# To what a squared change of the state has to shrink over a window.
+_SHORTEST = 6
+# To what a squared change of the state has to shrink over a pattern.
 _FORGOTTEN = 0.1
 
 
@@ -97,19 +97,19 @@ def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
     kinds = how.kinds.at[0].set(jnp.max(how.kinds) + 1)
 
     def attempt(carry: tuple) -> tuple:
-        window, states, *_ = carry
-        distinct = Distinct.of((windows_of(kinds, window), kinds), capacity)
+        length, states, *_ = carry
+        distinct = Distinct.of((patterns_of(kinds, length), kinds), capacity)
         fits = distinct.total <= capacity
         states, good = _filled(how, states, distinct, fits)
         table = Table(states, distinct.which, good)
-        forgets = _forgets(how, table, distinct, window)
+        forgets = _forgets(how, table, distinct, length)
         most = _difference(how, table, distinct, forgets)
         holds = forgets & (most <= how.rounding)
-        longer = jnp.where(forgets, _enough(window, most, how.rounding), 2 * window)
+        longer = jnp.where(forgets, _enough(length, most, how.rounding), 2 * length)
         return longer, states, distinct.which, holds, good & ~holds
 
     start = (
-        jnp.asarray(_SHORTEST_WINDOW, jnp.int32),
+        jnp.asarray(_SHORTEST, jnp.int32),
         empty,
         jnp.zeros(how.kinds.shape, jnp.int32),
         jnp.zeros((), bool),
@@ -122,7 +122,7 @@ def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
 def _filled(
     how: Recurring, states: State, distinct: Distinct, fits: Array
 ) -> tuple[State, Array]:
-    """Compute the state of every window, and say whether all have their digits."""
+    """Compute the state of every pattern, and say whether all have their digits."""
 
     def fill(carry: tuple) -> tuple:
         k, states, _ = carry
@@ -138,8 +138,8 @@ def _filled(
     return states, good
 
 
-def _forgets(how: Recurring, table: Table, distinct: Distinct, window: Array) -> Array:
-    """Whether changes shrink enough over every window; a direction stands for all."""
+def _forgets(how: Recurring, table: Table, distinct: Distinct, length: Array) -> Array:
+    """Whether changes shrink enough over every pattern; a direction stands for all."""
     states, slots, good = table
 
     def look_back(carry: tuple) -> tuple:
@@ -147,7 +147,7 @@ def _forgets(how: Recurring, table: Table, distinct: Distinct, window: Array) ->
         here = distinct.first[k]
         scales = how.scales(_at(states, k))
         unit = jnp.cos(1 + jnp.arange(scales.shape[0], dtype=scales.dtype))
-        least = jnp.maximum(here - window, -1)
+        least = jnp.maximum(here - length, -1)
 
         def back(carry: tuple) -> tuple:
             i, direction = carry
@@ -170,7 +170,7 @@ def _difference(
     states, slots, _ = table
     own = jnp.append(slots[:1], slots[:-1])
     used = own[distinct.first][slots]
-    # As many as there are edges between windows: those before one differ by one kind.
+    # As many as there are edges between patterns: those before one differ by one kind.
     pairs = Distinct.of((own, used), 4 * len(distinct.first))
 
     def compare(carry: tuple) -> tuple:
@@ -187,11 +187,11 @@ def _difference(
     return jnp.where(fits, most, jnp.inf)
 
 
-def _enough(window: Array, most: Array, rounding: float) -> Array:
-    """Return which window leaves a rounding of what this one leaves so much of."""
+def _enough(length: Array, most: Array, rounding: float) -> Array:
+    """Return which pattern leaves a rounding of what this one leaves so much of."""
     known = jnp.minimum(most, rounding**0.5)
-    longer = jnp.ceil(window * (math.log(rounding) / jnp.log(known)))
-    return jnp.maximum(window + 1, longer.astype(window.dtype))
+    longer = jnp.ceil(length * (math.log(rounding) / jnp.log(known)))
+    return jnp.maximum(length + 1, longer.astype(length.dtype))
 
 
 def _slot_before(slots: Array, step: Array) -> Array:
