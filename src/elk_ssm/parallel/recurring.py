@@ -3,8 +3,8 @@ r"""Runs through time that do not compute again what they have computed before.
 Steps with and without an emission, the days of a week: where the steps of a recursion
 are of a few kinds, and the part of its state that no data enter (a covariance) forgets
 what it was, that part depends on the kinds of the last w steps only, and these recur.
-So there is a table of one state for each pattern of kinds that occurs, which is computed
-where the pattern is seen first, from the state that the table has for the step before.
+So there is a table of one state for each pattern of kinds that occurs, computed where
+it is seen first, from the state that the table has for the step before.
 
 Whether a pattern is long enough, is decided while the program runs, by what makes the
 states of the table those of the recursion to rounding:
@@ -13,9 +13,10 @@ states of the table those of the recursion to rounding:
     state of this step was computed where its pattern was seen first, and
     over every pattern, a change of the state shrinks to a tenth or less.
 
-Otherwise a longer pattern is tried, as much longer as what is left of a difference says,
-until there are too many of them. They are told apart by their last kinds and by hashes
-of 32 bits; two whose hashes are alike by accident are found out by the first condition.
+Otherwise longer patterns are tried, as much longer as what is left of a difference
+says, a few times and until there are too many of them. They are told apart by their
+last kinds and by hashes of 32 bits; two whose hashes are alike by accident are found
+out by the first condition.
 """
 
 import math
@@ -31,7 +32,7 @@ from elk_ssm.parallel.kinds import Distinct, patterns_of
 # The state after a step, leaves without a leading axis.
 State: TypeAlias = Any
 
-_SHORTEST = 6
+_SHORTEST, _ATTEMPTS = 6, 8
 # To what a squared change of the state has to shrink over a pattern.
 _FORGOTTEN = 0.1
 
@@ -97,7 +98,7 @@ def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
     kinds = how.kinds.at[0].set(jnp.max(how.kinds) + 1)
 
     def attempt(carry: tuple) -> tuple:
-        length, states, *_ = carry
+        tried, length, states, *_ = carry
         distinct = Distinct.of((patterns_of(kinds, length), kinds), capacity)
         fits = distinct.total <= capacity
         states, good = _filled(how, states, distinct, fits)
@@ -106,16 +107,18 @@ def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
         most = _difference(how, table, distinct, forgets)
         holds = forgets & (most <= how.rounding)
         longer = jnp.where(forgets, _enough(length, most, how.rounding), 2 * length)
-        return longer, states, distinct.which, holds, good & ~holds
+        more = good & ~holds & (tried + 1 < _ATTEMPTS)
+        return tried + 1, longer, states, distinct.which, holds, more
 
     start = (
+        jnp.zeros((), jnp.int32),
         jnp.asarray(_SHORTEST, jnp.int32),
         empty,
         jnp.zeros(how.kinds.shape, jnp.int32),
         jnp.zeros((), bool),
         wanted,
     )
-    _, states, slots, holds, _ = lax.while_loop(lambda c: c[-1], attempt, start)
+    *_, states, slots, holds, _ = lax.while_loop(lambda c: c[-1], attempt, start)
     return Table(states, slots, holds)
 
 
@@ -191,7 +194,8 @@ def _enough(length: Array, most: Array, rounding: float) -> Array:
     """Return which pattern leaves a rounding of what this one leaves so much of."""
     known = jnp.minimum(most, rounding**0.5)
     longer = jnp.ceil(length * (math.log(rounding) / jnp.log(known)))
-    return jnp.maximum(length + 1, longer.astype(length.dtype))
+    longer = jnp.clip(longer, length + 1 + length // 8, 2 * length)
+    return longer.astype(length.dtype)
 
 
 def _slot_before(slots: Array, step: Array) -> Array:
