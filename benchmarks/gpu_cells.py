@@ -31,7 +31,15 @@ from elk_ssm.solve.path import Path
 from elk_ssm.solve.sweeps import fit_sweeps
 
 ONCE = ("trial", "rounds", "covariances")
-NEVER = ("failure", "hold", "fall_back", "repair", "long_sweeps", "general")
+NEVER = (
+    "failure",
+    "hold",
+    "fall_back",
+    "repair",
+    "long_sweeps",
+    "general",
+    "doublings",
+)
 LONG, SHORT = 100_000, 10_000
 METHODS: dict[str, Callable] = {
     "default": partial(elk.auto, strategy="short_blocks"),

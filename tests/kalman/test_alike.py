@@ -171,7 +171,7 @@ def test_digits_of_single_precision(noise):
     assert bool(jnp.all(least > 0))
 
 
-@pytest.mark.parametrize("length", [2, 3, 16, 21])
+@pytest.mark.parametrize("length", [2, 3, 16, 21, 80])
 def test_tables_of_covariances_and_precisions(length):
     rng = np.random.default_rng(2)
     F, H, P, Q = rng.normal(size=(4, SIZE, SIZE))

@@ -28,6 +28,7 @@ what the rows before leave of it, and X+ (Joseph's form) by the square of that.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -49,7 +50,10 @@ from elk_ssm.linalg.small import (
     transpose,
     unit_like,
 )
+from elk_ssm.parallel.anywhere import anywhere
 
+# Most covariances are at rest after so many doublings: 64 steps.
+_FIRST = 6
 # The largest S that is borne, in units of 1 / eps, and the largest loss, of eps^{-1/2}.
 _LARGEST, _LOSS = 1 / 64, 4.0
 
@@ -162,16 +166,38 @@ def doubled(prior: Array, step: Step, length: int, *, both: bool) -> Tables:
             jnp.where(stays, table, shifted),
         )
 
+    def rests(carry: tuple, levels: int) -> Array:
+        maps, _, table = carry
+        return _rests(maps, table, table[:, min(2**levels, length) - 2])
+
+    def more(carry: tuple, rest: Array) -> tuple[tuple, Array]:
+        del rest
+        carry = lax.fori_loop(few, levels, double, carry)
+        return carry, rests(carry, levels)
+
+    # After n doublings the entries from 2^n - 1 on are all that of so many steps.
     levels = (length - 1).bit_length()
-    maps, _, table = lax.fori_loop(0, levels, double, (maps, rows, table))
-    table = symmetrize(table)
+    few = min(_FIRST, levels)
+    carry = lax.fori_loop(0, few, double, (maps, rows, table))
+    rest = rests(carry, few)
+    if few < levels:
+        resting = lambda carry, rest: (carry, rest)  # noqa: E731
+        with jax.named_scope("doublings"):
+            carry, rest = lax.cond(anywhere(~rest), more, resting, carry, rest)
+    table = symmetrize(carry[2])
     covs, later = table[0, :length], table[1, :length] if both else None
-    return Tables(covs, later, _rests(maps, table))
+    return Tables(covs, later, rest)
 
 
-def _rests(maps: Array, table: Array) -> Array:
-    """Whether a table ends at a fixed point, and so do others that begin elsewhere."""
-    last, before = table[:, -2], table[:, -3]
+def _rests(maps: Array, table: Array, before: Array) -> Array:
+    """Whether a table ends at a fixed point, and so do others that begin elsewhere.
+
+    Args:
+        maps: A of all steps that are in the table.
+        table: As in `doubled`.
+        before: Its entries of a step less.
+    """
+    last = table[:, -2]
     scales, eps = safe_sqrt(diagonal(last)), float(jnp.finfo(table.dtype).eps)
     # What is left of the start, in deviations.
     bound = scales[:, :, None] * (eps / table.shape[-1]) ** 0.5
