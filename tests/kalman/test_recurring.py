@@ -167,3 +167,22 @@ def test_derivatives_are_those_of_the_whole_recursion():
     moved = jax.jit(lambda s: jax.jvp(means, (s,), (1.0,))[1])(1.0)
     difference = (high[1] - low[1]) / (2 * h)
     np.testing.assert_allclose(moved, difference, rtol=1e-5, atol=1e-7)
+
+
+def test_one_slow_dimension_among_many_is_not_taken_for_resting():
+    # In a week it grows by less than what counts as a rounding, and by more in all.
+    size, slow, growth = 12, 10, 2.0**-22
+    decay = jnp.full(size, 0.3, jnp.float32).at[slow].set(1.0)
+    noise = jnp.ones(size, jnp.float32).at[slow].set(growth)
+    seen = jnp.eye(size, dtype=jnp.float32).at[slow, slow].set(0.0)
+    # Mixed, so that no dimension is a model of its own.
+    mixing = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)) / 4)
+    H = mixing.astype(jnp.float32) @ seen
+    unit, zero = jnp.eye(size, dtype=jnp.float32), jnp.zeros(size, jnp.float32)
+    model = elk.LGSSM(zero, unit, jnp.diag(decay), jnp.diag(noise), H, unit)
+    y = np.zeros((STEPS, size), np.float32)
+    y[np.arange(STEPS) % 7 >= 5] = np.nan
+    found = elk.lgssm_filter(model, jnp.asarray(y), backend="sequential")
+    variances = np.asarray(to_dense(found.filtered_covariances))[:, slow, slow]
+    expected = 1 + growth * np.arange(STEPS)
+    np.testing.assert_allclose(variances, expected, rtol=3e-4)

@@ -33,7 +33,7 @@ from elk_ssm.parallel.kinds import Distinct, patterns_of
 State: TypeAlias = Any
 
 _SHORTEST, _ATTEMPTS = 6, 8
-# To what a squared change of the state has to shrink over a pattern.
+# To what squared changes of the state have to shrink over a pattern, in its scales.
 _FORGOTTEN = 0.1
 
 
@@ -142,25 +142,31 @@ def _filled(
 
 
 def _forgets(how: Recurring, table: Table, distinct: Distinct, length: Array) -> Array:
-    """Whether changes shrink enough over every pattern; a direction stands for all."""
+    """Whether changes shrink enough over every pattern.
+
+    Two directions stand for all: together they have a share of one of every dimension,
+    so that one that does not shrink among many that do is not lost in their sum.
+    """
     states, slots, good = table
 
     def look_back(carry: tuple) -> tuple:
         k, _ = carry
         here = distinct.first[k]
         scales = how.scales(_at(states, k))
-        unit = jnp.cos(1 + jnp.arange(scales.shape[0], dtype=scales.dtype))
+        angles = jnp.arange(scales.shape[0], dtype=scales.dtype)
+        units = jnp.stack([jnp.cos(angles), jnp.sin(angles)])
         least = jnp.maximum(here - length, -1)
 
         def back(carry: tuple) -> tuple:
-            i, direction = carry
-            return i - 1, how.adjoint(_at(states, slots[i]), i, direction)
+            i, directions = carry
+            state = _at(states, slots[i])
+            return i - 1, jax.vmap(lambda w: how.adjoint(state, i, w))(directions)
 
         # NaN and infinity stay, and nothing is less than they are.
-        direction = jnp.where(scales == 0, 0, unit / scales)
-        i, direction = lax.while_loop(lambda c: c[0] > least, back, (here, direction))
-        left = direction * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
-        return k + 1, jnp.sum(left**2) <= _FORGOTTEN * jnp.sum(unit**2)
+        start = here, jnp.where(scales == 0, 0, units / scales)
+        i, directions = lax.while_loop(lambda c: c[0] > least, back, start)
+        left = directions * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
+        return k + 1, jnp.sum(left**2) <= _FORGOTTEN
 
     start = jnp.zeros((), jnp.int32), good
     return lax.while_loop(lambda c: c[1] & (c[0] < distinct.total), look_back, start)[1]
