@@ -154,18 +154,19 @@ def _forgets(how: Recurring, table: Table, distinct: Distinct, length: Array) ->
         here = distinct.first[k]
         scales = how.scales(_at(states, k))
         angles = jnp.arange(scales.shape[0], dtype=scales.dtype)
-        units = jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+        units = jnp.cos(angles), jnp.sin(angles)
         least = jnp.maximum(here - length, -1)
 
         def back(carry: tuple) -> tuple:
             i, directions = carry
             state = _at(states, slots[i])
-            return i - 1, jax.vmap(lambda w: how.adjoint(state, i, w))(directions)
+            # One by one: a batch is not compiled in one piece.
+            return i - 1, tuple(how.adjoint(state, i, w) for w in directions)
 
         # NaN and infinity stay, and nothing is less than they are.
-        start = here, jnp.where(scales == 0, 0, units / scales)
+        start = here, tuple(jnp.where(scales == 0, 0, w / scales) for w in units)
         i, directions = lax.while_loop(lambda c: c[0] > least, back, start)
-        left = directions * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
+        left = jnp.stack(directions) * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
         return k + 1, jnp.sum(left**2) <= _FORGOTTEN
 
     start = jnp.zeros((), jnp.int32), good
