@@ -45,12 +45,23 @@ def test_a_tree_gives_what_steps_give(length, branches, reverse, x64):
 
 def test_levels_shrink_by_the_fan_in_and_end_below_it(x64):
     recursion = branching(50, 3)
-    levels = climb(recursion, jax.vmap(recursion.element)(recursion.entries))
-    assert [len(level[0]) for level in levels] == [50, 17, 6, 2]
-    everything = whole(recursion, levels)
+    tree = climb(recursion, jax.vmap(recursion.element)(recursion.entries))
+    assert [len(level[0]) for level in tree.levels] == [50, 17, 6, 2]
+    everything = whole(recursion, tree)
     np.testing.assert_allclose(everything[2], np.mean(recursion.entries), rtol=1e-12)
-    after = descend(recursion, levels, recursion.initial)
+    after = descend(recursion, tree, recursion.initial)
     np.testing.assert_allclose(after[0], 2 + np.arange(1, 51))
+
+
+@pytest.mark.parametrize(("length", "counts"), [(50, [50, 32]), (49, [64, 32])])
+def test_pairs_are_filled_up_once(length, counts, x64):
+    recursion = branching(length, 2)
+    tree = climb(recursion, jax.vmap(recursion.element)(recursion.entries))
+    assert [len(level[0]) for level in tree.levels] == [*counts, 16, 8, 4, 2]
+    everything = whole(recursion, tree)
+    np.testing.assert_allclose(everything[2], np.mean(recursion.entries), rtol=1e-12)
+    after = descend(recursion, tree, recursion.initial)
+    np.testing.assert_allclose(after[0], 2 + np.arange(1, length + 1))
 
 
 @pytest.mark.parametrize("structure", ["dense", "diagonal"])
@@ -66,7 +77,17 @@ def test_a_zero_passes_through_products_that_overflow(structure):
     np.testing.assert_array_equal(found, offsets)
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 512, 513, 1200])
+def test_a_zero_passes_through_a_map_that_is_not_a_number():
+    maps = Dense(jnp.asarray([[jnp.nan, 2.0], [jnp.inf, 3.0]]))
+    states = jnp.asarray([[0.0, 1.0], [-0.0, 0.0], [1.0, 0.0]])
+    found = jax.vmap(maps.push)(states)
+    np.testing.assert_array_equal(found[:2], [[2.0, 3.0], [0.0, 0.0]])
+    assert not np.isfinite(found[2]).any()
+    onto = jax.vmap(maps.push_onto)(states, jnp.ones((3, 2)))
+    np.testing.assert_array_equal(onto[:2], [[3.0, 4.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4095, 4096, 9001])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_dense_maps_are_doubled_at_the_top(length, reverse, x64):
     rng = np.random.default_rng(length)

@@ -25,8 +25,9 @@ from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
-# So many maps at the top of a tree are joined by doubling.
-_FEW = 512
+# Maps at the top of a tree that are joined by doubling: up to so many entries of
+# operators, so few maps at least and so many at most.
+_ENTRIES, _FEW, _MANY = 2**18, 511, 4095
 
 
 def affine_scan(
@@ -116,7 +117,11 @@ class _Affine(Recursion[Array, Map]):
 
     @property
     def few(self) -> int:
-        return _FEW if self.entries.operator.mixes else self.fan_in
+        operator = self.entries.operator
+        if not operator.mixes:
+            return self.fan_in
+        of_one = sum(x.size // max(len(x), 1) for x in jax.tree.leaves(operator))
+        return min(max(_ENTRIES // max(of_one, 1), _FEW), _MANY)
 
     def through(self, elements: Map, start: Array) -> Array:
         if not self.entries.operator.mixes:
@@ -151,11 +156,9 @@ def _by_doubling(maps: Map, start: Array) -> Array:
 
     Twice the products of a tree, in half as many kernels: for the few maps at its top.
     """
-    operators, states = maps
+    # The start is one more state, and has no operator.
+    operators, states = maps.operator, jnp.concatenate([start[None], maps.offset])
     count, reach = states.shape[0], 1
-    first = jax.tree.map(lambda x: x[0], operators).push_onto(start, states[0])
-    states = jnp.concatenate([first[None], states[1:]])
-    operators = jax.tree.map(lambda x: x[1:], operators)
     while reach < count:
         # What lies before `reach` is known, and has no operator any more.
         again = lax.optimization_barrier(operators)
@@ -164,7 +167,7 @@ def _by_doubling(maps: Map, start: Array) -> Array:
         later = jax.tree.map(lambda x, j=reach: x[j:], operators)
         earlier = jax.tree.map(lambda x, j=reach: x[: max(len(x) - j, 0)], operators)
         operators, reach = later.mm(earlier), 2 * reach
-    return states
+    return states[1:]
 
 
 class _Transposed(_Affine):

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from elk_ssm.linalg.observe import observe_coordinates
@@ -29,15 +30,21 @@ class Dense(NamedTuple("Dense", [("matrix", Array)]), Operator):
 
     def push(self, x: Array) -> Array:
         """Return A x in which an exact zero of x stays one."""
-        row = x[..., None, :]
-        return jnp.sum(jnp.where(row == 0, 0, self.matrix * row), axis=-1)
+        return jnp.sum(self._terms(x), axis=-1)
 
     def push_onto(self, x: Array, b: Array) -> Array:
         """Return A x + b likewise; b is a term of the sum, which is one kernel then."""
-        row = x[..., None, :]
-        first = raised(jnp.arange(x.shape[-1]) == 0, row.ndim)
-        terms = jnp.where(row == 0, 0, self.matrix * row)
-        return jnp.sum(terms + jnp.where(first, b[..., None], 0), axis=-1)
+        first = raised(np.arange(x.shape[-1]) == 0, x.ndim + 1)
+        return jnp.sum(self._terms(x) + jnp.where(first, b[..., None], 0), axis=-1)
+
+    def _terms(self, x: Array) -> Array:
+        """Return A_ij x_j, `(..., D, D)`, which are zero where x_j is."""
+        row, rows = x[..., None, :], self.matrix.shape[-2]
+        # What is asked of x alone is a kernel of its own on an accelerator, which asks
+        # it before the products are made. So a zero of every row is compared with.
+        zero = jnp.minimum(jnp.arange(rows), 0).astype(x.dtype)
+        zero = raised(zero[:, None], row.ndim)
+        return jnp.where(row == zero, 0, self.matrix * row)
 
     def mm(self, other: Self) -> Self:
         """Return A B."""

@@ -185,13 +185,13 @@ def _by_tree(
         return jax.tree.map(lambda x: x[::-1], elements) if reverse else elements
 
     entries, start = recursion.entries, recursion.initial
-    levels = climb(recursion, ordered(jax.vmap(recursion.element)(entries)))
+    tree = climb(recursion, ordered(jax.vmap(recursion.element)(entries)))
     if axis.is_sharded:
         if every is None:
-            every = whole(recursion, levels)
+            every = whole(recursion, tree)
             every = axis.gather(recursion.combine(_beginning(recursion, axis), every))
         start = _exclusive(recursion, axis, every, "associative")
-    after = ordered(descend(recursion, levels, start))
+    after = ordered(descend(recursion, tree, start))
     earlier = _shift(start, after, reverse)
     outputs = earlier if before else recursion.outputs(earlier, entries, after)
     return outputs, every

@@ -103,10 +103,11 @@ def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
         fits = distinct.total <= capacity
         states, good = _filled(how, states, distinct, fits)
         table = Table(states, distinct.which, good)
-        forgets = _forgets(how, table, distinct, length)
-        most = _difference(how, table, distinct, forgets)
-        holds = forgets & (most <= how.rounding)
-        longer = jnp.where(forgets, _enough(length, most, how.rounding), 2 * length)
+        most = _difference(how, table, distinct)
+        same = good & (most <= how.rounding)
+        # The dearer of the two questions, and seldom the one that says no.
+        holds = same & _forgets(how, table, distinct, length, same)
+        longer = jnp.where(same, 2 * length, _enough(length, most, how.rounding))
         more = good & ~holds & (tried + 1 < _ATTEMPTS)
         return tried + 1, longer, states, distinct.which, holds, more
 
@@ -141,13 +142,15 @@ def _filled(
     return states, good
 
 
-def _forgets(how: Recurring, table: Table, distinct: Distinct, length: Array) -> Array:
+def _forgets(
+    how: Recurring, table: Table, distinct: Distinct, length: Array, wanted: Array
+) -> Array:
     """Whether changes shrink enough over every pattern.
 
     Two directions stand for all: together they have a share of one of every dimension,
     so that one that does not shrink among many that do is not lost in their sum.
     """
-    states, slots, good = table
+    states, slots, _ = table
 
     def look_back(carry: tuple) -> tuple:
         k, _ = carry
@@ -169,15 +172,13 @@ def _forgets(how: Recurring, table: Table, distinct: Distinct, length: Array) ->
         left = jnp.stack(directions) * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
         return k + 1, jnp.sum(left**2) <= _FORGOTTEN
 
-    start = jnp.zeros((), jnp.int32), good
+    start = jnp.zeros((), jnp.int32), wanted
     return lax.while_loop(lambda c: c[1] & (c[0] < distinct.total), look_back, start)[1]
 
 
-def _difference(
-    how: Recurring, table: Table, distinct: Distinct, wanted: Array
-) -> Array:
+def _difference(how: Recurring, table: Table, distinct: Distinct) -> Array:
     """Return by which part states differ at most from those they were computed from."""
-    states, slots, _ = table
+    states, slots, good = table
     own = jnp.append(slots[:1], slots[:-1])
     used = own[distinct.first][slots]
     # As many as there are edges between patterns: those before one differ by one kind.
@@ -192,7 +193,7 @@ def _difference(
     zero = jnp.zeros((), jnp.int32)
     start = zero, jnp.zeros((), how.scales(_at(states, zero)).dtype)
     fits = pairs.total <= len(pairs.first)
-    total = jnp.where(wanted & fits, pairs.total, 0)
+    total = jnp.where(good & fits, pairs.total, 0)
     most = lax.while_loop(lambda c: c[0] < total, compare, start)[1]
     return jnp.where(fits, most, jnp.inf)
 

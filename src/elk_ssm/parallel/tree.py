@@ -9,7 +9,7 @@ Only the way up combines elements; on the way down states pass through them, whi
 less work, and keeps what an action is careful about and a combination is not.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,44 @@ from jax import Array, lax
 from elk_ssm.parallel.recursion import Recursion
 
 
-def climb(recursion: Recursion, elements: Any) -> list[Any]:
+class Tree(NamedTuple):
+    """Its levels, from all elements to a few, and how many of the first are elements.
+
+    What is behind these, fills up groups.
+    """
+
+    levels: list[Any]
+    number: int
+
+
+def climb(recursion: Recursion, elements: Any) -> Tree:
     """Return the levels of the tree, from all elements to `few` or `fan_in` of them.
 
     Args:
         recursion: Says how elements combine, and how many at once.
         elements: Leaves with a leading axis T >= 1, in the order of the run.
     """
-    levels, size = [elements], group_size(_count(elements), recursion.fan_in)
+    count = _count(elements)
+    size = group_size(count, recursion.fan_in)
+    levels = [_evened(recursion, elements, size)]
     while _count(levels[-1]) > max(size, recursion.few):
         joined, *rest = _groups(recursion, levels[-1], size)
         again = _groups(recursion, _apart(recursion, levels[-1]), size)[1:]
         for later in zip(rest, again, strict=True):
             joined = recursion.join(joined, *later)
-        levels.append(joined)
-    return levels
+        levels.append(_evened(recursion, joined, size))
+    return Tree(levels, count)
+
+
+def _evened(recursion: Recursion, elements: Any, size: int) -> Any:
+    """Fill up what does not go into groups, so that no level above it does not either.
+
+    Large elements, of which each filled level would be written out once more.
+    """
+    group, count = 1, _count(elements)
+    while recursion.fan_in == 2 and -(-count // group) > max(size, recursion.few):
+        group *= size
+    return elements if count % size == 0 else _filled(recursion, elements, group)
 
 
 def group_size(count: int, most: int) -> int:
@@ -46,34 +69,36 @@ def group_size(count: int, most: int) -> int:
     return next(size for size in range(2, most + 1) if size**levels >= count)
 
 
-def whole(recursion: Recursion, levels: list[Any]) -> Any:
+def whole(recursion: Recursion, tree: Tree) -> Any:
     """Return all elements as one."""
-    top = levels[-1]
+    top = tree.levels[-1]
     joined = jax.tree.map(lambda x: x[0], top)
     for j in range(1, _count(top)):
         joined = recursion.combine(joined, jax.tree.map(lambda x, j=j: x[j], top))
     return joined
 
 
-def descend(recursion: Recursion, levels: list[Any], start: Any) -> Any:
+def descend(recursion: Recursion, tree: Tree, start: Any) -> Any:
     """Return the state after each of the elements, leading axis T.
 
     Args:
         recursion: Says how an element acts on a state.
-        levels: From `climb`.
+        tree: From `climb`.
         start: The state before the first element.
     """
-    size = group_size(_count(levels[0]), recursion.fan_in)
-    after = recursion.through(levels[-1], start)
-    for level in reversed(levels[:-1]):
+    size = group_size(tree.number, recursion.fan_in)
+    after = recursion.through(tree.levels[-1], start)
+    for level in reversed(tree.levels[:-1]):
         after = _through_groups(recursion, level, size, start, after)
-    return after
+    return jax.tree.map(lambda x: x[: tree.number], after)
 
 
 def _through_groups(
     recursion: Recursion, elements: Any, size: int, start: Any, above: Any
 ) -> Any:
     """Return the state after each element, of those after each group of them."""
+    groups = -(-_count(elements) // size)
+    above = jax.tree.map(lambda x: x[:groups], above)
     act, elements = jax.vmap(recursion.act), _apart(recursion, elements)
     state = jax.tree.map(_shift, start, above)
     after = []
@@ -90,7 +115,10 @@ def _apart(recursion: Recursion, elements: Any) -> Any:
     Pairs of large elements are sliced from their level by the kernel that multiplies
     them, unless another kernel reads the same slices: then these are written out.
     """
-    return lax.optimization_barrier(elements) if recursion.fan_in == 2 else elements
+    if recursion.fan_in > 2:
+        return elements
+    apart = lax.optimization_barrier
+    return jax.tree.map(lambda x: apart(x) if x.ndim > 2 else x, elements)
 
 
 def _count(elements: Any) -> int:
@@ -99,14 +127,19 @@ def _count(elements: Any) -> int:
 
 def _groups(recursion: Recursion, elements: Any, size: int) -> list[Any]:
     """The first, second, ... of every group of neighbours; the last one filled up."""
+    filled = _filled(recursion, elements, size)
+    return [jax.tree.map(lambda x, j=j: x[j::size], filled) for j in range(size)]
+
+
+def _filled(recursion: Recursion, elements: Any, size: int) -> Any:
+    """Fill up with what changes nothing, to a multiple of `size`."""
     fill = -_count(elements) % size
 
     def fill_up(x: Array, nothing: Array) -> Array:
         more = jnp.broadcast_to(nothing, (fill, *x.shape[1:]))
         return jnp.concatenate([x, more.astype(x.dtype)]) if fill else x
 
-    filled = jax.tree.map(fill_up, elements, recursion.nothing())
-    return [jax.tree.map(lambda x, j=j: x[j::size], filled) for j in range(size)]
+    return jax.tree.map(fill_up, elements, recursion.nothing())
 
 
 def _shift(first: Array, x: Array) -> Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elk_ssm._closures import HoistedFunction, hoist
+from elk_ssm._platforms import by_platform
 from elk_ssm._recurrence import Recurrence
 from elk_ssm._trees import StateLayout, describe, static
 from elk_ssm._types import Array, FlatStep, PyTree
@@ -61,7 +62,7 @@ class DenseJacobian(Value, _Unbound):
 
     def start(self, size: int, dtype: Any) -> Operator:
         """Return the identity matrix."""
-        return Dense(jnp.eye(size, dtype=dtype))
+        return Dense(jnp.asarray(np.eye(size, dtype=dtype)))
 
     def push(
         self, step: FlatStep, state: Array, inputs: PyTree, before: Operator, at: Where
@@ -110,8 +111,25 @@ class DiagonalJacobian(Value, Chunked, _DiagonalStart):
         value, tangent = jax.linearize(lambda x: step(x, inputs), state)
         if self.exact:
             return value, before.scale_rows(tangent(jnp.ones_like(state)))
-        columns = jax.vmap(tangent)(jnp.eye(state.shape[0], dtype=state.dtype))
+        value, units = _one_by_one(value, np.eye(state.shape[0], dtype=state.dtype))
+        columns = jax.vmap(tangent)(units)
         return value, before.scale_rows(columns.reshape(-1)[:: state.shape[0] + 1])
+
+
+def _one_by_one(value: Array, units: np.ndarray) -> tuple[Array, Array]:
+    """Let tangents wait for the value, on an accelerator.
+
+    Else its compiler merges the products of matrices in both, which costs a copy of the
+    state and one of every part of the result.
+    """
+
+    def both(value: Array, units: Array) -> tuple[Array, Array]:
+        return value, units
+
+    def waiting(value: Array, units: Array) -> tuple[Array, Array]:
+        return tuple(jax.lax.optimization_barrier((value, units)))
+
+    return by_platform(value, units, cpu=both, default=waiting)
 
 
 @register_part
