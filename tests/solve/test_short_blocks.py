@@ -11,6 +11,9 @@ from tests.solve.leaky import drive as leaky_drive
 from tests.solve.leaky import leaky
 
 import elk_ssm as elk
+from elk_ssm.parallel.time_axis import LOCAL
+from elk_ssm.solve.certify import is_accepted, is_plainly_accepted
+from elk_ssm.solve.shooting import Twins, shot_of
 
 LENGTH = 600
 SHORT = elk.auto(strategy="short_blocks", block_size=8)
@@ -145,3 +148,39 @@ def test_loops_are_written_out_for_an_accelerator_only(every_platform):
         for platform in ("cpu", "cuda")
     }
     assert loops["cuda"] < loops["cpu"]
+
+
+def test_what_the_worst_block_allows_is_allowed_block_by_block(x64):
+    rng = np.random.default_rng(0)
+    allowed = 0
+    for _ in range(300):
+        ends = jnp.asarray(rng.normal(size=(40, 3)))
+        sizes = 10 ** rng.uniform(-3, 0.5, size=2)
+        beside, nodes = (ends + s * rng.uniform(-1, 1, ends.shape) for s in sizes)
+        unit, floor = jnp.ones_like(ends), jnp.full_like(ends, 1e-9)
+        twins = Twins(ends, beside, nodes, unit, floor)
+        one_by_one = is_accepted(shot_of(twins), "sequential", LOCAL)
+        if is_plainly_accepted(twins, ends[None]):
+            allowed += 1
+            assert bool(one_by_one)
+        broken = jnp.stack([ends, ends.at[7, 1].set(jnp.nan)])
+        assert not is_plainly_accepted(twins, broken)
+        lost = twins._replace(beside=beside.at[3, 2].set(jnp.inf))
+        assert not is_plainly_accepted(lost, ends[None])
+    assert 30 < allowed < 270
+
+
+def test_a_stretch_that_expands_is_looked_at_block_by_block(reference):
+    # The worst block triples an error, and those after it forget that again.
+    rate = np.full(LENGTH, 0.5)
+    rate[300:308] = 1.15
+    inputs, start = drive(rate), jnp.ones(2)
+    sol = solve(inputs, start)
+    assert int(sol.status) == elk.Status.converged
+    assert int(sol.plan.kind) == FITS
+    close(sol.states, reference(leaky, start, inputs))
+    batch = jnp.stack([drive(rates) for rates in (rate, 0.5, 1.0)])
+    found = jax.vmap(solve, (0, None))(batch, start)
+    assert found.plan.kind.tolist() == [FITS, FITS, NEWTON]
+    for states, inputs in zip(found.states, batch, strict=True):
+        close(states, reference(leaky, start, inputs))

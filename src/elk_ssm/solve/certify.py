@@ -37,7 +37,7 @@ from elk_ssm.parallel.time_axis import TimeAxis
 from elk_ssm.solution import Status
 from elk_ssm.solve.carry import Carry
 from elk_ssm.solve.nodes import Blocks
-from elk_ssm.solve.shooting import LARGEST, Shot, shoot
+from elk_ssm.solve.shooting import LARGEST, Shot, Twins, shoot, worst_of
 from elk_ssm.solve.stopping import Tolerance, rounding_floor, scale_of
 
 _SLACK = 3
@@ -110,6 +110,20 @@ def is_accepted(shot: Shot, backend: Backend, axis: TimeAxis) -> Array:
     worst = shot.peak_gain * error + shot.peak_misfit
     fine = worst <= _SLACK * jnp.maximum(1, shot.peak_gain * allowed)
     return axis.all(fine)
+
+
+def is_plainly_accepted(twins: Twins, states: Array) -> Array:
+    """Whether errors stay small by the worst window alone, `()`; cheap.
+
+    With gains below g < 1 and misfits and drifts below m, they add up to less than
+    m / (1 - g) wherever they are looked at.
+
+    Args:
+        twins: The windows.
+        states: Those inside, `(C, k, D)`, which are finite where this says yes.
+    """
+    gain, misfit = worst_of(twins, states)
+    return misfit <= _SLACK * (1 - gain)
 
 
 def _accumulate(shot: Shot, backend: Backend, axis: TimeAxis) -> "Claim":

@@ -18,7 +18,11 @@ _CHUNK = 512
 
 @jax.named_scope("failure")
 def settle_failure(
-    problem: Problem, states: Array, status: Array, block_size: int
+    problem: Problem,
+    states: Array,
+    status: Array,
+    block_size: int,
+    bad: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Follow a trajectory that is suspected to break; exact where it does not.
 
@@ -27,13 +31,15 @@ def settle_failure(
         states: States `(n, D)` at the ends of blocks of C steps.
         status: What the method concluded.
         block_size: C.
+        bad: Whether a state is not finite, where that is known.
 
     Returns:
         The states, which are the exact ones when the trajectory is finite and else
         finite up to the break and its last finite state after it; the status; and the
         step that failed (0 for the first), or -1.
     """
-    bad = ~problem.axis.all(jnp.isfinite(states))
+    if bad is None:
+        bad = ~problem.axis.all(jnp.isfinite(states))
     suspect = (status == Status.nonfinite) | bad
     follow = _in_turn if problem.axis.is_sharded else _in_chunks
     states, failed = follow(problem, states, suspect, block_size)

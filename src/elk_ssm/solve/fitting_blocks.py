@@ -13,23 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.parallel.anywhere import anywhere
 
-_PATIENCE, _FIRST_DOUBT = 2, 2
-
-
-class Rolled(NamedTuple):
-    """One pass over all blocks.
-
-    Attributes:
-        ends: Where they ended, `(n, D)`.
-        outputs: What else is kept of the pass.
-    """
-
-    ends: Array
-    outputs: Any
+_PATIENCE, _FIRST_DOUBT, _FITS = 2, 2, -1
 
 
 class Fitted(NamedTuple):
@@ -38,64 +27,79 @@ class Fitted(NamedTuple):
     Attributes:
         rolled: The last pass.
         started: Where its blocks started, `(n, D)`.
-        left: M of it.
+        fits: Whether the blocks fit together, `()`.
         passes: How many there were.
     """
 
-    rolled: Rolled
+    rolled: Any
     started: Array
-    left: Array
+    fits: Array
     passes: Array
-
-    @property
-    def fits(self) -> Array:
-        """Whether the blocks fit together, `()`."""
-        return self.left <= 0
 
 
 class _Carry(NamedTuple):
-    """What travels through the passes; `going` is one flag for a whole batch."""
+    """What travels through the passes.
 
-    fitted: Fitted
+    Nothing that an accelerator would make a kernel or a copy for: numbers that the
+    test of `going` makes on its way.
+
+    Attributes:
+        rolled: The last pass.
+        started: Where its blocks started.
+        owed: M of it, times the passes that are left.
+        doubts: How often in a row M was more than expected; below zero if blocks fit.
+        passes: How many there were.
+        going: Whether another follows, one flag for a whole batch.
+    """
+
+    rolled: Any
+    started: Array
+    owed: Array
     doubts: Array
+    passes: Array
     going: Array
 
 
 def fit_blocks(
-    roll: Callable[[Array], Rolled],
-    follow: Callable[[Array], Array],
-    left: Callable[[Array, Rolled], Array],
-    ends: Array,
+    roll: Callable[[Array], Any],
+    follow: Callable[[Any], Array],
+    left: Callable[[Array, Any], Array],
+    before: Any,
     most: ArrayLike,
 ) -> Fitted:
     """Run passes until the blocks fit, or until that is not to be expected any more.
 
     Args:
         roll: Rolls all blocks out from where they start, `(n, D)`.
-        follow: Where they start next, of where they ended. It is asked anew instead of
-            kept, which saves an accelerator a copy a pass.
+        follow: Where they start next, after they were rolled out. It is asked anew
+            instead of kept, which saves an accelerator a copy a pass.
         left: M, from where the blocks started and how they were rolled out.
-        ends: Where they would have ended before the first pass, `(n, D)`.
+        before: What the first pass follows; arrays like those of a pass.
         most: Largest number of passes, at least 1.
     """
 
     def one_pass(carry: _Carry) -> _Carry:
-        before = carry.fitted
-        starts = follow(before.rolled.ends)
+        # Kept, or an accelerator keeps a copy of the ends for all that asks for them.
+        starts = lax.optimization_barrier(follow(carry.rolled))
         rolled = roll(starts)
-        digits, passes = left(starts, rolled), before.passes + 1
-        to_come = digits / (before.left - digits)
-        left_over = jnp.asarray(most - passes, digits.dtype)
-        doubtful = ~((to_come >= 0) & (to_come <= left_over))
+        digits, passes = left(starts, rolled), carry.passes + 1
+        before, after = (
+            jnp.asarray(most - done, digits.dtype) for done in (carry.passes, passes)
+        )
+        doubtful = ~(digits <= carry.owed / before * (after / before))
         doubts = jnp.where(doubtful & (passes > _FIRST_DOUBT), carry.doubts + 1, 0)
-        going = (digits > 0) & (doubts < _PATIENCE) & (passes < most)
+        doubts = jnp.where(digits <= 0, _FITS, doubts)
+        # Nothing is lower, but what is made of the last one takes its place uncopied.
+        lowest = jnp.minimum(carry.owed, jnp.finfo(digits.dtype).min)
+        owed = jnp.maximum(digits * after, lowest)
         # One flag for a batch: what fits already only gets better.
-        return _Carry(Fitted(rolled, starts, digits, passes), doubts, anywhere(going))
+        going = anywhere((owed > 0) & (doubts < _PATIENCE))
+        return _Carry(rolled, starts, owed, doubts, passes, going)
 
-    shapes = jax.eval_shape(roll, ends)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    unknown, none = jnp.asarray(jnp.inf, ends.dtype), jnp.asarray(0, jnp.int32)
-    before = nothing._replace(ends=ends)
-    begin = Fitted(before, jnp.zeros_like(ends), unknown, none)
-    carry = _Carry(begin, none, jnp.asarray(True))
-    return jax.lax.while_loop(lambda c: c.going, one_pass, carry).fitted
+    shape = jax.eval_shape(follow, before)
+    unknown, none = jnp.asarray(jnp.inf, shape.dtype), jnp.asarray(0, jnp.int32)
+    first = before, jnp.zeros(shape.shape, shape.dtype)
+    begin = _Carry(*first, unknown, none, none, jnp.asarray(True))
+    found = lax.while_loop(lambda c: c.going, one_pass, begin)
+    fits = found.doubts == _FITS
+    return Fitted(found.rolled, found.started, fits, found.passes)

@@ -6,14 +6,15 @@ window, and how far the first one ends from the nodes is its misfit. `certify` a
 up.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, PyTree
+from elk_ssm.parallel.extremes import extremes
 from elk_ssm.solve.nodes import Blocks
 from elk_ssm.solve.rollout import equations_of_step
 from elk_ssm.solve.unrolling import scan_by_platform
@@ -51,7 +52,7 @@ def shoot(blocks: Blocks, nodes: Array, bound: tuple[Array, Array]) -> Shot:
     """
     width = max(-(-_WINDOW_STEPS // blocks.size), 1)
     begins = jnp.arange(0, blocks.number, width)
-    unit, floor = _unit(bound), bound[1]
+    unit, floor = units_of(*bound), bound[1]
     starts = blocks.axis.shift(blocks.initial, nodes)
     nudges = blocks.axis.shift(unit[0], unit)
 
@@ -128,39 +129,74 @@ def _inputs(blocks: Blocks, index: Array, j: Array | int) -> PyTree:
     return jax.tree.map(lambda x: x[index, j], blocks.inputs)
 
 
-def shot_of_blocks(
-    roll: Callable[[Array], Array],
-    started: Array,
-    ends: Array,
-    bound: tuple[Array, Array],
-) -> Shot:
-    """Return what blocks do to errors, each of them a window that was rolled out.
+class Twins(NamedTuple):
+    """Windows that were rolled out twice, each `(k, D)`.
+
+    Attributes:
+        ends: Where they ended.
+        beside: Where their twins did, from a tolerance beside their starts.
+        nodes: Where they should have ended.
+        unit: What errors of their ends are measured in.
+        floor: What rounding alone may leave.
+    """
+
+    ends: Array
+    beside: Array
+    nodes: Array
+    unit: Array
+    floor: Array
+
+
+def nudge(started: Array, unit: Array) -> Array:
+    """Return where twins of blocks start, `(n, D)`.
 
     Args:
-        roll: From where the blocks start, `(n, D)`, to their ends.
-        started: Where they were started, `(n, D)`; the nodes.
-        ends: Where they ended.
-        bound: The largest error and the rounding floor of each end, `(n, D)`.
+        started: Where the blocks did.
+        unit: What errors of their ends are measured in, see `units_of`.
     """
-    unit, floor = _unit(bound), bound[1]
-    nudge = jnp.concatenate([unit[:1], unit[:-1]])
     signs = _signs(jnp.arange(started.shape[0]), started.shape[1])
-    beside = roll(started + signs.astype(started.dtype) * nudge)
-    nodes = jnp.concatenate([started[1:], ends[-1:]])
-    gain, misfit, drift = _measure((ends, beside), nodes, unit, floor)
+    return started + signs.astype(started.dtype) * jnp.concatenate(
+        [unit[:1], unit[:-1]]
+    )
+
+
+def shot_of(twins: Twins) -> Shot:
+    """Return what windows do to errors."""
+    ends, beside, *places = twins
+    gain, misfit, drift = _measure((ends, beside), *places)
     return Shot(gain, misfit, gain, misfit, drift)
 
 
-def _unit(bound: tuple[Array, Array]) -> Array:
+def worst_of(twins: Twins, states: Array) -> tuple[Array, Array]:
+    """Return bounds of the gain and of the misfit and drift of all windows, `()`.
+
+    By one reduction of all entries, and what is not finite counts as `inf`.
+
+    Args:
+        twins: The windows.
+        states: Those inside, `(C, k, D)`; if one is not finite, no bound is.
+    """
+
+    def units(off: Array) -> Array:
+        return jnp.where(jnp.isfinite(off), jnp.abs(off) / twins.unit, jnp.inf)
+
+    apart = units(twins.beside - twins.ends), units(twins.ends - twins.nodes)
+    gains, misfits = (jnp.broadcast_to(x, states.shape) for x in apart)
+    misfits = jnp.where(jnp.isfinite(states), misfits, jnp.inf)
+    (gain, misfit), _ = extremes((gains, misfits), ())
+    return gain, misfit
+
+
+def units_of(allowed_error: Array, floor: Array) -> Array:
     """What errors are measured in: the tolerance, where rounding is not larger."""
-    allowed_error, floor = bound
     tiny = jnp.finfo(floor.dtype).tiny
     return jnp.maximum(jnp.maximum(allowed_error, floor), tiny)
 
 
 def _signs(rows: Array, dimension: int) -> Array:
     """Signs of nudges, `(k, dimension)`, which alternate in both directions."""
-    signs = (jnp.arange(dimension) * 7 // 3)[None, :] + rows[:, None]
+    along = jnp.asarray(np.arange(dimension) * 7 // 3, rows.dtype)
+    signs = along[None, :] + rows[:, None]
     return 1 - 2 * (signs % 2)
 
 

@@ -32,14 +32,14 @@ from elk_ssm._jax import custom_vmap
 from elk_ssm._types import Array, PyTree
 from elk_ssm.parallel.backend import Backend
 from elk_ssm.solve.auto import Auto
-from elk_ssm.solve.certify import is_accepted
-from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
+from elk_ssm.solve.certify import is_accepted, is_plainly_accepted
+from elk_ssm.solve.fitting_blocks import fit_blocks
 from elk_ssm.solve.nodes import Blocks, cut, fill_up, in_order, shift
 from elk_ssm.solve.options import Options
 from elk_ssm.solve.plan import Plan, PlanKind, is_in_kernel, make_plan
 from elk_ssm.solve.problem import Problem
 from elk_ssm.solve.rollout import walk
-from elk_ssm.solve.shooting import shot_of_blocks
+from elk_ssm.solve.shooting import Twins, nudge, shot_of, units_of
 from elk_ssm.solve.stopping import (
     Tolerance,
     differs_in_sign_of_zero,
@@ -58,7 +58,10 @@ class Settled(NamedTuple):
 
     Attributes:
         states: `(T, D)`, or the block ends `(T // C, D)`.
-        fits: Whether they are the trajectory, `()`.
+        fits: Whether blocks fit together, `()`.
+        certain: Whether they do, and the worst of all says that these are the states of
+            the trajectory, and finite; else `is_the_trajectory` looks at each of them.
+        trial: The last pass and what shows its errors.
         misfit: Largest disagreement between blocks, `()`.
         passes: Passes done, an integer `()`.
         plan: What was done.
@@ -66,9 +69,25 @@ class Settled(NamedTuple):
 
     states: Array
     fits: Array
+    certain: Array
+    trial: "Trial"
     misfit: Array
     passes: Array
     plan: Plan
+
+
+class Trial(NamedTuple):
+    """A pass over blocks and the twin of each.
+
+    Attributes:
+        started: Where they started, `(n, D)`.
+        states: The states of every step, `(C, n, D)`, or the last ones, `(1, n, D)`.
+        beside: Where they ended that started a tolerance beside, `(n, D)`.
+    """
+
+    started: Array
+    states: Array
+    beside: Array
 
 
 class _Task(NamedTuple):
@@ -115,6 +134,15 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
     guess = () if options.guess is None else (options.guess,)
     numbers = options.tolerance, options.max_iters, guess
     return _knowing_batch(planned)(primals, numbers)
+
+
+def is_the_trajectory(settled: Settled, problem: Problem, options: Options) -> Array:
+    """Whether states are those, and finite, by what every block does to errors."""
+    trial = settled.trial
+    size = len(trial.states) if options.keeps_all else options.every
+    shot = shot_of(_twins(trial, options.tolerance, size))
+    fits = settled.fits & jnp.all(jnp.isfinite(settled.states))
+    return fits & is_accepted(shot, options.backend, problem.axis)
 
 
 def _knowing_batch(planned: Callable[[int], Callable]) -> Callable:
@@ -165,28 +193,33 @@ def _settle(
     tight = per_block(tolerance, blocks.number, problem.initial.dtype)
     most = jnp.minimum(task.most_passes, max_iters)
 
-    follow = partial(_starts, blocks)
+    def roll(starts: Array) -> Array:
+        return walk(blocks, starts, keep_all=task.keep_all, kernel=task.kernel)
 
-    def roll(starts: Array) -> Rolled:
-        states = walk(blocks, starts, keep_all=task.keep_all, kernel=task.kernel)
-        # One slice, for all that reads the ends.
-        return Rolled(jax.lax.optimization_barrier(states[-1]), states)
+    def follow(states: Array) -> Array:
+        return _starts(blocks, states[-1])
 
-    def left(starts: Array, rolled: Rolled) -> Array:
-        bound = tight.bound(scale_of(rolled.ends, blocks.size))
-        return _digits(starts[1:], follow(rolled.ends)[1:], bound[:-1])
+    def left(starts: Array, states: Array) -> Array:
+        bound = tight.bound(scale_of(states[-1], blocks.size))
+        return _digits(starts[1:], follow(states)[1:], bound[:-1])
 
     fitted = fit_blocks(roll, follow, left, _before(task, blocks, guess), most)
-    fits = fitted.fits & _is_certain(blocks, fitted, tolerance, task)
-    states = fitted.rolled.ends
+    ends = fitted.rolled[-1]
+    unit = units_of(*_bounds(ends, tolerance, blocks.size))
+    nudged = nudge(fitted.started, unit)
+    beside = walk(blocks, nudged, keep_all=False, kernel=task.kernel)[0]
+    trial = Trial(fitted.started, fitted.rolled, beside)
+    twins = _twins(trial, tolerance, blocks.size)
+    certain = fitted.fits & is_plainly_accepted(twins, fitted.rolled)
+    states = ends
     if task.keep_all:
-        states = in_order(fitted.rolled.outputs)[: problem.length]
-    fits = fits & jnp.all(jnp.isfinite(states))
-    misfit = largest(follow(fitted.rolled.ends) - fitted.started)
+        states = in_order(fitted.rolled)[: problem.length]
+    misfit = largest(follow(fitted.rolled) - fitted.started)
     forgotten = (fitted.passes - 1) * task.block_size
     numbers = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
     plan = make_plan(*numbers, in_kernel=is_in_kernel(task.kernel))
-    return Settled(states, fits, misfit, fitted.passes, plan)
+    passes = fitted.passes
+    return Settled(states, fitted.fits, certain, trial, misfit, passes, plan)
 
 
 def _blocks(task: _Task, problem: Problem) -> Blocks:
@@ -201,12 +234,13 @@ def _blocks(task: _Task, problem: Problem) -> Blocks:
 def _before(task: _Task, blocks: Blocks, guess: tuple[Array, ...]) -> Array:
     """Before the first pass blocks end where the guess says, or all at x_0."""
     initial, number = blocks.initial, blocks.number
-    ends = jnp.broadcast_to(initial, (number, len(initial)))
+    steps = blocks.size if task.keep_all else 1
+    states = jnp.broadcast_to(initial, (steps, number, len(initial)))
     if not guess:
-        return ends
+        return states
     known = guess[0][task.block_size - 1 :: task.block_size][: number - 1]
     known = jnp.where(jnp.isfinite(known), known, initial)
-    return ends.at[: len(known)].set(known)
+    return states.at[-1, : len(known)].set(known)
 
 
 def _starts(blocks: Blocks, ends: Array) -> Array:
@@ -224,16 +258,14 @@ def _digits(started: Array, following: Array, bound: Array) -> Array:
     return jnp.sum(jnp.max(digits, axis=1))
 
 
-def _is_certain(
-    blocks: Blocks, fitted: Fitted, tolerance: Tolerance, task: _Task
-) -> Array:
-    """Let a twin of every block show what becomes of its misfit."""
-    ends = fitted.rolled.ends
-    scale = scale_of(ends, blocks.size)
-    bound = tolerance.bound(scale), rounding_floor(scale)
+def _bounds(ends: Array, tolerance: Tolerance, size: int) -> tuple[Array, Array]:
+    """Return the largest error of each end, and what rounding alone may leave."""
+    scale = scale_of(ends, size)
+    return tolerance.bound(scale), rounding_floor(scale)
 
-    def roll(starts: Array) -> Array:
-        return walk(blocks, starts, keep_all=False, kernel=task.kernel)[0]
 
-    shot = shot_of_blocks(roll, fitted.started, ends, bound)
-    return is_accepted(shot, task.backend, blocks.axis)
+def _twins(trial: Trial, tolerance: Tolerance, size: int) -> Twins:
+    ends = trial.states[-1]
+    bounds = _bounds(ends, tolerance, size)
+    nodes = jnp.concatenate([trial.started[1:], ends[-1:]])
+    return Twins(ends, trial.beside, nodes, units_of(*bounds), bounds[1])

@@ -271,6 +271,9 @@ def judge(
     largest, places = axis.survey(sizes, ((inexact, broken), (~settled, broken)))
     residual_norm, step_norm, share, carried, above = largest
     (first_inexact, breaks), (first_unsettled, suspect) = places
+    # Nothing is lower, but what is made of the last one takes its place uncopied.
+    lowest = jnp.minimum(last_step_norm, jnp.finfo(step.dtype).min)
+    step_norm = jnp.maximum(step_norm, lowest)
     # With steps that shrink by a factor rate, the error after this one is about
     # step * rate / (1 - rate): a slow method has to get further down.
     tiny = jnp.finfo(step.dtype).tiny

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from elk_ssm.solve.options import Options
 from elk_ssm.solve.plan import Plan, method_plan, newton_plan
 from elk_ssm.solve.problem import Primals, Problem
 from elk_ssm.solve.rollout import roll_out
-from elk_ssm.solve.short_blocks import settle_short_blocks
+from elk_ssm.solve.short_blocks import is_the_trajectory, settle_short_blocks
 
 
 class Report(NamedTuple):
@@ -69,14 +70,18 @@ def solve_here(
 
 
 def _settle(
-    problem: Problem, options: Options, states: Array, report: Report
+    problem: Problem,
+    options: Options,
+    states: Array,
+    report: Report,
+    bad: Array | None = None,
 ) -> tuple[Array, Report]:
-    """See to what did not converge."""
+    """See to what did not converge; `bad` says where known that a state is broken."""
     if options.fall_back:
         states, status = fall_back(problem, states, report.status)
         return states, report._replace(status=status)
     states, status, failed_step = settle_failure(
-        problem, states, report.status, options.every
+        problem, states, report.status, options.every, bad
     )
     # What was followed to its end has no residual, whatever the iteration saw.
     followed = (status == Status.converged) & (report.status != Status.converged)
@@ -127,24 +132,30 @@ def _pass_newton(problem: Problem, options: Options) -> tuple[Array, Report]:
 def _short_blocks(problem: Problem, options: Options) -> tuple[Array, Report]:
     """Try short blocks, and go on with Newton's method where they do not fit."""
     settled = settle_short_blocks(problem, options)
-    fits, nowhere = settled.fits, jnp.asarray(-1, jnp.int32)
+    certain, nowhere = settled.certain, jnp.asarray(-1, jnp.int32)
     history = _outcome(options, settled.passes, settled.misfit)
     size = settled.misfit, settled.misfit
     done = int_status(Status.converged)
     report = Report(done, settled.passes, *size, nowhere, history, settled.plan)
 
-    def go_on() -> tuple[Array, Report]:
+    def go_on(fits: Array) -> tuple[Array, Report]:
         left = jnp.maximum(options.max_iters - settled.passes, 0)
         guess = settled.states if options.keeps_all else options.guess
         on = replace(options, guess=guess, max_iters=left)
         states, after = _pass_newton(problem, on)
         total = settled.passes + after.num_iters
         found = states, after._replace(num_iters=total)
-        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), so_far, found)
+        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), so_far[:2], found)
 
-    so_far = settled.states, report
+    def look_closer() -> tuple[Array, Report, Array]:
+        fits = certain | is_the_trajectory(settled, problem, options)
+        onward = anywhere(~fits)
+        found = jax.lax.cond(onward, partial(go_on, fits), lambda: so_far[:2])
+        return *found, ~jnp.all(jnp.isfinite(found[0]))
+
+    so_far = settled.states, report, jnp.asarray(False)
     with jax.named_scope("newton"):
-        found = jax.lax.cond(anywhere(~fits), go_on, lambda: so_far)
+        found = jax.lax.cond(anywhere(~certain), look_closer, lambda: so_far)
     return _settle(problem, options, *found)
 
 

@@ -22,7 +22,7 @@ from elk_ssm.kalman.affine import affine_exclusive
 from elk_ssm.linalg.structure import Dense
 from elk_ssm.parallel.anywhere import anywhere
 from elk_ssm.solve.auto import Auto
-from elk_ssm.solve.fitting_blocks import Fitted, Rolled, fit_blocks
+from elk_ssm.solve.fitting_blocks import Fitted, fit_blocks
 from elk_ssm.solve.nodes import fill_up, in_order
 from elk_ssm.solve.path import Path
 from elk_ssm.solve.stopping import scale_of
@@ -153,22 +153,24 @@ def fit_sweeps(path: Path, source: Array, *, reverse: bool) -> tuple[Fitted, Arr
     block = min(auto.short_block_size(length, size), length)
     sweep = _cut(path, source, block, reverse)
 
-    def roll(begins: Array) -> Rolled:
-        return Rolled(*sweep.collect(begins))
+    def follow(collected: tuple[Array, Array]) -> Array:
+        return sweep.following(collected[0])
 
-    def left(begins: Array, rolled: Rolled) -> Array:
-        scale = scale_of(rolled.ends, block)
+    def left(begins: Array, collected: tuple[Array, Array]) -> Array:
+        scale = scale_of(collected[0], block)
         floor = _SMALLEST * jnp.max(scale)
         scale = jnp.maximum(scale, jnp.maximum(floor, jnp.finfo(scale.dtype).tiny))
-        misfit = jnp.abs(sweep.following(rolled.ends) - begins)
+        misfit = jnp.abs(follow(collected) - begins)
         off = jnp.sum(jnp.max(misfit / scale, axis=1))
         return jnp.log(off / (_ROUNDING_UNITS * jnp.finfo(scale.dtype).eps))
 
-    ends = jnp.zeros((sweep.entries[2].shape[1], size), source.dtype)
+    begins = jax.ShapeDtypeStruct((sweep.entries[2].shape[1], size), source.dtype)
+    shapes = jax.eval_shape(sweep.collect, begins)
+    before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     most = auto.most_short_passes(block)
     with jax.named_scope("sweeps"):
-        fitted = fit_blocks(roll, sweep.following, left, ends, most)
-    return fitted, in_order(fitted.rolled.outputs)[:length]
+        fitted = fit_blocks(sweep.collect, follow, left, before, most)
+    return fitted, in_order(fitted.rolled[1])[:length]
 
 
 def _cut(path: Path, source: Array, block: int, reverse: bool) -> _Sweep:
