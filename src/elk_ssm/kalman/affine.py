@@ -25,9 +25,9 @@ from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
-# Maps at the top of a tree that are joined by doubling: up to so many entries of
-# operators, so few maps at least and so many at most.
-_ENTRIES, _FEW, _MANY = 2**18, 511, 4095
+# So many maps at the top of a tree are joined by doubling; and of those whose
+# combinations are not written out for their entries, up to so many of these.
+_FEW, _ENTRIES, _WRITTEN_OUT = 512, 2**18, 64
 
 
 def affine_scan(
@@ -121,7 +121,7 @@ class _Affine(Recursion[Array, Map]):
         if not operator.mixes:
             return self.fan_in
         of_one = sum(x.size // max(len(x), 1) for x in jax.tree.leaves(operator))
-        return min(max(_ENTRIES // max(of_one, 1), _FEW), _MANY)
+        return max(_ENTRIES // of_one, _FEW) if of_one >= _WRITTEN_OUT else _FEW
 
     def through(self, elements: Map, start: Array) -> Array:
         if not self.entries.operator.mixes:
@@ -156,18 +156,25 @@ def _by_doubling(maps: Map, start: Array) -> Array:
 
     Twice the products of a tree, in half as many kernels: for the few maps at its top.
     """
-    # The start is one more state, and has no operator.
-    operators, states = maps.operator, jnp.concatenate([start[None], maps.offset])
+    operators, states = maps
     count, reach = states.shape[0], 1
+    first = jax.tree.map(lambda x: x[0], operators).push_onto(start, states[0])
+    states = jnp.concatenate([first[None], states[1:]])
     while reach < count:
         # What lies before `reach` is known, and has no operator any more.
         again = lax.optimization_barrier(operators)
+        if reach == 1:
+            again, operators = _behind(again, 1), _behind(operators, 1)
         further = again.push_onto(states[:-reach], states[reach:])
         states = jnp.concatenate([states[:reach], further])
-        later = jax.tree.map(lambda x, j=reach: x[j:], operators)
+        later = _behind(operators, reach)
         earlier = jax.tree.map(lambda x, j=reach: x[: max(len(x) - j, 0)], operators)
         operators, reach = later.mm(earlier), 2 * reach
-    return states[1:]
+    return states
+
+
+def _behind(operators: Operator, number: int) -> Operator:
+    return jax.tree.map(lambda x: x[number:], operators)
 
 
 class _Transposed(_Affine):
