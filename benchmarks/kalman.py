@@ -198,7 +198,7 @@ def is_run(name: str, D: int, T: int) -> bool:
     if name in VARYING[1:]:
         return T <= 10_000
     if name == LEAST:
-        return T <= 10_000 and D >= 8
+        return T <= 10_000 and D >= 16
     return name not in ISOLATED
 
 
