@@ -4,8 +4,9 @@ r"""Passes over blocks until every one starts where the one before ended.
 
 M says how much is left to do, in digits: zero or less once the blocks fit. Where maps
 contract it falls by the same amount in every pass, so M / (fall of M) says how many are
-to come; two such predictions in a row beyond what is allowed, and it is given up. A
-misfit that is not a number leaves M one too, which ends the passes, and fits nothing.
+to come; two such predictions in a row beyond what is allowed, and it is given up. With
+r passes left after this one, allowed is M <= r / (1 + r) of the last M. A misfit that
+is not a number leaves M one too, which ends the passes, and fits nothing.
 """
 
 from collections.abc import Callable

@@ -140,7 +140,9 @@ def settle_short_blocks(problem: Problem, options: Options) -> Settled:
 def is_the_trajectory(settled: Settled, problem: Problem, options: Options) -> Array:
     """Whether states are those, and finite, by what every block does to errors."""
     trial = settled.trial
-    size = len(trial.states) if options.keeps_all else options.every
+    size = len(trial.states)
+    if not options.keeps_all:
+        size = min(options.every, problem.length)
     shot = shot_of(_twins(trial, options.tolerance, size))
     fits = settled.fits & jnp.all(jnp.isfinite(settled.states))
     return fits & is_accepted(shot, options.backend, problem.axis)

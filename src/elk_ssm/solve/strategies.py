@@ -76,7 +76,7 @@ def _settle(
     report: Report,
     bad: Array | None = None,
 ) -> tuple[Array, Report]:
-    """See to what did not converge; `bad` says where known that a state is broken."""
+    """See to what did not converge; `bad`: whether a state is not finite, if known."""
     if options.fall_back:
         states, status = fall_back(problem, states, report.status)
         return states, report._replace(status=status)
