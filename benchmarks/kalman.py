@@ -140,7 +140,7 @@ def cuthbert(parallel: bool) -> Callable:
 
 
 def least_algebra(arrays: Arrays) -> tuple[Callable, tuple]:
-    """What a filter and a smoother need for matrices that all differ, and no more.
+    """What the recursions are made of where matrices all differ, and no more.
 
     F P F', H P, H P H', K S K' and E P E', E F P: eight products a step, two factors
     and three triangular solves, each of a matrix of its own and of the step before.

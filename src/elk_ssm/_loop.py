@@ -42,6 +42,15 @@ def run_passes(
     return jax.lax.while_loop(running, once, (goes_on(first), first))[1]
 
 
+def in_place_of(old: Array, new: Array) -> Array:
+    """Return `new`, for a carry that the same pass reads `old` from, which is not NaN.
+
+    An accelerator copies what is both read and replaced, unless what replaces it is
+    also made of it. So a number is made of `old` that no number is lower than.
+    """
+    return jnp.maximum(new, jnp.minimum(old, jnp.finfo(new.dtype).min))
+
+
 def cut_off(carry: Any) -> Any:
     """Say of a loop that would go on that it was cut off."""
     limit = int_status(Status.max_iters_reached)

@@ -34,16 +34,21 @@ def close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * size)
 
 
+def solved(rate, reference):
+    """Solve from ones, and hold what was found against the reference."""
+    inputs, start = drive(rate), jnp.ones(2)
+    sol = solve(inputs, start)
+    assert int(sol.status) == elk.Status.converged
+    close(sol.states, reference(leaky, start, inputs))
+    return sol
+
+
 @pytest.mark.parametrize(
     ("rate", "kind"),
     [(0.0, FITS), (0.5, FITS), (0.9, FITS), (1.0, NEWTON), (1.005, NEWTON)],
 )
 def test_blocks_fit_where_the_recurrence_forgets(rate, kind, reference):
-    inputs, start = drive(rate), jnp.ones(2)
-    sol = solve(inputs, start)
-    assert int(sol.status) == elk.Status.converged
-    assert int(sol.plan.kind) == kind
-    close(sol.states, reference(leaky, start, inputs))
+    assert int(solved(rate, reference).plan.kind) == kind
 
 
 def test_a_pass_carries_memory_by_one_block():
@@ -56,10 +61,7 @@ def test_a_pass_carries_memory_by_one_block():
 def test_a_stretch_that_remembers_is_left_to_newton(reference):
     rate = np.full(LENGTH, 0.5)
     rate[200:420] = 1.0
-    inputs, start = drive(rate), jnp.ones(2)
-    sol = solve(inputs, start)
-    assert int(sol.status) == elk.Status.converged
-    close(sol.states, reference(leaky, start, inputs))
+    solved(rate, reference)
 
 
 def test_steps_too_small_to_misfit_are_not_taken_for_a_fit(reference):
@@ -174,11 +176,8 @@ def test_a_stretch_that_expands_is_looked_at_block_by_block(reference):
     # The worst block triples an error, and those after it forget that again.
     rate = np.full(LENGTH, 0.5)
     rate[300:308] = 1.15
-    inputs, start = drive(rate), jnp.ones(2)
-    sol = solve(inputs, start)
-    assert int(sol.status) == elk.Status.converged
-    assert int(sol.plan.kind) == FITS
-    close(sol.states, reference(leaky, start, inputs))
+    assert int(solved(rate, reference).plan.kind) == FITS
+    start = jnp.ones(2)
     batch = jnp.stack([drive(rates) for rates in (rate, 0.5, 1.0)])
     found = jax.vmap(solve, (0, None))(batch, start)
     assert found.plan.kind.tolist() == [FITS, FITS, NEWTON]

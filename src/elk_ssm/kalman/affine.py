@@ -25,9 +25,9 @@ from elk_ssm.parallel.driver import run
 from elk_ssm.parallel.recursion import Recursion
 from elk_ssm.parallel.time_axis import LOCAL, TimeAxis
 
-# So many maps at the top of a tree are joined by doubling; and of those whose
-# combinations are not written out for their entries, up to so many of these.
-_FEW, _ENTRIES, _WRITTEN_OUT = 512, 2**18, 64
+# So many maps at the top of a tree are joined by doubling; and of those with 64 entries
+# or more, as many as have so many together. Smaller ones launch no fewer kernels so.
+_FEW, _ENTRIES, _LARGE = 512, 2**18, 64
 
 
 def affine_scan(
@@ -121,7 +121,7 @@ class _Affine(Recursion[Array, Map]):
         if not operator.mixes:
             return self.fan_in
         of_one = sum(x.size // max(len(x), 1) for x in jax.tree.leaves(operator))
-        return max(_ENTRIES // of_one, _FEW) if of_one >= _WRITTEN_OUT else _FEW
+        return max(_ENTRIES // of_one, _FEW) if of_one >= _LARGE else _FEW
 
     def through(self, elements: Map, start: Array) -> Array:
         if not self.entries.operator.mixes:
@@ -160,16 +160,17 @@ def _by_doubling(maps: Map, start: Array) -> Array:
     count, reach = states.shape[0], 1
     first = jax.tree.map(lambda x: x[0], operators).push_onto(start, states[0])
     states = jnp.concatenate([first[None], states[1:]])
+    # Behind the barrier: a slice of what is sliced again would be written out.
+    again = _behind(lax.optimization_barrier(operators), 1)
+    operators = _behind(operators, 1)
     while reach < count:
         # What lies before `reach` is known, and has no operator any more.
-        again = lax.optimization_barrier(operators)
-        if reach == 1:
-            again, operators = _behind(again, 1), _behind(operators, 1)
         further = again.push_onto(states[:-reach], states[reach:])
         states = jnp.concatenate([states[:reach], further])
         later = _behind(operators, reach)
         earlier = jax.tree.map(lambda x, j=reach: x[: max(len(x) - j, 0)], operators)
         operators, reach = later.mm(earlier), 2 * reach
+        again = lax.optimization_barrier(operators)
     return states
 
 

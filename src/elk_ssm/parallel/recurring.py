@@ -106,7 +106,7 @@ def tabulate(how: Recurring, empty: State, wanted: Array) -> Table:
         most = _difference(how, table, distinct)
         same = good & (most <= how.rounding)
         # The dearer of the two questions, and seldom the one that says no.
-        holds = same & _forgets(how, table, distinct, length, same)
+        holds = _forgets(how, table._replace(holds=same), distinct, length)
         longer = jnp.where(same, 2 * length, _enough(length, most, how.rounding))
         more = good & ~holds & (tried + 1 < _ATTEMPTS)
         return tried + 1, longer, states, distinct.which, holds, more
@@ -142,15 +142,13 @@ def _filled(
     return states, good
 
 
-def _forgets(
-    how: Recurring, table: Table, distinct: Distinct, length: Array, wanted: Array
-) -> Array:
+def _forgets(how: Recurring, table: Table, distinct: Distinct, length: Array) -> Array:
     """Whether changes shrink enough over every pattern.
 
     Two directions stand for all: together they have a share of one of every dimension,
     so that one that does not shrink among many that do is not lost in their sum.
     """
-    states, slots, _ = table
+    states, slots, good = table
 
     def look_back(carry: tuple) -> tuple:
         k, _ = carry
@@ -172,7 +170,7 @@ def _forgets(
         left = jnp.stack(directions) * how.scales(_at(states, slots[jnp.maximum(i, 0)]))
         return k + 1, jnp.sum(left**2) <= _FORGOTTEN
 
-    start = jnp.zeros((), jnp.int32), wanted
+    start = jnp.zeros((), jnp.int32), good
     return lax.while_loop(lambda c: c[1] & (c[0] < distinct.total), look_back, start)[1]
 
 

@@ -53,9 +53,11 @@ def _evened(recursion: Recursion, elements: Any, size: int) -> Any:
     Large elements, of which each filled level would be written out once more.
     """
     group, count = 1, _count(elements)
-    while recursion.fan_in == 2 and -(-count // group) > max(size, recursion.few):
+    if recursion.fan_in > 2 or count % size == 0:
+        return elements
+    while -(-count // group) > max(size, recursion.few):
         group *= size
-    return elements if count % size == 0 else _filled(recursion, elements, group)
+    return _filled(recursion, elements, group)
 
 
 def group_size(count: int, most: int) -> int:

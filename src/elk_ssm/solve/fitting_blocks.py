@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from elk_ssm._loop import in_place_of
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.parallel.anywhere import anywhere
 
@@ -90,9 +91,7 @@ def fit_blocks(
         doubtful = ~(digits <= carry.owed / before * (after / before))
         doubts = jnp.where(doubtful & (passes > _FIRST_DOUBT), carry.doubts + 1, 0)
         doubts = jnp.where(digits <= 0, _FITS, doubts)
-        # Nothing is lower, but what is made of the last one takes its place uncopied.
-        lowest = jnp.minimum(carry.owed, jnp.finfo(digits.dtype).min)
-        owed = jnp.maximum(digits * after, lowest)
+        owed = in_place_of(carry.owed, digits * after)
         # One flag for a batch: what fits already only gets better.
         going = anywhere((owed > 0) & (doubts < _PATIENCE))
         return _Carry(rolled, starts, owed, doubts, passes, going)

@@ -155,9 +155,8 @@ def nudge(started: Array, unit: Array) -> Array:
         unit: What errors of their ends are measured in, see `units_of`.
     """
     signs = _signs(jnp.arange(started.shape[0]), started.shape[1])
-    return started + signs.astype(started.dtype) * jnp.concatenate(
-        [unit[:1], unit[:-1]]
-    )
+    before = jnp.concatenate([unit[:1], unit[:-1]])
+    return started + signs.astype(started.dtype) * before
 
 
 def shot_of(twins: Twins) -> Shot:

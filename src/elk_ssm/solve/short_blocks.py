@@ -212,6 +212,7 @@ def _settle(
     nudged = nudge(fitted.started, unit)
     beside = walk(blocks, nudged, keep_all=False, kernel=task.kernel)[0]
     trial = Trial(fitted.started, fitted.rolled, beside)
+    # Bounds are asked anew: handed on, they would be two kernels more.
     twins = _twins(trial, tolerance, blocks.size)
     certain = fitted.fits & is_plainly_accepted(twins, fitted.rolled)
     states = ends
@@ -221,8 +222,8 @@ def _settle(
     forgotten = (fitted.passes - 1) * task.block_size
     numbers = PlanKind.forgetful_blocks, task.block_size, forgotten, fitted.passes, 0
     plan = make_plan(*numbers, in_kernel=is_in_kernel(task.kernel))
-    passes = fitted.passes
-    return Settled(states, fitted.fits, certain, trial, misfit, passes, plan)
+    fits, passes = fitted.fits, fitted.passes
+    return Settled(states, fits, certain, trial, misfit, passes, plan)
 
 
 def _blocks(task: _Task, problem: Problem) -> Blocks:

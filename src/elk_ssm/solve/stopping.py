@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from elk_ssm._loop import in_place_of
 from elk_ssm._platforms import by_platform
 from elk_ssm._types import Array, ArrayLike
 from elk_ssm.linalg.small import raised
@@ -271,9 +272,7 @@ def judge(
     largest, places = axis.survey(sizes, ((inexact, broken), (~settled, broken)))
     residual_norm, step_norm, share, carried, above = largest
     (first_inexact, breaks), (first_unsettled, suspect) = places
-    # Nothing is lower, but what is made of the last one takes its place uncopied.
-    lowest = jnp.minimum(last_step_norm, jnp.finfo(step.dtype).min)
-    step_norm = jnp.maximum(step_norm, lowest)
+    step_norm = in_place_of(last_step_norm, step_norm)
     # With steps that shrink by a factor rate, the error after this one is about
     # step * rate / (1 - rate): a slow method has to get further down.
     tiny = jnp.finfo(step.dtype).tiny

@@ -145,17 +145,20 @@ def _short_blocks(problem: Problem, options: Options) -> tuple[Array, Report]:
         states, after = _pass_newton(problem, on)
         total = settled.passes + after.num_iters
         found = states, after._replace(num_iters=total)
-        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), so_far[:2], found)
+        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), so_far, found)
 
     def look_closer() -> tuple[Array, Report, Array]:
         fits = certain | is_the_trajectory(settled, problem, options)
         onward = anywhere(~fits)
-        found = jax.lax.cond(onward, partial(go_on, fits), lambda: so_far[:2])
+        found = jax.lax.cond(onward, partial(go_on, fits), lambda: so_far)
         return *found, ~jnp.all(jnp.isfinite(found[0]))
 
-    so_far = settled.states, report, jnp.asarray(False)
+    def stay() -> tuple[Array, Report, Array]:
+        return *so_far, jnp.asarray(False)
+
+    so_far = settled.states, report
     with jax.named_scope("newton"):
-        found = jax.lax.cond(anywhere(~certain), look_closer, lambda: so_far)
+        found = jax.lax.cond(anywhere(~certain), look_closer, stay)
     return _settle(problem, options, *found)
 
 
